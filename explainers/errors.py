@@ -1,0 +1,39 @@
+"""What can go wrong while explaining.
+
+ExplainerError
+├── InvalidRequest           the caller's input cannot be explained as it stands
+│   ├── ContextLengthExceeded
+│   └── MissingCapability    the model cannot serve this request, or cannot be explained exactly
+├── UnreadableModel          the files of a model are missing, broken or of an unsafe format
+└── OutOfMemory              too large for this machine even in the smallest pieces
+
+Messages name fields, counts and limits, never the text of a prompt.
+"""
+
+
+class ExplainerError(Exception):
+    """The root of this room's errors."""
+
+
+class InvalidRequest(ExplainerError):
+    """A bad value; `pointer` is its place in the request as a JSON pointer, where known."""
+
+    def __init__(self, message: str, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt plus target do not fit into the model's context."""
+
+
+class MissingCapability(InvalidRequest):
+    """The model cannot do what is asked: an image for a text model, an architecture that escapes suppression."""
+
+
+class UnreadableModel(ExplainerError):
+    """The folder holds no model that can be loaded safely."""
+
+
+class OutOfMemory(ExplainerError):
+    """The smallest piece of the work does not fit into memory."""
