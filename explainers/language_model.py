@@ -1,0 +1,187 @@
+"""A causal language model as the methods see it: text in, log-probabilities of chosen tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from explainers.attention_control import AttentionPass, only_rows
+from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
+from explainers.types import Image, Prompt, Span, Text, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of a prompt item. Spans are None for the tokens of a token_ids item.
+
+    `span` is what the tokenizer reports; `body` leaves leading white space out (unless there is nothing else).
+    """
+
+    item: int
+    index: int
+    span: Span | None
+    body: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence_:
+    """Prompt and target as the model reads them: start tokens, prompt items, target; S = P + T - 1 positions."""
+
+    start: tuple[int, ...]
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]  # T
+    tokens: tuple[Token, ...]  # one per prompt id
+    target_spans: tuple[Span, ...]  # one per target id
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def positions(self) -> int:
+        """S: the last target token is only predicted, never read."""
+        return len(self.start) + len(self.prompt) + len(self.target) - 1
+
+    @property
+    def first_scored(self) -> int:
+        """The row P - 1, which predicts the first target token."""
+        return len(self.start) + len(self.prompt) - 1
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The S ids that the model reads."""
+        return (*self.start, *self.prompt, *self.target)[:-1]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded causal LM whose attention is under our control (`explainers.attention_control`)."""
+
+    network: PreTrainedModel
+    tokenizer: Tokenizer
+    digest: str
+    context_length: int
+    start: tuple[int, ...]  # ids the tokenizer puts before any text (BOS), possibly none
+    separator: int | None  # an end-of-text token, which stands in for BOS before an empty prompt
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        return type(self.network).__name__
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def layers(self) -> int:
+        return int(self.network.config.num_hidden_layers)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.network.get_input_embeddings().weight.shape[0])
+
+    @cached_property
+    def last_feed_forward(self) -> nn.Module | None:
+        """The feed-forward block of the last layer, where the architecture has it as one module."""
+        for name, module in self.network.named_modules():
+            if getattr(module, "layer_idx", None) == self.layers - 1 and "." in name:
+                parent = self.network.get_submodule(name.rpartition(".")[0])
+                found = getattr(parent, "mlp", None)
+                return found if isinstance(found, nn.Module) else None
+        return None
+
+    def logits(self, ids: Tensor, positions: Tensor | None, rows: Tensor, attention: AttentionPass) -> Tensor:
+        """Next-token logits (n, V) at `rows` (n,) of one packed row of `ids` (R,) at `positions` (R,)."""
+        narrowed: AbstractContextManager[None] = only_rows(self.last_feed_forward, rows)
+        with torch.inference_mode(), attention.active(), narrowed:
+            output = self.network(
+                input_ids=ids.unsqueeze(0),
+                position_ids=None if positions is None else positions.unsqueeze(0),
+                logits_to_keep=rows,
+                use_cache=False,
+            )
+        logits: Tensor = output.logits[0]
+        if logits.shape[0] != rows.numel():
+            raise MissingCapability(f"{self.architecture} cannot return logits at chosen positions only")
+        return logits
+
+    def similarities(self, columns: Sequence[int], ids: Sequence[int]) -> NDArray[np.float64]:  # (C, S)
+        """Cosine similarity of the input embeddings at `columns` with those of all `ids`, clipped to [-1, 1]."""
+        with torch.inference_mode():
+            embedded = self.network.get_input_embeddings()(torch.tensor(ids, device=self.device)).float()
+            unit = torch.nn.functional.normalize(embedded, dim=-1)
+            cosine: NDArray[np.float64] = (unit[list(columns)] @ unit.T).clamp(-1, 1).double().cpu().numpy()
+        return cosine
+
+    def encode(self, prompt: Prompt, target: str) -> Sequence_:
+        """Tokenise each item and the target on its own, without special tokens, and put them one after another."""
+        ids: list[int] = []
+        tokens: list[Token] = []
+        for index, item in enumerate(prompt):
+            item_ids, item_tokens = self._encode_item(item, index)
+            tokens += item_tokens
+            ids += item_ids
+        target_ids, target_spans = self._encode_text(target, "/target")
+        if not target_ids:
+            raise InvalidRequest("the target is empty", "/target")
+        start, warnings = self._start(ids)
+        self._check_length(len(start) + len(ids), len(target_ids))
+        return Sequence_(start, tuple(ids), tuple(target_ids), tuple(tokens), tuple(target_spans), warnings)
+
+    def _start(self, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        if self.start or ids:
+            return self.start, ()
+        if self.separator is None:
+            raise InvalidRequest("this model has no start token: the prompt must hold at least one token", "/prompt")
+        return (self.separator,), ("the model has no start token; its end-of-text token stands before the empty prompt",)
+
+    def _check_length(self, prompt: int, target: int) -> None:
+        if prompt + target > self.context_length:
+            raise ContextLengthExceeded(
+                f"prompt ({prompt} tokens) and target ({target} tokens) make {prompt + target} tokens; "
+                f"the model's context holds {self.context_length}",
+                "/prompt",
+            )
+
+    def _encode_item(self, item: Text | TokenIds | Image, index: int) -> tuple[Sequence[int], list[Token]]:
+        pointer = f"/prompt/{index}"
+        match item:
+            case Text(data=text):
+                ids, spans = self._encode_text(text, f"{pointer}/data")
+                return ids, [Token(index, i, span, _body(text, span)) for i, span in enumerate(spans)]
+            case TokenIds(ids=ids):
+                self.check_ids(ids, f"{pointer}/data")
+                return ids, [Token(index, i, None, None) for i in range(len(ids))]
+            case Image():
+                raise MissingCapability("this model reads text only: it cannot take an image", pointer)
+
+    def check_ids(self, ids: Sequence[int], pointer: str) -> None:
+        """Raise InvalidRequest, naming the position, when an id lies outside the vocabulary."""
+        for position, token in enumerate(ids):
+            if not 0 <= token < self.vocabulary_size:
+                raise InvalidRequest(
+                    f"token id at position {position} is outside the vocabulary (0 to {self.vocabulary_size - 1})",
+                    f"{pointer}/{position}",
+                )
+
+    def _encode_text(self, text: str, pointer: str) -> tuple[list[int], list[Span]]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("the text holds a lone surrogate, which is not a character", pointer) from error
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, [Span(start, max(start, stop)) for start, stop in encoding.offsets]
+
+
+def _body(text: str, span: Span) -> Span:
+    piece = text[span.start : span.stop]
+    blanks = len(piece) - len(piece.lstrip())
+    return span if blanks == len(piece) else Span(span.start + blanks, span.stop)

@@ -1,0 +1,171 @@
+"""From a folder on disk to a model that is explained exactly, or a reason why not.
+
+Nothing here unpickles or runs code that came with a model: weights are safetensors, architectures those of the
+installed transformers, tokenizers the `tokenizer.json` of a fast tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from explainers import attention_control, self_test
+from explainers.errors import MissingCapability, UnreadableModel
+from explainers.language_model import LanguageModel
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = None) -> LanguageModel:
+    """Load a causal LM saved by `save_pretrained`, and test that its attention can be suppressed exactly.
+
+    `dtype` None: float32 on a CPU, the stored one on a GPU. `device` None: the first CUDA device where there is one.
+    Raises UnreadableModel for a folder that holds no complete, safe model, MissingCapability for one we cannot explain.
+    """
+    folder = _checked(folder)
+    where = _device(device)
+    tokenizer = _tokenizer(folder)
+    network = _network(folder, _dtype(folder, dtype, where)).to(where)  # type: ignore[arg-type]
+    start, separator = _special_ids(folder, tokenizer)
+    model = LanguageModel(
+        network, tokenizer, _digest(folder), _context_length(network), start, separator, _facts(network)
+    )
+    if tokenizer.get_vocab_size() > model.vocabulary_size:
+        raise UnreadableModel(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.vocabulary_size} embeddings"
+        )
+    return replace(model, facts={**model.facts, "self_test": self_test.run(model)})
+
+
+LOADERS: Mapping[str, Callable[[Path, str | None, str | None], LanguageModel]] = {
+    "causal-lm": load_causal_lm,
+}
+"""Kind of model -> its loader."""
+
+
+def _checked(folder: Path) -> Path:
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise UnreadableModel(f"{folder} holds no {name}")
+    if not any(folder.glob("*.safetensors")):
+        raise UnreadableModel(f"{folder} holds no .safetensors weights; other formats can run code and are not read")
+    return folder
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UnreadableModel(f"there is no device {name!r}") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise UnreadableModel(f"device {name!r} is not available here")
+    return device
+
+
+def _dtype(folder: Path, name: str | None, device: torch.device) -> torch.dtype:
+    if name is None and device.type == "cuda":
+        config = _json(folder / "config.json")
+        name = config.get("dtype") or config.get("torch_dtype")
+    dtype = DTYPES.get(name or "float32")
+    if dtype is None:
+        raise UnreadableModel(f"dtype {name!r} is not served; use one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    attention_control.register()
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation=attention_control.IMPLEMENTATION,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UnreadableModel(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    _check_complete(report)
+    network.eval().requires_grad_(False)
+    return network
+
+
+def _check_complete(report: Mapping[str, Any]) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers; such a model is no model."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        names = sorted(str(name) for name in report.get(kind) or ())
+        if names:
+            count, kind_words = len(names), kind.replace("_keys", "")
+            raise UnreadableModel(f"the weights do not fit the architecture: {count} {kind_words}, first {names[0]}")
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a bad file
+        raise UnreadableModel(f"tokenizer.json cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_ids(folder: Path, tokenizer: Tokenizer) -> tuple[tuple[int, ...], int | None]:
+    """The ids that the tokenizer puts before a text, and an end-of-text id, where it has them."""
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a", add_special_tokens=True).ids
+    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    config = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    token = config.get("bos_token") or config.get("eos_token")
+    name = token.get("content") if isinstance(token, dict) else token
+    return tuple(whole[:start]), None if name is None else tokenizer.token_to_id(str(name))
+
+
+def _context_length(network: PreTrainedModel) -> int:
+    length = getattr(network.config, "max_position_embeddings", None)
+    if not isinstance(length, int):
+        raise MissingCapability(f"{type(network).__name__} states no context length")
+    return length
+
+
+def _digest(folder: Path) -> str:
+    """One name for the exact weights, configuration and tokenizer: the sha256 of these files."""
+    digest = hashlib.sha256()
+    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+    for path in sorted(files):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _facts(network: PreTrainedModel) -> dict[str, Any]:
+    return {
+        "architecture": type(network).__name__,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "layers": int(network.config.num_hidden_layers),
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "device": str(network.device),
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableModel(f"{path.name} is not readable JSON") from error
+    if not isinstance(content, dict):
+        raise UnreadableModel(f"{path.name} holds no JSON object")
+    return content

@@ -1,0 +1,24 @@
+"""The attribution methods by their public name: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from explainers.language_model import LanguageModel
+from explainers.methods import atman
+from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`attribute(model, prompt, target, config, checkpoint)` blocks until done; run it on the device thread."""
+
+    attribute: Callable[[LanguageModel, Prompt, str, AtmanConfig, Checkpoint], Attribution]
+    config: type[AtmanConfig]
+    approximate: bool = False
+
+
+METHODS: Mapping[str, Method] = {
+    "atman": Method(atman.attribute, AtmanConfig),
+}

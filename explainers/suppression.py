@@ -1,0 +1,141 @@
+"""Log-probabilities of a target while attention to parts of the sequence is damped: the engine of `/explain`.
+
+One base pass over all S positions records keys and values. Each variant then recomputes only the rows at or after the
+first column whose factor it changes, which by causality is exact, and several variants share one forward pass as
+segments of one packed row. Linear layers see one long matrix; only attention is split. Logits are computed at the T
+rows that predict target tokens and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from explainers.attention_control import AttentionPass, Recorded, Segment
+from explainers.errors import OutOfMemory
+from explainers.language_model import LanguageModel, Sequence_
+from explainers.types import Checkpoint, never_stop
+
+PACKED_ROWS = 2048
+"""Rows per packed pass: enough to fill the matrix units of a CPU core; more gained nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    """Log-probabilities in nats; `variants` hold their base value wherever a variant cannot change it."""
+
+    base: NDArray[np.float64]  # (T,)
+    variants: NDArray[np.float64]  # (C, T)
+    forwards: int
+    rows: int
+
+
+def log_probabilities(
+    model: LanguageModel,
+    sequence: Sequence_,
+    base_factors: NDArray[np.float64],  # (S,)
+    variants: Sequence[NDArray[np.float64]],  # C of (S,)
+    *,
+    log_additive: bool,
+    checkpoint: Checkpoint = never_stop,
+    packed_rows: int = PACKED_ROWS,
+) -> Suppressed:
+    """Log p of each target token with `base_factors` on the columns, and with each of `variants` instead.
+
+    Raises OutOfMemory when even one variant at a time does not fit, MissingCapability when the architecture turns out
+    to escape the suppression, and whatever `checkpoint` raises (it is called before each forward pass).
+    """
+    engine = _Engine(model, sequence, log_additive, checkpoint)
+    base = engine.base_pass(base_factors)
+    result = np.tile(base, (len(variants), 1))  # (C, T)
+    changed = [(_first_change(base_factors, variant), index) for index, variant in enumerate(variants)]
+    queue = sorted(((start, index) for start, index in changed if start is not None), reverse=True)
+    while queue:
+        count = _fitting(queue, sequence.positions, packed_rows)
+        try:
+            scores = engine.packed_pass([(start, variants[index]) for start, index in queue[:count]])
+        except torch.OutOfMemoryError as error:
+            if count == 1:
+                raise OutOfMemory(_too_large(sequence)) from error
+            packed_rows = sum(sequence.positions - start for start, _ in queue[:count]) // 2
+            continue
+        for (_, index), values in zip(queue[:count], scores, strict=True):
+            result[index, len(base) - len(values) :] = values
+        del queue[:count]
+    return Suppressed(base, result, engine.forwards, engine.rows)
+
+
+class _Engine:
+    """The passes over one sequence: the base pass first, then packed passes on what it recorded."""
+
+    def __init__(self, model: LanguageModel, sequence: Sequence_, log_additive: bool, checkpoint: Checkpoint) -> None:
+        self.model, self.sequence = model, sequence
+        self.log_additive, self.checkpoint = log_additive, checkpoint
+        self.ids = torch.tensor(sequence.read, device=model.device)  # (S,)
+        self.target = torch.tensor(sequence.target, device=model.device)  # (T,)
+        self.recorded: Recorded | None = None
+        self.forwards = self.rows = 0
+
+    def base_pass(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:  # (T,)
+        try:
+            (scores,) = self._forward([self._segment(0, factors)])
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(_too_large(self.sequence)) from error
+        return scores
+
+    def packed_pass(self, variants: Sequence[tuple[int, NDArray[np.float64]]]) -> list[NDArray[np.float64]]:
+        """Log-probabilities from each variant's first recomputed scored row on, shorter than T for late starts."""
+        return self._forward([self._segment(start, factors) for start, factors in variants])
+
+    def _segment(self, start: int, factors: NDArray[np.float64]) -> Segment:
+        column_factors = torch.as_tensor(factors, dtype=torch.float32, device=self.model.device)
+        return Segment(start, max(start, self.sequence.first_scored), column_factors)
+
+    def _forward(self, segments: list[Segment]) -> list[NDArray[np.float64]]:
+        self.checkpoint()
+        positions = torch.cat([torch.arange(s.start, s.start + s.rows, device=self.model.device) for s in segments])
+        rows = torch.cat(list(_scored_rows(segments))).to(self.model.device)
+        attention = AttentionPass(
+            segments, log_additive=self.log_additive, last_layer=self.model.layers - 1, base=self.recorded
+        )
+        logits = self.model.logits(self.ids[positions], positions, rows, attention)
+        self.recorded = attention.recorded
+        self.forwards += 1
+        self.rows += len(positions)
+        targets = torch.cat([self.target[s.scored - self.sequence.first_scored :] for s in segments])
+        scores = _log_softmax_at(logits, targets)
+        return [part.cpu().double().numpy() for part in scores.split([s.start + s.rows - s.scored for s in segments])]
+
+
+def _scored_rows(segments: Sequence[Segment]) -> Iterator[Tensor]:
+    """The packed rows that predict target tokens, segment by segment."""
+    offset = 0
+    for segment in segments:
+        yield torch.arange(offset + segment.scored - segment.start, offset + segment.rows)
+        offset += segment.rows
+
+
+def _log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:  # (n, V), (n,) -> (n,)
+    """Log-softmax in fp32 at one column per row."""
+    logits = logits.float()
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+
+
+def _first_change(base: NDArray[np.float64], variant: NDArray[np.float64]) -> int | None:
+    columns = np.flatnonzero(base != variant)
+    return int(columns[0]) if columns.size else None
+
+
+def _fitting(queue: Sequence[tuple[int, int]], positions: int, packed_rows: int) -> int:
+    """How many of the queue's first variants fill one packed pass; at least one."""
+    rows = np.cumsum([positions - start for start, _ in queue])
+    return max(1, int(np.searchsorted(rows, packed_rows, side="right")))
+
+
+def _too_large(sequence: Sequence_) -> str:
+    return f"{sequence.positions} positions do not fit into the memory of the device"
