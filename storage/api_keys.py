@@ -1,0 +1,85 @@
+"""API keys. A secret is shown once; stored is its sha256, which suffices for secrets of 256 random bits."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Collection
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage.database import Database
+from storage.errors import AlreadyExists, InvalidValue, NotFound
+from storage.ids import time_ordered
+from storage.tables import ApiKey
+
+SCOPES = ("read", "explain", "ingest", "admin")
+MIN_SECRET_LENGTH = 16
+
+
+async def create(
+    session: AsyncSession,
+    *,
+    tenant: str,
+    name: str,
+    scopes: Collection[str],
+    expires_at: datetime | None = None,
+    secret: str | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key with its secret, or with the given one (at least 16 characters).
+
+    Raises InvalidValue for an unknown scope, a time without zone or a short secret, AlreadyExists for a secret in use.
+    """
+    _check(scopes, expires_at)
+    secret = f"whence_{secrets.token_urlsafe(32)}" if secret is None else secret
+    if len(secret) < MIN_SECRET_LENGTH:
+        raise InvalidValue(f"an API key has at least {MIN_SECRET_LENGTH} characters")
+    values = {
+        "tenant_id": tenant,
+        "id": time_ordered(),
+        "name": name,
+        "key_hash": digest(secret),
+        "scopes": [scope for scope in SCOPES if scope in scopes],
+        "expires_at": expires_at,
+    }
+    key = await session.scalar(insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey))
+    if key is None:
+        raise AlreadyExists("that API key is already in use")
+    return key, secret
+
+
+def _check(scopes: Collection[str], expires_at: datetime | None) -> None:
+    unknown = set(scopes) - set(SCOPES)
+    if unknown or not scopes:
+        raise InvalidValue(f"the scopes of an API key are one or more of {', '.join(SCOPES)}")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise InvalidValue("the time at which an API key expires needs a time zone")
+
+
+def digest(secret: str) -> bytes:
+    """What is stored of a secret."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+async def find_by_secret(database: Database, secret: str) -> ApiKey | None:
+    """The key of whatever tenant, in a transaction of its own; None when unknown, revoked or expired."""
+    key_hash = digest(secret)
+    usable = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+    async with database.transaction(key_hash=key_hash) as session:
+        return await session.scalar(select(ApiKey).where(ApiKey.key_hash == key_hash, *usable))
+
+
+async def list_all(session: AsyncSession) -> list[ApiKey]:
+    """The tenant's keys, oldest first, with the revoked and expired ones."""
+    return list(await session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+
+async def revoke(session: AsyncSession, id: UUID) -> None:
+    """Ends a key's use at once; a second time changes nothing. Raises NotFound."""
+    now = func.coalesce(ApiKey.revoked_at, func.now())
+    if await session.scalar(update(ApiKey).where(ApiKey.id == id).values(revoked_at=now).returning(ApiKey.id)) is None:
+        raise NotFound("no such API key")

@@ -1,0 +1,143 @@
+"""The connection to Postgres: one pool, and transactions that belong to one tenant.
+
+A transaction costs two round trips beside its own statements: `BEGIN` travels together with the settings that row-level
+security reads, and `COMMIT`. The first of them also shows whether the pooled connection still lives, so a Postgres that
+was restarted costs no request and no extra ping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from psycopg.sql import quote
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+
+from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
+from storage.values import json_text, plain
+
+CONNECT_TIMEOUT_S = 5
+POOL_TIMEOUT_S = 5.0
+# 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
+UNAVAILABLE = ("08", "53", "57P")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A pool of connections; opens the first one when it is needed."""
+
+    engine: AsyncEngine
+
+    @classmethod
+    def connect(cls, url: str, *, pool_size: int = 10) -> Self:
+        """A database for `postgresql://user:password@host/name`; at most `pool_size` connections at once."""
+        engine = create_async_engine(
+            postgres_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            hide_parameters=True,
+            json_serializer=json_text,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "whence"},
+        )
+        # The driver would send BEGIN in a round trip of its own.
+        event.listen(engine.sync_engine, "connect", _leave_begin_to_us)
+        return cls(engine)
+
+    @asynccontextmanager
+    async def transaction(
+        self, tenant: str | None = None, key_hash: bytes | None = None
+    ) -> AsyncIterator[AsyncSession]:
+        """One session in one transaction: committed at the end, rolled back when the block raises.
+
+        Only rows of `tenant` can be read or written, beside the API key with `key_hash`; without either, none but the
+        list of tenants. Raises DatabaseUnavailable without a connection, StorageError for unforeseen refusals.
+        """
+        with translated_errors():
+            async with AsyncExitStack() as stack:
+                connection = await self._begun(stack, _begin(tenant, key_hash))
+                session = AsyncSession(connection, expire_on_commit=False)
+                await stack.enter_async_context(session)
+                yield session
+                await session.flush()
+                await connection.commit()
+
+    async def _begun(self, stack: AsyncExitStack, statements: str) -> AsyncConnection:
+        """A connection in a transaction; a pooled one that died meanwhile is replaced, once."""
+        try:
+            return await stack.enter_async_context(self._opened(statements))
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        return await stack.enter_async_context(self._opened(statements))
+
+    @asynccontextmanager
+    async def _opened(self, statements: str) -> AsyncIterator[AsyncConnection]:
+        async with self.engine.connect() as connection:
+            await connection.exec_driver_sql(statements)
+            yield connection
+
+    async def ping(self) -> None:
+        """Raises DatabaseUnavailable unless the database answers."""
+        async with self.transaction():
+            pass
+
+    async def close(self) -> None:
+        """Closes all connections; call it in the event loop that used them."""
+        await self.engine.dispose()
+
+
+def postgres_url(url: str) -> URL:
+    """The URL with our driver; other databases are refused."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # The text itself may hold a password.
+        raise DatabaseRefused("the database URL cannot be read: write postgresql://user:password@host/name") from None
+    if parsed.drivername.partition("+")[0] not in {"postgresql", "postgres"}:
+        raise DatabaseRefused(f"a {parsed.drivername} database cannot be used: whence needs postgresql://")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _leave_begin_to_us(connection: Any, _record: object) -> None:
+    connection.autocommit = True
+
+
+def _begin(tenant: str | None, key_hash: bytes | None) -> str:
+    """BEGIN with settings that end with the transaction, so that none is left on a pooled connection.
+
+    Literals, since several statements in one message take no parameters.
+    """
+    settings = {"whence.tenant": tenant, "whence.key_hash": key_hash and key_hash.hex()}
+    calls = [f"set_config('{name}', {quote(plain(value))}, true)" for name, value in settings.items() if value]
+    return f"BEGIN; SELECT {', '.join(calls)}" if calls else "BEGIN"
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns the driver's errors into ours; drops their text, in which Postgres quotes values and whole rows."""
+    try:
+        yield
+    except PoolTimeout:
+        raise DatabaseUnavailable("all database connections are in use") from None
+    except DBAPIError as error:
+        raise _translated(error) from None
+
+
+def _translated(error: DBAPIError) -> StorageError:
+    state = getattr(error.orig, "sqlstate", None)
+    kind = type(error.orig).__name__
+    if error.connection_invalidated or (state is None and kind == "OperationalError"):
+        return DatabaseUnavailable("the database cannot be reached")
+    if kind == "ConnectionTimeout" or (state or "").startswith(UNAVAILABLE):
+        return DatabaseUnavailable(f"the database cannot serve now ({kind})")
+    if (state or "").startswith("22"):
+        return InvalidValue(f"the database cannot hold or read a value ({kind})")
+    place = getattr(error.orig, "diag", None)
+    names = (getattr(place, part, None) for part in ("table_name", "constraint_name"))
+    return StorageError(" ".join(["the database refused a statement:", kind, *filter(None, names)]))

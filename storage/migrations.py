@@ -1,0 +1,96 @@
+"""Brings a database to the schema of this program (the scripts lie in `alembic/`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, NullPool, create_engine, select, text
+
+from alembic import command
+from storage.database import CONNECT_TIMEOUT_S, Database, postgres_url, translated_errors
+from storage.embedded import embedded_postgres
+from storage.errors import DatabaseRefused
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "alembic"
+LOCK = 0x7768656E6365  # "whence": the advisory lock of whoever migrates
+
+
+def _ours(_object: object, name: str | None, kind: str, reflected: bool, _counterpart: object) -> bool:
+    """Whether alembic should look at a table: the job library brings and changes its own."""
+    return not (kind == "table" and reflected and (name or "").startswith("procrastinate_"))
+
+
+OPTIONS: dict[str, Any] = {"compare_type": True, "include_object": _ours}
+
+
+def migrate(url: str) -> None:
+    """Brings the database to this program's schema; of several programs that try, one works and the others wait.
+
+    Raises DatabaseRefused when the role stands above row-level security or the schema is newer than this program,
+    DatabaseUnavailable without a connection.
+    """
+    engine = create_engine(
+        postgres_url(url), poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
+    )
+    with translated_errors(), engine.begin() as connection:
+        _refuse_privileged_role(connection)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})  # ends with the transaction
+        _refuse_newer_schema(connection)
+        command.upgrade(_config(connection), "head")
+
+
+def _refuse_privileged_role(connection: Connection) -> None:
+    privileged = text("SELECT rolname FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls)")
+    role = connection.scalar(privileged)
+    if role is not None:
+        raise DatabaseRefused(
+            f"the database role {role} is a superuser or bypasses row-level security, which keeps tenants apart: make "
+            "a plain role and a database, and use them in the database URL:\n"
+            "CREATE ROLE whence LOGIN PASSWORD '...';\n"
+            "CREATE DATABASE whence OWNER whence;"
+        )
+
+
+def _refuse_newer_schema(connection: Connection) -> None:
+    found = MigrationContext.configure(connection).get_current_heads()
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    unknown = sorted(set(found) - known)
+    if unknown:
+        raise DatabaseRefused(
+            f"the database was written by a newer version of whence (revision {', '.join(unknown)}): upgrade whence, "
+            "or use another data directory or database"
+        )
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@cache
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+async def migrated(database: Database) -> bool:
+    """Whether the database has exactly this program's schema. Raises DatabaseUnavailable without a connection."""
+    async with database.transaction() as session:
+        if await session.scalar(select(text("to_regclass('alembic_version') IS NULL"))):
+            return False
+        return bool(await session.scalar(text("SELECT version_num FROM alembic_version")) == _head())
+
+
+def draft(message: str) -> None:
+    """For developers: writes a migration with the difference between the tables and the existing migrations."""
+    with TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url:
+        migrate(url)
+        with create_engine(postgres_url(url), poolclass=NullPool).begin() as connection:
+            command.revision(_config(connection), message, autogenerate=True)

@@ -1,0 +1,73 @@
+"""Registered models: rows that say where a model's files lie and how to load them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage.errors import AlreadyExists, InUse, NotFound
+from storage.tables import Model
+
+
+async def add(
+    session: AsyncSession,
+    *,
+    name: str,
+    kind: str,
+    path: str,
+    base: str | None = None,
+    digest: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    description: str = "",
+    facts: dict[str, Any] | None = None,
+) -> Model:
+    """Registers a model. Raises AlreadyExists for a taken name, NotFound for an unknown base model."""
+    if base is not None:
+        await get(session, base)
+    values = {
+        "name": name,
+        "kind": kind,
+        "path": path,
+        "base": base,
+        "digest": digest,
+        "dtype": dtype,
+        "device": device,
+        "description": description,
+        "facts": facts or {},
+    }
+    model: Model | None = await session.scalar(insert(Model).values(values).on_conflict_do_nothing().returning(Model))
+    if model is None:
+        raise AlreadyExists("a model with that name is registered")
+    return model
+
+
+async def get(session: AsyncSession, name: str) -> Model:
+    """The tenant's model of that name. Raises NotFound."""
+    model = await session.scalar(select(Model).where(Model.name == name))
+    if model is None:
+        raise NotFound("no such model")
+    return model
+
+
+async def list_all(session: AsyncSession) -> list[Model]:
+    """The tenant's models by name."""
+    return list(await session.scalars(select(Model).order_by(Model.name)))
+
+
+async def remove(session: AsyncSession, name: str) -> None:
+    """Forgets a model; its files and explanations stay. Raises NotFound, or InUse while it is another model's base."""
+    if await session.scalar(select(Model.name).where(Model.base == name).limit(1)) is not None:
+        raise InUse("other registered models are based on that model")
+    if await session.scalar(delete(Model).where(Model.name == name).returning(Model.name)) is None:
+        raise NotFound("no such model")
+
+
+async def set_digest(session: AsyncSession, name: str, digest: str) -> None:
+    """Notes the digest of the model's files, known once they were read. Raises NotFound."""
+    changed = update(Model).where(Model.name == name).values(digest=digest).returning(Model.name)
+    if await session.scalar(changed) is None:
+        raise NotFound("no such model")
