@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest
-from explainers.language_model import LanguageModel, Sequence_, Token
+from explainers.language_model import LanguageModel, Token, TokenSequence
 from explainers.types import Control, Image, Item, Overlap, Place, Prompt, Span, Text, TokenIds
 
 Factors = Mapping[int, float]
 """Column -> factor, for the columns that one control addresses."""
 
 
-def resolve(sequence: Sequence_, prompt: Prompt, overlap: Overlap) -> list[Factors]:
+def resolve(sequence: TokenSequence, prompt: Prompt, overlap: Overlap) -> list[Factors]:
     """The columns and factors of the caller's own controls; raises InvalidRequest where one lies outside its item."""
     resolved = []
     for item, part in enumerate(prompt):
@@ -26,7 +26,7 @@ def resolve(sequence: Sequence_, prompt: Prompt, overlap: Overlap) -> list[Facto
     return resolved
 
 
-def addressed(sequence: Sequence_, item: int, control: Control, overlap: Overlap) -> Factors:
+def addressed(sequence: TokenSequence, item: int, control: Control, overlap: Overlap) -> Factors:
     """The factor of every column that `control` touches, weighed by how much of the token lies inside."""
     factors = {}
     for position, token in enumerate(sequence.tokens):
@@ -47,7 +47,7 @@ class FactorRule:
     """
 
     model: LanguageModel
-    sequence: Sequence_
+    sequence: TokenSequence
     threshold: float | None
 
     def combine(self, controls: Sequence[Factors]) -> NDArray[np.float64]:  # (S,)
@@ -71,13 +71,15 @@ class FactorRule:
         derived = np.where(similarity >= threshold, 1 - (1 - own) * similarity.clip(min=0), 1.0)
         derived[:, : len(self.sequence.start)] = 1.0
         strongest = np.abs(derived - 1).argmax(axis=0)
-        return derived[strongest, np.arange(derived.shape[1])]
+        reached: NDArray[np.float64] = derived[strongest, np.arange(derived.shape[1])]
+        return reached
 
 
 def _farther(candidate: NDArray[np.float64], current: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Farther from 1; of two as far, the smaller factor, so that the order of the controls never matters."""
     distance, standing = np.abs(candidate - 1), np.abs(current - 1)
-    return (distance > standing) | ((distance == standing) & (candidate < current))
+    farther: NDArray[np.bool_] = (distance > standing) | ((distance == standing) & (candidate < current))
+    return farther
 
 
 def _share(token: Token, place: Place) -> float:

@@ -34,7 +34,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class TokenSequence:
     """Prompt and target as the model reads them: start tokens, prompt items, target; S = P + T - 1 positions."""
 
     start: tuple[int, ...]
@@ -76,7 +76,7 @@ class LanguageModel:
     def architecture(self) -> str:
         return type(self.network).__name__
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return self.network.device
 
@@ -84,9 +84,10 @@ class LanguageModel:
     def layers(self) -> int:
         return int(self.network.config.num_hidden_layers)
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        return int(self.network.get_input_embeddings().weight.shape[0])
+        weight: Any = self.network.get_input_embeddings().weight
+        return int(weight.shape[0])
 
     @cached_property
     def last_feed_forward(self) -> nn.Module | None:
@@ -121,7 +122,7 @@ class LanguageModel:
             cosine: NDArray[np.float64] = (unit[list(columns)] @ unit.T).clamp(-1, 1).double().cpu().numpy()
         return cosine
 
-    def encode(self, prompt: Prompt, target: str) -> Sequence_:
+    def encode(self, prompt: Prompt, target: str) -> TokenSequence:
         """Tokenise each item and the target on its own, without special tokens, and put them one after another."""
         ids: list[int] = []
         tokens: list[Token] = []
@@ -134,14 +135,16 @@ class LanguageModel:
             raise InvalidRequest("the target is empty", "/target")
         start, warnings = self._start(ids)
         self._check_length(len(start) + len(ids), len(target_ids))
-        return Sequence_(start, tuple(ids), tuple(target_ids), tuple(tokens), tuple(target_spans), warnings)
+        return TokenSequence(start, tuple(ids), tuple(target_ids), tuple(tokens), tuple(target_spans), warnings)
 
     def _start(self, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         if self.start or ids:
             return self.start, ()
         if self.separator is None:
             raise InvalidRequest("this model has no start token: the prompt must hold at least one token", "/prompt")
-        return (self.separator,), ("the model has no start token; its end-of-text token stands before the empty prompt",)
+        return (self.separator,), (
+            "the model has no start token; its end-of-text token stands before the empty prompt",
+        )
 
     def _check_length(self, prompt: int, target: int) -> None:
         if prompt + target > self.context_length:

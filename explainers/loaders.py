@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from explainers import attention_control, self_test
 from explainers.errors import MissingCapability, UnreadableModel
@@ -87,8 +88,9 @@ def _dtype(folder: Path, name: str | None, device: torch.device) -> torch.dtype:
 
 def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     attention_control.register()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -97,10 +99,15 @@ def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             attn_implementation=attention_control.IMPLEMENTATION,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
+    except KeyError as error:
+        if error.args != (attention_control.IMPLEMENTATION,):
+            raise UnreadableModel(f"{folder} cannot be loaded: {error}") from error
+        raise MissingCapability("the architecture computes attention in its own way, out of our reach") from error
+    except (OSError, ValueError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnreadableModel(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
-    _check_complete(report)
-    network.eval().requires_grad_(False)
+    network: PreTrainedModel = loaded[0]
+    _check_complete(loaded[1])
+    network.train(mode=False).requires_grad_(requires_grad=False)
     return network
 
 
@@ -116,7 +123,7 @@ def _check_complete(report: Mapping[str, Any]) -> None:
 def _tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a bad file
+    except Exception as error:  # the library's own errors have no common class
         raise UnreadableModel(f"tokenizer.json cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -1,9 +1,9 @@
 """Is this model explained exactly? Asked once, when it is loaded, with two dozen random tokens.
 
 The packed engine is held against the architecture's own eager attention with the same bias, and against a test that
-needs no reference: with factor 0 on some columns, other tokens there must not move the target's log-probability. A model
-that fails is refused: an architecture that computes attention in its own way would otherwise return plausible, wrong
-scores.
+needs no reference: with factor 0 on some columns, other tokens there must not move the target's log-probability. A
+model that fails is refused: an architecture that computes attention in its own way would otherwise return plausible,
+wrong scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.masking_utils import eager_mask
 
 from explainers.attention_control import IMPLEMENTATION, AttentionPass, Segment
 from explainers.errors import MissingCapability
-from explainers.language_model import LanguageModel, Sequence_
+from explainers.language_model import LanguageModel, TokenSequence
 from explainers.suppression import log_probabilities
 
 REFERENCE = "whence_reference"
@@ -61,7 +61,7 @@ class _Trial:
         self.model = model
         generator = np.random.default_rng(0)
         ids = generator.integers(0, model.vocabulary_size, PROMPT + TARGET).tolist()
-        self.sequence = Sequence_((), tuple(ids[:PROMPT]), tuple(ids[PROMPT:]), (), ())
+        self.sequence = TokenSequence((), tuple(ids[:PROMPT]), tuple(ids[PROMPT:]), (), ())
         self.ones = np.ones(self.sequence.positions)
         self.damped = [self._factors(slice(a, a + 3), 0.1) for a in (0, 3, 8, 14)] + [self._factors(DEAD, 0.0)]
         self.other = tuple(generator.integers(0, model.vocabulary_size, PROMPT).tolist())
@@ -77,8 +77,8 @@ class _Trial:
         return log_probabilities(self.model, self.sequence, base, variants, log_additive=additive)
 
     def _check(self, name: str, difference: float, scale: float = 1.0) -> Check:
-        allowed = self.tolerance * max(1.0, scale)
-        return Check(name, bool(difference <= allowed), float(difference), allowed)
+        allowed = self.tolerance * max(1.0, float(scale))
+        return Check(name, difference <= allowed, difference, allowed)
 
     def every_layer(self) -> Check:
         """Each attention layer goes through our function exactly once per forward pass."""
@@ -92,7 +92,7 @@ class _Trial:
     def plain_forward(self) -> Check:
         """With factor 1 everywhere the model computes what its own eager attention does."""
         eager = _reference(self.model, self.sequence, self.ones)
-        return self._check("factor 1 is the plain forward pass", _gap(self.base, eager), np.abs(eager).max() / 10)
+        return self._check("factor 1 is the plain forward pass", _gap(self.base, eager), _peak(eager) / 10)
 
     def packed(self) -> Check:
         """Damped chunks, packed, equal the own eager attention plus the columns' log factors, one at a time."""
@@ -124,7 +124,7 @@ class _Trial:
         other = self._with(replace(self.sequence, target=changed))._score(self.ones).base
         return self._check("later tokens leave earlier rows alone", _gap(self.base[: len(kept)], other[: len(kept)]))
 
-    def _with(self, sequence: Sequence_) -> _Trial:
+    def _with(self, sequence: TokenSequence) -> _Trial:
         trial = object.__new__(_Trial)
         trial.__dict__ = {**self.__dict__, "sequence": sequence}
         return trial
@@ -143,7 +143,9 @@ def _peak(values: NDArray[np.float64]) -> float:
 _REFERENCE_FACTORS: ContextVar[Tensor] = ContextVar("reference_factors")
 
 
-def _reference(model: LanguageModel, sequence: Sequence_, factors: NDArray[np.float64]) -> NDArray[np.float64]:  # (T,)
+def _reference(
+    model: LanguageModel, sequence: TokenSequence, factors: NDArray[np.float64]
+) -> NDArray[np.float64]:  # (T,)
     """Log-probabilities by one full forward pass with the architecture's own eager attention and its own masks."""
     ids = torch.tensor([sequence.read], device=model.device)
     token = _REFERENCE_FACTORS.set(torch.as_tensor(factors, dtype=torch.float32, device=model.device))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from explainers.attention_control import AttentionPass, Recorded, Segment
 from explainers.errors import OutOfMemory
-from explainers.language_model import LanguageModel, Sequence_
+from explainers.language_model import LanguageModel, TokenSequence
 from explainers.types import Checkpoint, never_stop
 
 PACKED_ROWS = 2048
@@ -37,7 +37,7 @@ class Suppressed:
 
 def log_probabilities(
     model: LanguageModel,
-    sequence: Sequence_,
+    sequence: TokenSequence,
     base_factors: NDArray[np.float64],  # (S,)
     variants: Sequence[NDArray[np.float64]],  # C of (S,)
     *,
@@ -73,7 +73,9 @@ def log_probabilities(
 class _Engine:
     """The passes over one sequence: the base pass first, then packed passes on what it recorded."""
 
-    def __init__(self, model: LanguageModel, sequence: Sequence_, log_additive: bool, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, model: LanguageModel, sequence: TokenSequence, log_additive: bool, checkpoint: Checkpoint
+    ) -> None:
         self.model, self.sequence = model, sequence
         self.log_additive, self.checkpoint = log_additive, checkpoint
         self.ids = torch.tensor(sequence.read, device=model.device)  # (S,)
@@ -109,7 +111,8 @@ class _Engine:
         self.rows += len(positions)
         targets = torch.cat([self.target[s.scored - self.sequence.first_scored :] for s in segments])
         scores = _log_softmax_at(logits, targets)
-        return [part.cpu().double().numpy() for part in scores.split([s.start + s.rows - s.scored for s in segments])]
+        cuts = np.cumsum([s.start + s.rows - s.scored for s in segments])[:-1]
+        return np.split(scores.double().cpu().numpy(), cuts)
 
 
 def _scored_rows(segments: Sequence[Segment]) -> Iterator[Tensor]:
@@ -137,5 +140,5 @@ def _fitting(queue: Sequence[tuple[int, int]], positions: int, packed_rows: int)
     return max(1, int(np.searchsorted(rows, packed_rows, side="right")))
 
 
-def _too_large(sequence: Sequence_) -> str:
+def _too_large(sequence: TokenSequence) -> str:
     return f"{sequence.positions} positions do not fit into the memory of the device"

@@ -20,9 +20,13 @@ SMALL: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 GROUPED = {**SMALL, "num_key_value_heads": 2}
+HEADS = {**GROUPED, "head_dim": 8}
+WINDOW = {"sliding_window": 7}
+"""Shorter than the prompts of the tests, so that a lost window shows."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": GROUPED,
     "qwen2": GROUPED,
+    "qwen3": HEADS,
     "gpt2": {
         "vocab_size": 320,
         "n_embd": 32,
@@ -34,7 +38,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "eos_token_id": 0,
     },
     "gpt_neox": SMALL,
+    "mistral": {**GROUPED, **WINDOW},
+    "mixtral": {**GROUPED, "num_local_experts": 4},
+    "gemma2": {**HEADS, **WINDOW, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**HEADS, **WINDOW, "query_pre_attn_scalar": 8},
+    "gpt_oss": {**HEADS, **WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "phi3": {**GROUPED, "pad_token_id": 0},
+    "opt": {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "init_std": 0.3,
+    },
+    "cohere": GROUPED,
+    "olmo2": GROUPED,
+    "smollm3": {**GROUPED, "pad_token_id": 0},
 }
+REFUSED: dict[str, dict[str, Any]] = {
+    "gptj": {"vocab_size": 320, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "rotary_dim": 4},
+    "falcon": {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "bloom": {"vocab_size": 320, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "qwen3_next": HEADS,
+}
+"""Architectures whose attention, or part of it, is out of our reach: to be refused, never explained wrongly."""
 
 
 def tokenizer(start_token: bool = True) -> PreTrainedTokenizerFast:
@@ -56,7 +86,7 @@ def tokenizer(start_token: bool = True) -> PreTrainedTokenizerFast:
 
 def save(folder: Path, family: str = "llama", *, start_token: bool = True, **overrides: Any) -> Path:
     """Write a tiny random model of `family` to `folder`, the same weights every time."""
-    config = AutoConfig.for_model(family, **{**FAMILIES[family], **overrides})
+    config = AutoConfig.for_model(family, **{**(FAMILIES | REFUSED)[family], **overrides})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = AutoModelForCausalLM.from_config(config)

@@ -8,16 +8,17 @@ factor and p_0 the pass without; positive scores support the target. Exact: equa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from explainers.controls import Factors, FactorRule, addressed, resolve
+from explainers.controls import FactorRule, Factors, addressed, resolve
 from explainers.errors import InvalidRequest
 from explainers.granularity import CUTS, automatic, split_at
-from explainers.language_model import LanguageModel, Sequence_
+from explainers.language_model import LanguageModel, TokenSequence
 from explainers.suppression import Suppressed, log_probabilities
 from explainers.types import (
     AtmanConfig,
@@ -27,6 +28,7 @@ from explainers.types import (
     Feature,
     Granularity,
     Image,
+    Postprocessing,
     Prompt,
     Span,
     Target,
@@ -75,7 +77,7 @@ def attribute(
 
 def _attribution(
     config: AtmanConfig,
-    sequence: Sequence_,
+    sequence: TokenSequence,
     target: str,
     chunks: Sequence[Chunk],
     base: NDArray[np.float64],  # (T,)
@@ -96,7 +98,11 @@ def _attribution(
     return Attribution("atman", features, targets, np.where(visible, values, 0.0), base, facts=facts)
 
 
-_POSTPROCESSING = {"none": lambda values: values, "absolute": np.abs, "square": np.square}
+_POSTPROCESSING: Mapping[Postprocessing, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "none": np.positive,
+    "absolute": np.abs,
+    "square": np.square,
+}
 
 
 def _normalised(values: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -109,7 +115,7 @@ def _normalised(values: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDAr
     return np.where(visible, values - np.where(np.isfinite(low), low, 0.0), 0.0) / span
 
 
-def _visible(sequence: Sequence_, chunks: Sequence[Chunk]) -> NDArray[np.bool_]:  # (T, F)
+def _visible(sequence: TokenSequence, chunks: Sequence[Chunk]) -> NDArray[np.bool_]:  # (T, F)
     """Prompt chunks are features of every target token, a target token only of those after it."""
     first_target = sequence.first_scored + 1
     earliest = [max(min(chunk.factors, default=0) - first_target, -1) for chunk in chunks]
@@ -117,7 +123,7 @@ def _visible(sequence: Sequence_, chunks: Sequence[Chunk]) -> NDArray[np.bool_]:
 
 
 def _facts(
-    model: LanguageModel, sequence: Sequence_, granularity: Granularity, scores: Suppressed
+    model: LanguageModel, sequence: TokenSequence, granularity: Granularity, scores: Suppressed
 ) -> dict[str, object]:
     return {
         "granularity": granularity,
@@ -131,7 +137,7 @@ def _facts(
     }
 
 
-def _nearest_to_thirty(prompt: Prompt, sequence: Sequence_) -> Granularity:
+def _nearest_to_thirty(prompt: Prompt, sequence: TokenSequence) -> Granularity:
     texts = [item.data for item in prompt if isinstance(item, Text)]
     ids = sum(len(item.ids) for item in prompt if isinstance(item, TokenIds))
     counts: list[tuple[Granularity, int]] = [("token", len(sequence.tokens))]
@@ -140,7 +146,7 @@ def _nearest_to_thirty(prompt: Prompt, sequence: Sequence_) -> Granularity:
 
 
 def _prompt_chunks(
-    prompt: Prompt, sequence: Sequence_, granularity: Granularity, config: AtmanConfig
+    prompt: Prompt, sequence: TokenSequence, granularity: Granularity, config: AtmanConfig
 ) -> list[Chunk]:
     chunks = []
     for index, item in enumerate(prompt):
@@ -157,7 +163,7 @@ def _prompt_chunks(
     return chunks
 
 
-def _token_chunks(item: Text | TokenIds, index: int, sequence: Sequence_, config: AtmanConfig) -> list[Chunk]:
+def _token_chunks(item: Text | TokenIds, index: int, sequence: TokenSequence, config: AtmanConfig) -> list[Chunk]:
     """One chunk per token: exactly that token with the full factor, also where tokens share a character."""
     return [
         Chunk(
@@ -179,7 +185,7 @@ def _cut(text: str, granularity: Granularity, delimiter: str | None) -> list[Spa
     return split_at(text, delimiter)
 
 
-def _target_chunks(item: int, sequence: Sequence_, target: str, config: AtmanConfig) -> list[Chunk]:
+def _target_chunks(item: int, sequence: TokenSequence, target: str, config: AtmanConfig) -> list[Chunk]:
     """Every target token but the last, as a feature of those after it."""
     return [
         Chunk(
@@ -190,14 +196,14 @@ def _target_chunks(item: int, sequence: Sequence_, target: str, config: AtmanCon
     ]
 
 
-def _target_tokens(sequence: Sequence_, target: str) -> tuple[Target, ...]:
+def _target_tokens(sequence: TokenSequence, target: str) -> tuple[Target, ...]:
     """The target cut into its tokens, leading space included; joined they are the target again.
 
     Where tokens share a character, the last of them carries it.
     """
     spans = sequence.target_spans
     cuts = [0]
-    for span, following in zip(spans, spans[1:], strict=False):
+    for span, following in pairwise(spans):
         cuts.append(max(cuts[-1], min(span.stop, following.start)))
     cuts.append(len(target))
-    return tuple(Target(target[a:b], span) for a, b, span in zip(cuts, cuts[1:], spans, strict=True))
+    return tuple(Target(target[a:b], span) for a, b, span in zip(cuts[:-1], cuts[1:], spans, strict=True))

@@ -1,0 +1,86 @@
+"""The slow, obvious way: one full forward pass per chunk, all rows, plain softmax, nothing packed or reused.
+
+It shares no code with the engine but the token ids and factor vectors it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from explainers.attention_control import IMPLEMENTATION
+from explainers.language_model import LanguageModel, TokenSequence
+
+NAME = "test_brute_force"
+
+
+def log_probabilities(
+    model: LanguageModel, sequence: TokenSequence, factors: NDArray[np.float64], log_additive: bool = True
+) -> NDArray[np.float64]:  # (T,)
+    """Log p of every target token in one pass in which column k carries factors[k]."""
+    with _attention(model, factors, log_additive), torch.no_grad():
+        logits = model.network(input_ids=torch.tensor([sequence.read]), use_cache=False).logits[0].double()
+    first = len(sequence.start) + len(sequence.prompt) - 1
+    return np.array(
+        [
+            float(logits[first + t].log_softmax(-1)[token])  # row P - 1 + t predicts target token t
+            for t, token in enumerate(sequence.target)
+        ]
+    )
+
+
+@contextmanager
+def _attention(model: LanguageModel, factors: NDArray[np.float64], log_additive: bool) -> Iterator[None]:
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        heads, rows, size = query.shape[1:]
+        group = heads // key.shape[1]
+        k, v = (tensor[0].repeat_interleave(group, dim=0) for tensor in (key, value))  # (H, S, d)
+        f = torch.tensor(factors, dtype=query.dtype)
+        output = torch.zeros(1, rows, heads, value.shape[-1])
+        for row in range(rows):
+            visible = attention_mask[0, 0, row].bool()
+            scores = (k @ query[0, :, row, :, None])[..., 0] * (size**-0.5 if scaling is None else scaling)  # (H, S)
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            top = scores[:, visible].amax(-1, keepdim=True)
+            if log_additive:
+                weights = torch.exp(scores - top) * f * visible
+                if not (f * visible).any():
+                    weights[:, row] = 1.0
+            else:
+                low = scores[:, visible].amin(-1, keepdim=True)
+                stretched = scores + (f - 1) * (scores - low)
+                top = stretched[:, visible].amax(-1, keepdim=True)
+                weights = torch.exp(stretched - top) * visible
+            sink = 0.0 if s_aux is None else torch.exp(s_aux[:, None] - top)
+            output[0, row] = ((weights / (weights.sum(-1, keepdim=True) + sink))[:, None] @ v)[:, 0]
+        return output, None
+
+    def mask(*args: Any, **kwargs: Any) -> Tensor | None:
+        return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, mask)
+    model.network.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.network.set_attn_implementation(IMPLEMENTATION)

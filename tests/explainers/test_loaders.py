@@ -1,0 +1,105 @@
+"""What is loaded, what is refused, and why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from explainers.errors import ExplainerError, MissingCapability, UnreadableModel
+from explainers.language_model import LanguageModel
+from explainers.loaders import load_causal_lm
+from tests import tiny_models
+
+
+@pytest.fixture
+def folder(llama_folder: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(llama_folder, tmp_path / "model"))
+
+
+def test_every_family_passes_its_self_test(any_model: LanguageModel) -> None:
+    checks = any_model.facts["self_test"]
+    assert len(checks) == 6
+    assert all(check["passed"] for check in checks)
+    json.dumps(any_model.facts)
+
+
+@pytest.mark.parametrize("family", list(tiny_models.REFUSED))
+def test_architectures_out_of_reach_are_refused(family: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingCapability):
+        load_causal_lm(tiny_models.save(tmp_path / family, family))
+
+
+def test_a_hybrid_says_which_check_failed(tmp_path: Path) -> None:
+    with pytest.raises(MissingCapability, match="every layer's attention can be suppressed"):
+        load_causal_lm(tiny_models.save(tmp_path / "hybrid", "qwen3_next"))
+
+
+def test_the_digest_names_weights_configuration_and_tokenizer(llama: LanguageModel, folder: Path) -> None:
+    assert load_causal_lm(folder).digest == llama.digest
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] *= 1.01
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load_causal_lm(folder).digest != llama.digest
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UnreadableModel, match=name.removeprefix("model")):
+        load_causal_lm(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_broken_file_is_an_unreadable_model(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"\x80\x04 not what it says")
+    with pytest.raises(UnreadableModel):
+        load_causal_lm(folder)
+
+
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UnreadableModel, match="safetensors"):
+        load_causal_lm(folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "mismatched"])
+def test_weights_that_do_not_fit_are_refused(folder: Path, change: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    if change == "missing":
+        del weights["model.layers.1.mlp.up_proj.weight"]
+    elif change == "unexpected":
+        weights["model.layers.9.mlp.up_proj.weight"] = weights["model.layers.1.mlp.up_proj.weight"].clone()
+    else:
+        weights["model.norm.weight"] = weights["model.norm.weight"][:-1].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnreadableModel):
+        load_causal_lm(folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "their_own",
+        "auto_map": {"AutoModelForCausalLM": "theirs.Model", "AutoConfig": "theirs.C"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UnreadableModel):
+        load_causal_lm(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("int8", None), (None, "tpu"), (None, "cuda:99")])
+def test_unknown_dtype_or_device_is_said(folder: Path, dtype: str | None, device: str | None) -> None:
+    with pytest.raises(ExplainerError, match=r"not served|no device|not available"):
+        load_causal_lm(folder, dtype, device)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_passes_its_self_test(folder: Path, dtype: str) -> None:
+    assert load_causal_lm(folder, dtype).facts["dtype"] == dtype
