@@ -1,0 +1,174 @@
+"""What routes ask for: the caller, the database, the runtime; and how a request's body is read.
+
+The key is checked before the body is even looked at: a stranger learns nothing about the fields of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic_core import from_json, to_json
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from app.explain import Explainer
+from app.refusals import Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
+from app.settings import Settings
+from storage import api_keys
+
+Answer = TypeVar("Answer")
+
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="key", description="An API key: `Authorization: Bearer <key>` or the bare key."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What one running server consists of; made by the lifespan, held in `app.state.server`."""
+
+    settings: Settings
+    explainer: Explainer
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    tenant: str
+    key: str
+    scopes: frozenset[str]
+
+    def may(self, *scopes: str) -> bool:
+        """Whether one of these scopes is theirs; `admin` implies all."""
+        return "admin" in self.scopes or not self.scopes.isdisjoint(scopes)
+
+
+def server_of(request: Request) -> Server:
+    server: Server = request.app.state.server
+    return server
+
+
+async def authenticate(request: Request) -> Caller:
+    """The owner of the request's key, looked up once per request; raises `Unauthorized`."""
+    known = getattr(request.state, "caller", None)
+    if isinstance(known, Caller):
+        return known
+    secret = presented_key(request.headers.get("authorization", ""))
+    row = await api_keys.find_by_secret(server_of(request).explainer.database, secret) if secret else None
+    if row is None:
+        raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
+    caller = Caller(row.tenant_id, str(row.id), frozenset(row.scopes))
+    request.state.caller = caller
+    return caller
+
+
+def presented_key(header: str) -> str:
+    """The key in an Authorization header: after the scheme `Bearer` in any case, or bare."""
+    scheme, _, rest = header.strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else header.strip()
+
+
+def allowed(*scopes: str) -> Callable[..., Awaitable[Caller]]:
+    """A dependency: the caller, whose key has one of these scopes."""
+
+    async def caller(request: Request, _: Annotated[Any, Security(bearer)]) -> Caller:
+        found = await authenticate(request)
+        if not found.may(*scopes):
+            raise Forbidden(f"this key lacks the scope: {' or '.join(scopes)}")
+        return found
+
+    return caller
+
+
+ServerState = Annotated[Server, Depends(server_of)]
+Reader = Annotated[Caller, Depends(allowed("read"))]
+Asker = Annotated[Caller, Depends(allowed("explain"))]
+ReaderOrAsker = Annotated[Caller, Depends(allowed("read", "explain"))]
+Admin = Annotated[Caller, Depends(allowed("admin"))]
+
+
+class JsonResponse(Response):
+    """Compact JSON from plain values."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content)
+
+
+class JsonRequest(Request):
+    """A request whose JSON is read strictly: UTF-8, no NaN or Infinity, no half surrogates, bounded depth."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            try:
+                self._json = from_json(await self.body(), allow_inf_nan=False, cache_strings="keys")
+            except ValueError as error:
+                raise MalformedBody(f"the body is not JSON: {error}") from None
+        return self._json
+
+
+class KeyedRoute(APIRoute):
+    """A route that needs a key, and reads its body only after the key has been found good."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+        has_body = self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            await authenticate(request)
+            if has_body:
+                request = JsonRequest(request.scope, request.receive)
+                await read_json(request)
+            return await answer(request)
+
+        return handle
+
+
+async def read_json(request: JsonRequest) -> None:
+    """Reads the body into the request; raises when it is not declared as JSON, or is not JSON."""
+    if not await request.body():
+        raise MalformedBody("a JSON body is required")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise UnsupportedMediaType("send the body with Content-Type: application/json")
+    await request.json()
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """The outcome of `work`, which is cancelled as soon as the client goes away.
+
+    The body must have been read: from then on the only message that can come is the disconnection.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(disconnection(request.receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for pending in (task, watcher):
+            pending.cancel()
+        await asyncio.wait({task, watcher})
+        quiet(task)
+
+
+async def disconnection(receive: Receive) -> None:
+    message: Message = {}
+    while message.get("type") != "http.disconnect":
+        message = await receive()
+
+
+def quiet(task: asyncio.Future[Any]) -> None:
+    """Looks at a task's error, so that asyncio does not report it as never seen."""
+    if not task.cancelled():
+        task.exception()

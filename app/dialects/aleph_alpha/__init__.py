@@ -1,0 +1,1 @@
+"""The wire of Aleph Alpha's API, as its Python client speaks it."""

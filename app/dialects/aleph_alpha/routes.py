@@ -1,0 +1,146 @@
+"""Every route of the dialect, at the root and below /v1."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import PlainTextResponse
+from starlette.responses import Response
+
+from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ReaderOrAsker, ServerState, while_connected
+from app.dialects.aleph_alpha.answers import (
+    AvailableModel,
+    DetokenizeResponse,
+    ExplainResponse,
+    TokenizeResponse,
+    explain_answer,
+)
+from app.dialects.aleph_alpha.schemas import DetokenizeRequest, ExplainRequest, NotServedYet, TokenizeRequest
+from app.errors import problems
+from app.explain import explain_completion
+from app.models import list_loaded, load_model
+from explainers.errors import InvalidRequest, MissingCapability
+
+DIALECT_LEVEL = "1.19.0"
+"""The level of the vendor's API that is served, not the release of this server."""
+
+NOT_SERVED_YET = {
+    "/evaluate": "Evaluating an expected completion",
+    "/complete": "Completion",
+    "/chat/completions": "Chat",
+    "/embed": "Embedding",
+    "/embeddings": "Embedding",
+    "/semantic_embed": "Semantic embedding",
+    "/batch_semantic_embed": "Semantic embedding of batches",
+    "/instructable_embed": "Instructable embedding",
+    "/rerank": "Reranking",
+    "/translate": "Translation",
+    "/steering_concepts": "Steering",
+}
+"""Routes of the vendor that answer 400 instead of 404, which would look like a wrong host."""
+
+Nice = Annotated[bool, Query(description="Queue behind all requests that are not nice.", examples=[True])]
+
+EVERY = (400, 401, 403, 404, 413, 415)
+
+
+def aleph_alpha_router() -> APIRouter:
+    both = APIRouter()
+    both.include_router(routes())
+    both.include_router(routes(), prefix="/v1", include_in_schema=False)
+    return both
+
+
+def routes() -> APIRouter:
+    keyed = APIRouter(route_class=KeyedRoute, tags=["Explain (Aleph Alpha's wire)"])
+    keyed.post("/explain", responses=problems(*EVERY, 409, 503), response_model=ExplainResponse)(explain)
+    keyed.post("/tokenize", responses=problems(*EVERY), response_model=TokenizeResponse)(tokenize)
+    keyed.post("/detokenize", responses=problems(*EVERY), response_model=DetokenizeResponse)(detokenize)
+    keyed.get("/models_available", responses=problems(401, 403), response_model=list[AvailableModel])(models_available)
+    keyed.get("/models/{model:path}/tokenizer", responses=problems(400, 401, 403, 404))(tokenizer)
+    for path, what in NOT_SERVED_YET.items():
+        keyed.post(path, include_in_schema=False)(refusal(what))
+    opened = APIRouter(tags=["Health"])
+    opened.get("/version", response_class=PlainTextResponse)(version)
+    both = APIRouter()
+    both.include_router(keyed)
+    both.include_router(opened)
+    return both
+
+
+async def explain(
+    request: Request, server: ServerState, caller: Asker, body: ExplainRequest, nice: Nice = False
+) -> Response:
+    """Which parts of the prompt made the model say the target?
+
+    Each piece of the prompt is suppressed in turn; its score is the loss of the target's log-probability, in nats.
+    Positive: the piece supports the target. The answer is stored, and the same request again is answered from there.
+    """
+    question = body.to_domain()
+    answer = await while_connected(
+        request, explain_completion(server.explainer, caller.tenant, question, fresh=body.fresh, nice=nice)
+    )
+    return JsonResponse(explain_answer(answer, question.prompt))
+
+
+async def version() -> str:
+    """The level of Aleph Alpha's API that is served."""
+    return DIALECT_LEVEL
+
+
+async def models_available(server: ServerState, caller: Reader) -> Response:
+    """The models that can be asked."""
+    loaded = await list_loaded(server.explainer.database, server.explainer.runtime, caller.tenant)
+    return JsonResponse(
+        [available(entry.registration.name, entry.description, model.context_length) for entry, model in loaded]
+    )
+
+
+def available(name: str, description: str, context_length: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": description,
+        "max_context_size": context_length,
+        "hostings": [],
+        "image_support": False,
+        "qa_support": False,
+        "summarization_support": False,
+        "embedding_types": [],
+        "maximum_completion_tokens": context_length,
+        "aligned": False,
+    }
+
+
+async def tokenizer(server: ServerState, caller: ReaderOrAsker, model: str) -> Response:
+    """The model's tokenizer as the text of its `tokenizer.json`."""
+    loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, model)
+    text = await asyncio.to_thread(loaded.tokenizer.to_str)
+    return Response(text, media_type="application/json")
+
+
+async def tokenize(server: ServerState, caller: ReaderOrAsker, body: TokenizeRequest) -> Response:
+    """The tokens of a text, special tokens included if the tokenizer adds them."""
+    loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, body.model)
+    encoding = await asyncio.to_thread(loaded.tokenizer.encode, body.prompt)
+    answer: dict[str, Any] = {"tokens": encoding.tokens} if body.tokens else {}
+    return JsonResponse(answer | ({"token_ids": encoding.ids} if body.token_ids else {}))
+
+
+async def detokenize(server: ServerState, caller: ReaderOrAsker, body: DetokenizeRequest) -> Response:
+    """The text of token ids."""
+    loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, body.model)
+    size = loaded.tokenizer.get_vocab_size(with_added_tokens=True)
+    if any(loaded.tokenizer.id_to_token(token) is None for token in body.token_ids):
+        raise InvalidRequest(f"must be ids of the vocabulary, which has {size} tokens", "/token_ids")
+    return JsonResponse({"result": await asyncio.to_thread(loaded.tokenizer.decode, body.token_ids)})
+
+
+def refusal(what: str) -> Any:
+    """A route that says what is missing."""
+
+    async def refuse(_: Asker, __: NotServedYet) -> Response:
+        raise MissingCapability(f"{what} is not served yet; POST /explain is")
+
+    return refuse

@@ -1,0 +1,1 @@
+"""Whence's own routes: stored explanations, the registry of models, health."""

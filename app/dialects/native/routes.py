@@ -1,0 +1,161 @@
+"""Stored explanations and the registry of models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.responses import Response
+
+from app.dependencies import Admin, JsonResponse, KeyedRoute, Reader, ServerState, while_connected
+from app.dialects.native.health import health_router
+from app.dialects.native.schemas import (
+    ExplanationPage,
+    ExplanationResponse,
+    ModelList,
+    ModelResponse,
+    NewModelRequest,
+    explanation_answer,
+    model_answer,
+    page_answer,
+)
+from app.errors import Responses, problems
+from app.explain import fetch_explanation, list_explanations
+from app.heatmap import heat_map, page_policy
+from app.models import add_model, describe_model, list_models, remove_model
+
+Name = Annotated[str, Path(description="Name of a registered model; may contain `/`.", examples=["demo-lm"])]
+Id = Annotated[str, Path(description="Id of a stored explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
+Accept = Annotated[
+    str, Header(description="`application/json` (default) or `text/html` for a heat map.", examples=["text/html"])
+]
+OfModel = Annotated[str | None, Query(description="Only of this model.", examples=["demo-lm"])]
+OfKind = Annotated[str | None, Query(description="Only of this kind.", examples=["completion"])]
+Since = Annotated[
+    datetime | None,
+    Query(description="Only stored at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
+]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", examples=[None])]
+Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page.", examples=[50])]
+
+
+def native_router() -> APIRouter:
+    router = APIRouter()
+    router.include_router(health_router())
+    router.include_router(explanation_routes())
+    router.include_router(model_routes())
+    return router
+
+
+def explanation_routes() -> APIRouter:
+    keyed = APIRouter(route_class=KeyedRoute, tags=["Stored explanations"])
+    page: Responses = {200: {"content": {"text/html": {"schema": {"type": "string", "description": "A heat map."}}}}}
+    keyed.get("/explanations", response_model=ExplanationPage, responses=problems(400, 401, 403))(explanations)
+    keyed.get("/explanations/{id}", response_model=ExplanationResponse, responses=page | problems(401, 403, 404))(
+        explanation
+    )
+    return keyed
+
+
+def model_routes() -> APIRouter:
+    keyed = APIRouter(route_class=KeyedRoute, tags=["Models"])
+    written = problems(400, 401, 403, 409, 413, 415, 503)
+    keyed.get("/models", response_model=ModelList, responses=problems(401, 403))(models)
+    keyed.post("/models", response_model=ModelResponse, status_code=201, responses=written)(register)
+    keyed.get("/models/{name:path}", response_model=ModelResponse, responses=problems(401, 403, 404))(model)
+    keyed.delete("/models/{name:path}", status_code=204, responses=problems(401, 403, 404, 409))(unregister)
+    return keyed
+
+
+async def explanations(
+    server: ServerState,
+    caller: Reader,
+    model: OfModel = None,
+    kind: OfKind = None,
+    since: Since = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Response:
+    """What has been explained, newest first.
+
+    Pages neither repeat nor skip entries when new ones are stored meanwhile.
+    """
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=UTC)
+    page = await list_explanations(
+        server.explainer.database, caller.tenant, model=model, kind=kind, since=since, cursor=cursor, limit=limit
+    )
+    return JsonResponse(page_answer(page))
+
+
+async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accept = "application/json") -> Response:
+    """A stored explanation: request, exact weights, scores and facts.
+
+    With `Accept: text/html` a heat map that stands alone: no script, no resource from elsewhere.
+    """
+    stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
+    if not prefers_html(accept):
+        return JsonResponse(explanation_answer(stored), headers={"Vary": "Accept"})
+    headers = {"Vary": "Accept", "Content-Security-Policy": page_policy()}
+    return Response(heat_map(stored), media_type="text/html", headers=headers)
+
+
+async def models(server: ServerState, caller: Reader) -> Response:
+    """The registered models, and how far this server is with each."""
+    entries = await list_models(server.explainer.database, server.explainer.runtime, caller.tenant)
+    return JsonResponse({"models": [model_answer(entry) for entry in entries]})
+
+
+async def model(server: ServerState, caller: Reader, name: Name) -> Response:
+    """One registered model."""
+    entry = await describe_model(server.explainer.database, server.explainer.runtime, caller.tenant, name)
+    return JsonResponse(model_answer(entry))
+
+
+async def register(request: Request, server: ServerState, caller: Admin, body: NewModelRequest) -> Response:
+    """Registers a model that lies on the server's disk.
+
+    The folder is loaded and tested first: a model that cannot be explained exactly is refused with the reason.
+    """
+    work = add_model(
+        server.explainer.database, server.explainer.runtime, server.settings.models_dir, caller.tenant, body.to_domain()
+    )
+    entry = await while_connected(request, work)
+    return JsonResponse(model_answer(entry), 201, {"Location": f"/models/{quote(entry.registration.name)}"})
+
+
+async def unregister(server: ServerState, caller: Admin, name: Name) -> Response:
+    """Stops serving a model. Its files and the stored explanations stay."""
+    await remove_model(server.explainer.database, server.explainer.runtime, caller.tenant, name)
+    return Response(status_code=204)
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether an Accept header asks for HTML rather than JSON; a tie goes to the one named first."""
+    html, json = quality(accept, "text/html"), quality(accept, "application/json")
+    if html != json:
+        return html > json
+    position = accept.find("text/html")
+    return (
+        html > 0 and position >= 0 and (position < accept.find("application/json") or "application/json" not in accept)
+    )
+
+
+def quality(accept: str, media_type: str) -> float:
+    """How much (0 to 1) an Accept header wants a media type: its most specific range decides (RFC 9110, 12.5.1)."""
+    wanted = {}
+    for entry in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        weights = [part[2:] for part in parameters if part.startswith("q=")]
+        wanted[name] = weight_of(weights[0]) if weights else 1.0
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((wanted[name] for name in ranges if name in wanted), 0.0)
+
+
+def weight_of(text: str) -> float:
+    try:
+        return min(1.0, max(0.0, float(text)))
+    except ValueError:
+        return 0.0

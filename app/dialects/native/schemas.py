@@ -1,0 +1,191 @@
+"""Whence's own wire: stored explanations, models, health."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.explain import Stored
+from app.models import Entry, NewModel
+from app.records import attribution_record
+from app.wire import Wire
+from storage.explanations import Page, Summary
+
+Id = Field(description="Id of the explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
+Kind = Field(description="Which question was asked: `completion`.", examples=["completion"])
+ModelField = Field(description="Name of the model at that time.", examples=["demo-lm"])
+Digest = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
+Seconds = Field(description="Time the computation took.", examples=[0.021])
+Forwards = Field(description="Passes through the model that it took.", examples=[5])
+CreatedAt = Field(description="When it was stored.", examples=["2026-01-31T12:00:00Z"])
+
+
+class FeatureRecord(BaseModel):
+    """A part of the input that carries a score."""
+
+    name: str = Field(description="The piece itself, or the token id.", examples=["Oslo is in Norway."])
+    item: int = Field(description="Index of the prompt item; one past the last: the target itself.", examples=[0])
+    place: int | list[float] = Field(
+        description="Characters as [start, stop], a tile as [left, top, width, height], a token id by its position.",
+        examples=[[0, 18]],
+    )
+
+
+class TargetRecord(BaseModel):
+    """An output that is explained."""
+
+    text: str = Field(description="The target, or one of its tokens.", examples=[" Norway"])
+    span: list[int] | None = Field(description="Its characters as [start, stop].", examples=[[0, 7]])
+
+
+class AttributionRecord(BaseModel):
+    """The scores: one row per target, one column per feature."""
+
+    method: str = Field(description="How they were computed.", examples=["atman"])
+    features: list[FeatureRecord] = Field(description="The columns.")
+    targets: list[TargetRecord] = Field(description="The rows.")
+    values: list[list[float]] = Field(
+        description="Scores; positive supports the target. A target token's own column is 0 for itself and before.",
+        examples=[[1.84, -0.02, 0.31]],
+    )
+    base_values: list[float] | None = Field(
+        description="Log-probability of each target before anything was changed.", examples=[[-0.4]]
+    )
+    uncertainty: list[list[float]] | None = Field(description="Standard errors, where known.", examples=[None])
+    facts: dict[str, Any] = Field(
+        description="How it was computed: granularity, counts, warnings, ...", examples=[{"granularity": "sentence"}]
+    )
+
+
+class ExplanationResponse(BaseModel):
+    """A stored explanation, complete."""
+
+    id: str = Id
+    kind: str = Kind
+    model: str = ModelField
+    model_digest: str = Digest
+    request: dict[str, Any] = Field(
+        description="The canonical request: method, prompt, target and configuration with all defaults.",
+        examples=[{"method": "atman", "prompt": [], "target": " Norway", "config": {"control_factor": 0.1}}],
+    )
+    attribution: AttributionRecord = Field(description="The scores.")
+    seconds: float = Seconds
+    forwards: int = Forwards
+    created_at: datetime = CreatedAt
+
+
+class ExplanationSummary(BaseModel):
+    """A stored explanation without its request and scores."""
+
+    id: str = Id
+    kind: str = Kind
+    model: str = ModelField
+    model_digest: str = Digest
+    seconds: float = Seconds
+    forwards: int = Forwards
+    created_at: datetime = CreatedAt
+
+
+class ExplanationPage(BaseModel):
+    explanations: list[ExplanationSummary] = Field(description="Newest first.")
+    next_cursor: str | None = Field(
+        description="Ask for the following page with it; null on the last one.", examples=[None]
+    )
+
+
+class ModelResponse(BaseModel):
+    """A registered model."""
+
+    name: str = Field(description="What `model` names in requests.", examples=["demo-lm"])
+    kind: str = Field(description="What kind of model it is.", examples=["causal-lm"])
+    digest: str | None = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
+    dtype: str | None = Field(description="Number format it is run in, if it was chosen.", examples=["float32"])
+    device: str | None = Field(description="Where it runs, if that was chosen.", examples=["cpu"])
+    description: str = Field(description="As given when it was registered.", examples=["a small language model"])
+    state: Literal["registered", "loading", "loaded", "refused"] = Field(
+        description="How far this server is with it.", examples=["loaded"]
+    )
+    reason: str | None = Field(description="Why it is refused.", examples=[None])
+    facts: dict[str, Any] = Field(
+        description="What its load-time test found.", examples=[{"architecture": "LlamaForCausalLM"}]
+    )
+    created_at: datetime = Field(description="When it was registered.", examples=["2026-01-31T12:00:00Z"])
+
+
+class ModelList(BaseModel):
+    models: list[ModelResponse] = Field(description="By name.")
+
+
+class NewModelRequest(Wire):
+    """Registers a folder of the server's own disk."""
+
+    name: str = Field(
+        description="Name to serve it under; letters, digits and `. _ - /`.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
+        examples=["my-lm"],
+    )
+    kind: str = Field("causal-lm", description="What kind of model it is.", examples=["causal-lm"])
+    path: str = Field(
+        min_length=1, description="Folder, relative to the server's WHENCE_MODELS_DIR.", examples=["my-lm"]
+    )
+    dtype: str | None = Field(
+        None, description="float32, float16 or bfloat16; default: as stored, on a CPU float32.", examples=["float32"]
+    )
+    device: str | None = Field(None, description="cpu, cuda:0, ...; default: the server's.", examples=["cpu"])
+    description: str = Field("", max_length=2000, description="For people.", examples=["a small language model"])
+
+    def to_domain(self) -> NewModel:
+        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description)
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = Field(description="The process answers.", examples=["ok"])
+
+
+class ModelCounts(BaseModel):
+    """Models of all tenants by state."""
+
+    loaded: int = Field(description="Ready to answer.", examples=[1])
+    loading: int = Field(description="Being loaded, or about to be.", examples=[0])
+    refused: int = Field(description="Cannot be loaded; GET /models says why.", examples=[0])
+
+
+class Readiness(BaseModel):
+    """Which part is ready."""
+
+    ready: bool = Field(description="All parts are ready.", examples=[True])
+    database: bool = Field(description="Postgres answers.", examples=[True])
+    migrations: bool = Field(description="The tables are those of this release.", examples=[True])
+    models: bool = Field(description="No model is still being loaded (refused ones do not count).", examples=[True])
+    model_counts: ModelCounts = Field(description="Models of all tenants by state.")
+
+
+def explanation_answer(stored: Stored) -> dict[str, Any]:
+    return {
+        "id": str(stored.id),
+        "kind": stored.kind,
+        "model": stored.model,
+        "model_digest": stored.model_digest,
+        "request": stored.request,
+        "attribution": attribution_record(stored.attribution),
+        "seconds": stored.seconds,
+        "forwards": stored.forwards,
+        "created_at": stored.created_at,
+    }
+
+
+def page_answer(page: Page) -> dict[str, Any]:
+    return {"explanations": [summary_answer(row) for row in page.rows], "next_cursor": page.next_cursor}
+
+
+def summary_answer(row: Summary) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ExplanationSummary.model_fields}
+
+
+def model_answer(entry: Entry) -> dict[str, Any]:
+    registration = entry.registration
+    chosen = {name: getattr(registration, name) for name in ("name", "kind", "digest", "dtype", "device", "created_at")}
+    about = {"description": entry.description, "state": entry.state, "reason": entry.reason, "facts": dict(entry.facts)}
+    return chosen | about

@@ -1,0 +1,264 @@
+"""Error class -> status and code, and the one error body of all dialects.
+
+A deterministic bad request is never 422 and never 5xx: real clients retry those many times. Bodies name fields and
+limits; they never echo what the caller sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, TypeAlias, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app import refusals
+from explainers import errors as explainer_errors
+from storage import errors as storage_errors
+
+log = logging.getLogger(__name__)
+
+ANSWERS: dict[type[Exception], tuple[int, str]] = {
+    refusals.Unauthorized: (401, "UNAUTHORIZED"),
+    refusals.Forbidden: (403, "FORBIDDEN"),
+    refusals.NotFound: (404, "NOT_FOUND"),
+    refusals.UnknownModel: (404, "UNKNOWN_MODEL"),
+    refusals.Conflict: (409, "CONFLICT"),
+    refusals.StillRunning: (409, "STILL_RUNNING"),
+    refusals.MalformedBody: (400, "INVALID_REQUEST"),
+    refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
+    refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.QueueFull: (503, "QUEUE_FULL"),
+    explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
+    explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
+    explainer_errors.MissingCapability: (400, "MISSING_CAPABILITY"),
+    explainer_errors.UnreadableModel: (400, "MISSING_CAPABILITY"),
+    explainer_errors.OutOfMemory: (400, "MISSING_CAPABILITY"),
+    storage_errors.DatabaseUnavailable: (503, "UNAVAILABLE"),
+    storage_errors.NotFound: (404, "NOT_FOUND"),
+    storage_errors.AlreadyExists: (409, "CONFLICT"),
+    storage_errors.InUse: (409, "CONFLICT"),
+    storage_errors.InvalidValue: (400, "INVALID_REQUEST"),
+}
+
+HTTP_CODES = {
+    400: "INVALID_REQUEST",
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "TOO_MANY_REQUESTS",
+    503: "QUEUE_FULL",
+}
+"""Codes of the framework's own errors, by status."""
+
+MOST_FIELDS = 20
+"""Mistakes named in one answer."""
+
+PLAIN_WORDS = {
+    "missing": "is required",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "list_type": "must be an array",
+    "finite_number": "must be a finite number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "bool_parsing": "must be true or false",
+    "union_tag_invalid": "must be one of {expected_tags}",
+    "union_tag_not_found": "must have a member 'type'",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be >= {ge}",
+    "greater_than": "must be > {gt}",
+    "less_than_equal": "must be <= {le}",
+    "less_than": "must be < {lt}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+"""By kind of mistake: what is right, never what was sent."""
+
+
+class FieldProblem(BaseModel):
+    pointer: str = Field(
+        description="The field as a JSON pointer (RFC 6901).", examples=["/prompt/0/controls/1/factor"]
+    )
+    message: str = Field(description="What is wrong with it.", examples=["must be >= 0"])
+
+
+class Problem(BaseModel):
+    """Every error of every route (RFC 9457), with the members that the vendors' clients read beside the standard's."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "about:blank",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "no model 'tiny-lm' is served here",
+                "error": "Not Found",
+                "code": "UNKNOWN_MODEL",
+                "message": "no model 'tiny-lm' is served here",
+            }
+        }
+    )
+
+    type: str = Field("about:blank", description="Always `about:blank`: the status says the kind.")
+    title: str = Field(description="The reason phrase of the status.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="One sentence for a person.")
+    error: str = Field(description="Same as `title`.")
+    code: str = Field(description="Stable upper-case token for programs.")
+    message: str = Field(description="Same as `detail`.")
+    errors: list[FieldProblem] | None = Field(None, description="The fields at fault, where known.")
+    job: str | None = Field(None, description="With `STILL_RUNNING`: the id under which the result will be stored.")
+
+
+MEANINGS = {
+    400: "The request cannot be served as it stands; the same request will fail again.",
+    401: "The key is missing, unknown, revoked or expired.",
+    403: "The key lacks the scope.",
+    404: "No such thing, or it belongs to another tenant.",
+    409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
+    413: "The body is larger than the server reads.",
+    415: "The body is not declared as application/json.",
+    503: "Too much work waits; `Retry-After` says when to come back.",
+}
+
+
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+
+
+def problems(*statuses: int) -> Responses:
+    """The documentation of a route's error responses."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": MEANINGS[status], "content": content} for status in statuses}
+
+
+class ProblemResponse(Response):
+    media_type = "application/problem+json"
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        title = HTTPStatus(status).phrase
+        body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+        body |= {"error": title, "code": code, "message": detail}
+        body |= {name: value for name, value in more.items() if value}
+        super().__init__(to_json(body), status, dict(headers or {}))
+
+
+def add_error_answers(app: FastAPI) -> None:
+    for error in ANSWERS:
+        app.add_exception_handler(error, answer_refusal)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(HTTPException, answer_http)
+
+
+def answer_refusal(_: Request, error: Exception) -> Response:
+    return refusal_response(error)
+
+
+def refusal_response(error: Exception) -> ProblemResponse:
+    status, code = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
+    detail = str(error)
+    pointer = getattr(error, "pointer", None)
+    fields = [{"pointer": pointer, "message": detail}] if pointer else []
+    return ProblemResponse(
+        status, code, detail, headers=headers_for(error), errors=fields, job=getattr(error, "job", None)
+    )
+
+
+def headers_for(error: Exception) -> dict[str, str]:
+    match error:
+        case refusals.Unauthorized():
+            return {"WWW-Authenticate": "Bearer"}
+        case refusals.QueueFull():
+            return {"Retry-After": str(error.retry_after)}
+        case storage_errors.DatabaseUnavailable():
+            return {"Retry-After": "1"}
+        case _:
+            return {}
+
+
+def answer_http(_: Request, error: Exception) -> Response:
+    """The framework's own errors: unknown path, wrong method."""
+    error = cast(HTTPException, error)
+    code = HTTP_CODES.get(error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL")
+    detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
+    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=error.headers)
+
+
+def answer_invalid(_: Request, error: Exception) -> Response:
+    """A request that does not fit its schema."""
+    error = cast(RequestValidationError, error)
+    mistakes = error.errors()
+    fields = [
+        {"pointer": pointer(mistake["loc"], error.body), "message": plain_words(mistake)}
+        for mistake in mistakes[:MOST_FIELDS]
+    ]
+    first, others = fields[0], len(mistakes) - 1
+    detail = f"{first['pointer'] or 'the body'} {first['message']}" + (f" (and {others} more)" if others else "")
+    return ProblemResponse(400, "INVALID_REQUEST", detail, errors=fields)
+
+
+def plain_words(mistake: Mapping[str, Any]) -> str:
+    """One mistake in words that never quote the input."""
+    words = PLAIN_WORDS.get(mistake["type"])
+    if words is not None:
+        return words.format(**{name: whole(limit) for name, limit in mistake.get("ctx", {}).items()})
+    if mistake["type"] == "value_error":  # our own validators, which quote nothing
+        return str(mistake["msg"]).removeprefix("Value error, ")
+    return "is not valid"
+
+
+def whole(limit: Any) -> Any:
+    """A limit as people write it: 0 for 0.0."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+
+
+def pointer(location: Sequence[str | int], body: Any) -> str:
+    """A JSON pointer from pydantic's location, which also names the chosen members of unions: those are left out."""
+    source, *steps = location
+    if source != "body":
+        return "".join(f"/{escaped(step)}" for step in steps)
+    kept, here = "", body
+    for position, step in enumerate(steps):
+        if step_exists(here, step):
+            here = here[step]
+        elif position < len(steps) - 1:
+            continue
+        kept += f"/{escaped(step)}"
+    return kept
+
+
+def step_exists(value: Any, step: str | int) -> bool:
+    if isinstance(value, dict):
+        return step in value
+    return isinstance(value, list) and isinstance(step, int) and step < len(value)
+
+
+def escaped(step: str | int) -> str:
+    return str(step).replace("~", "~0").replace("/", "~1")
+
+
+def internal_error(error: BaseException) -> ProblemResponse:
+    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    log.error("unhandled %s%s", type(error).__name__, where)
+    return ProblemResponse(500, "INTERNAL", "the server failed on this request; its log says where")

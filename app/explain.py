@@ -1,0 +1,176 @@
+"""The first question: from which part of the prompt?
+
+Compute first, then write in one transaction: no pool connection is held while a model works, and an id is answered
+only after its transaction has been committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from app.device import Priority
+from app.flights import SingleFlight
+from app.models import find_model, registration_of
+from app.records import Record, attribution_from, attribution_record, digest_of, request_record
+from app.refusals import NotFound
+from app.runtime import Registration, Runtime
+from explainers.errors import InvalidRequest, MissingCapability
+from explainers.registry import METHODS
+from explainers.types import AtmanConfig, Attribution, Prompt
+from storage import errors as storage_errors
+from storage import explanations
+from storage.database import Database
+
+KIND = "completion"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Why did the model say `target` after `prompt`?"""
+
+    model: str
+    prompt: Prompt
+    target: str
+    config: AtmanConfig
+    method: str = "atman"
+
+    @cached_property
+    def record(self) -> Record:
+        return request_record(self.method, self.prompt, self.target, self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An answer and the row that keeps it."""
+
+    id: UUID
+    model_digest: str
+    attribution: Attribution
+    seconds: float
+    forwards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row of the store, as it was asked and answered."""
+
+    id: UUID
+    kind: str
+    model: str
+    model_digest: str
+    request: Mapping[str, Any]
+    attribution: Attribution
+    seconds: float
+    forwards: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """What answering needs: the store, the models and the flights of requests under way."""
+
+    database: Database
+    runtime: Runtime
+    flights: SingleFlight[Explained]
+    deadline: float
+
+
+async def explain_completion(
+    explainer: Explainer, tenant: str, question: Question, *, fresh: bool = False, nice: bool = False
+) -> Explained:
+    """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
+
+    Raises `UnknownModel`, `QueueFull`, `StillRunning`, and what the method says about the question.
+    """
+    if question.method not in METHODS:
+        raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
+    async with explainer.database.transaction(tenant=tenant) as session:
+        registration = registration_of(await find_model(session, question.model))
+        key = request_key(registration, question)
+        row = None if fresh else await explanations.find(session, key)
+    if row is not None:
+        return Explained(row.id, row.model_digest, attribution_from(row.attribution), row.seconds, row.forwards)
+    new = explanations.new_id()
+
+    async def compute_and_store(priority: Priority) -> Explained:
+        answer = await compute(explainer.runtime, registration, question, new, priority)
+        await store(explainer.database, registration, question, answer, key)
+        return answer
+
+    # A fresh answer must not come from a flight that began before it was asked for as fresh.
+    flight = (tenant, registration, key, fresh)
+    return await explainer.flights.join(flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice)
+
+
+async def compute(
+    runtime: Runtime, registration: Registration, question: Question, new: UUID, priority: Priority
+) -> Explained:
+    """Runs the method on the device thread."""
+    model = await runtime.model(registration)
+    attribute = METHODS[question.method].attribute
+    attribution = await runtime.run(
+        lambda checkpoint: attribute(model, question.prompt, question.target, question.config, checkpoint), priority
+    )
+    if not np.isfinite(attribution.values).all():
+        raise InvalidRequest("the scores of this request are not finite: a control factor is too large for the model")
+    seconds, forwards = attribution.facts.get("seconds", 0.0), attribution.facts.get("forwards", 0)
+    return Explained(new, model.digest, attribution, float(seconds), int(forwards))
+
+
+async def store(
+    database: Database, registration: Registration, question: Question, answer: Explained, key: bytes
+) -> None:
+    async with database.transaction(tenant=registration.tenant) as session:
+        await explanations.add(
+            session,
+            id=answer.id,
+            kind=KIND,
+            model=registration.name,
+            model_digest=answer.model_digest,
+            request_key=key,
+            request=question.record,
+            attribution=attribution_record(answer.attribution),
+            seconds=answer.seconds,
+            forwards=answer.forwards,
+        )
+
+
+def request_key(registration: Registration, question: Question) -> bytes:
+    """The name of one computation: the exact weights, how they are run, and the canonical question."""
+    return digest_of(registration.name, registration.digest, registration.dtype, registration.device, question.record)
+
+
+async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:
+    """One stored explanation of this tenant; raises `NotFound` for anything else."""
+    try:
+        async with database.transaction(tenant=tenant) as session:
+            return stored_from(await explanations.get(session, UUID(name)))
+    except (ValueError, storage_errors.NotFound):
+        raise NotFound("there is no explanation with this id") from None
+
+
+async def list_explanations(database: Database, tenant: str, **filters: Any) -> explanations.Page:
+    """One page of the tenant's explanations, newest first."""
+    async with database.transaction(tenant=tenant) as session:
+        return await explanations.page(session, **filters)
+
+
+def stored_from(row: Any) -> Stored:
+    return Stored(
+        id=row.id,
+        kind=row.kind,
+        model=row.model,
+        model_digest=row.model_digest,
+        request=row.request,
+        attribution=attribution_from(row.attribution),
+        seconds=row.seconds,
+        forwards=row.forwards,
+        created_at=row.created_at,
+    )

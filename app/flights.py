@@ -1,0 +1,89 @@
+"""Identical requests that are in flight at the same time are computed once.
+
+A flight goes on as long as somebody waits for it. When all waiters have gone away it is cancelled; when a waiter ran
+into its deadline it is detached: it goes on to its end, for its result will be asked for later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+from app.device import Priority
+from app.refusals import ShuttingDown, StillRunning
+
+Landed = TypeVar("Landed")
+Start = Callable[[Priority], Coroutine[Any, Any, Landed]]
+
+log = logging.getLogger(__name__)
+
+
+class Flight(Generic[Landed]):
+    def __init__(self, job: str, priority: Priority, task: asyncio.Task[Landed]) -> None:
+        self.job = job
+        self.priority = priority
+        self.task = task
+        self.waiters = 0
+        self.detached = False
+
+
+class SingleFlight(Generic[Landed]):
+    """Flights by key. A key must name the tenant: nobody joins a stranger's flight."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, Flight[Landed]] = {}
+
+    async def join(
+        self, key: Hashable, job: str, start: Start[Landed], *, deadline: float, nice: bool = False
+    ) -> Landed:
+        """The outcome of the flight named `key`, begun with `start` unless it is on its way already.
+
+        Raises `StillRunning`, naming the flight's job, when it has not landed after `deadline` seconds. A flight that
+        began nice becomes a normal one as soon as somebody joins who is not.
+        """
+        flight = self._flights.get(key) or self._begin(key, job, start, Priority(nice=nice))
+        flight.priority.nice = flight.priority.nice and nice
+        flight.waiters += 1
+        try:
+            await asyncio.wait({flight.task}, timeout=deadline)
+            if not flight.task.done():
+                flight.detached = True
+                raise StillRunning(flight.job)
+        finally:
+            flight.waiters -= 1
+            self._abandon(key, flight)
+        if flight.task.cancelled():  # only the end of the server cancels a flight that has waiters
+            raise ShuttingDown
+        return flight.task.result()
+
+    async def close(self) -> None:
+        """Cancels every flight and waits until all have ended."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, key: Hashable, job: str, start: Start[Landed], priority: Priority) -> Flight[Landed]:
+        flight = Flight(job, priority, asyncio.create_task(start(priority)))
+        self._flights[key] = flight
+        flight.task.add_done_callback(lambda _: self._land(key, flight))
+        return flight
+
+    def _abandon(self, key: Hashable, flight: Flight[Landed]) -> None:
+        if flight.waiters == 0 and not flight.detached and not flight.task.done():
+            self._forget(key, flight)
+            flight.task.cancel()
+
+    def _land(self, key: Hashable, flight: Flight[Landed]) -> None:
+        self._forget(key, flight)
+        if flight.task.cancelled():
+            return
+        error = flight.task.exception()  # also tells asyncio that the error has been seen
+        if error is not None and flight.detached:
+            log.warning("job %s failed: %s", flight.job, type(error).__name__)
+
+    def _forget(self, key: Hashable, flight: Flight[Landed]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]

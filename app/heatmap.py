@@ -1,0 +1,160 @@
+"""A stored explanation as a page that stands alone: coloured pieces of the prompt, no script, nothing from elsewhere.
+
+Colours run from blue (hinders the target) over none to orange (supports it), which colour-blind people can tell apart;
+the sign also shows as a dashed or solid underline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from app.explain import Stored
+from app.records import item_from
+from explainers.types import Attribution, Feature, Item, Span, Text, TokenIds
+
+LEVELS = 10
+STRONG = 1.0
+"""Nats: scores are coloured relative to the largest of them, but never to less than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of characters; without scores it is plain text between scored pieces."""
+
+    text: str
+    scores: tuple[float, ...] = ()
+    level: int = 0
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{score:+.4g}" for score in self.scores)
+
+    @property
+    def style(self) -> str:
+        return f"{'p' if self.level > 0 else 'n'}{abs(self.level)}" if self.level else "zero"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One explained target: the target with its place marked, and the pieces of each prompt item."""
+
+    before: str
+    target: str
+    after: str
+    items: tuple[tuple[str, tuple[Piece, ...]], ...]
+
+
+def heat_map(stored: Stored) -> str:
+    """The page, escaped throughout."""
+    attribution = stored.attribution
+    prompt = tuple(item_from(item) for item in stored.request["prompt"])
+    scale = max([STRONG, *abs(attribution.values).ravel().tolist()])
+    sections = [
+        section(attribution, prompt, stored.request["target"], row, scale) for row in range(len(attribution.targets))
+    ]
+    page = environment().get_template("heatmap.html")
+    return page.render(stored=stored, sections=sections, scale=scale, levels=legend(scale), facts=shown_facts(stored))
+
+
+def page_policy() -> str:
+    """The Content-Security-Policy of the page: nothing at all but its own style sheet."""
+    digest = b64encode(hashlib.sha256(style().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+@cache
+def environment() -> Environment:
+    return Environment(loader=PackageLoader("app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+@cache
+def style() -> str:
+    """The style sheet exactly as it stands in the page."""
+    return environment().get_template("heatmap.css").render()
+
+
+def section(attribution: Attribution, prompt: Sequence[Item], target: str, row: int, scale: float) -> Section:
+    """The explanation of target number `row`; of the target's own tokens only those before it count."""
+    scores = attribution.values[row].tolist()
+    scored = list(zip(attribution.features, scores, strict=True))
+    items = []
+    for index, item in enumerate(prompt):
+        mine = [(feature, score) for feature, score in scored if feature.item == index]
+        items.append((f"prompt item {index + 1}", pieces_of(item, mine, scale)))
+    earlier = [(feature, score) for feature, score in scored if feature.item == len(prompt)][:row]
+    if earlier:
+        items.append(("target so far", text_pieces(target_so_far(target, earlier), earlier, scale)))
+    before = "".join(part.text for part in attribution.targets[:row])
+    after = "".join(part.text for part in attribution.targets[row + 1 :])
+    return Section(before, attribution.targets[row].text, after, tuple(items))
+
+
+def target_so_far(target: str, earlier: Sequence[tuple[Feature, float]]) -> str:
+    stops = [feature.place.stop for feature, _ in earlier if isinstance(feature.place, Span)]
+    return target[: max(stops, default=0)]
+
+
+def pieces_of(item: Item, scored: Sequence[tuple[Feature, float]], scale: float) -> tuple[Piece, ...]:
+    match item:
+        case Text(data):
+            return text_pieces(data, scored, scale)
+        case TokenIds(ids):
+            return tuple(piece(str(token), (score,), scale) for token, (_, score) in zip(ids, scored, strict=True))
+        case _:
+            return tuple(piece(f"tile {number + 1}", (score,), scale) for number, (_, score) in enumerate(scored))
+
+
+def text_pieces(text: str, scored: Sequence[tuple[Feature, float]], scale: float) -> tuple[Piece, ...]:
+    """Scored pieces and the plain text between them; features that share characters become one piece."""
+    runs: list[tuple[int, int, list[float]]] = []
+    for feature, score in scored:
+        start, stop = (feature.place.start, feature.place.stop) if isinstance(feature.place, Span) else (0, 0)
+        if runs and start < runs[-1][1]:
+            first, last, scores = runs.pop()
+            runs.append((first, max(last, stop), [*scores, score]))
+        else:
+            runs.append((start, stop, [score]))
+    pieces, end = [], 0
+    for start, stop, scores in runs:
+        pieces += [Piece(text[end:start]), piece(text[start:stop], tuple(scores), scale)]
+        end = stop
+    return tuple(part for part in (*pieces, Piece(text[end:])) if part.text or part.scores)
+
+
+def piece(text: str, scores: tuple[float, ...], scale: float) -> Piece:
+    return Piece(text, scores, level(max(scores, key=abs), scale))
+
+
+def level(score: float, scale: float) -> int:
+    """-10 to 10; the square root lets weak scores still show. Less than a thousandth of the scale is none."""
+    share = abs(score) / scale
+    steps = 0 if share < 1e-3 else math.ceil(LEVELS * math.sqrt(min(1.0, share)))
+    return int(math.copysign(steps, score))
+
+
+def legend(scale: float) -> tuple[Piece, ...]:
+    return tuple(piece(f"{share * scale:+.3g}", (share * scale,), scale) for share in (-1.0, -0.25, 0.0, 0.25, 1.0))
+
+
+def shown_facts(stored: Stored) -> Mapping[str, object]:
+    """What the table below the map says."""
+    facts = stored.attribution.facts
+    plain = {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
+    named = {
+        "id": stored.id,
+        "model": stored.model,
+        "weights": stored.model_digest,
+        "method": stored.attribution.method,
+    }
+    times = {"stored": stored.created_at.isoformat(timespec="seconds"), "forwards": stored.forwards}
+    warnings = {"warnings": "; ".join(facts["warnings"])} if facts.get("warnings") else {}
+    return named | plain | times | {"seconds": f"{stored.seconds:.3g}"} | warnings

@@ -1,0 +1,100 @@
+"""The application: everything wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from app import logs
+from app.dependencies import Server
+from app.dialects import DIALECTS
+from app.docs import add_docs
+from app.errors import add_error_answers
+from app.explain import Explained, Explainer
+from app.flights import SingleFlight
+from app.middleware import BodyLimit, Envelope
+from app.models import keep_loaded
+from app.runtime import Runtime
+from app.settings import Settings
+from app.start import first_key, open_database
+from storage.database import Database
+from storage.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Whence answers *whence this output?* for models that run on this machine, and keeps every answer.
+
+Send an API key with every request: `Authorization: Bearer <key>`. Every error has the same body (`Problem`)."""
+
+REFRESH_SECONDS = 30.0
+"""Time between two looks at the registry: models added or removed by other processes."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The server of these settings, or of those in the environment."""
+    settings = settings or Settings()
+    app = FastAPI(
+        title="Whence",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lambda app: running(app, settings),
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
+    app.add_middleware(Envelope)
+    add_error_answers(app)
+    for router in DIALECTS.values():
+        app.include_router(router())
+    add_docs(app, open_docs=settings.open_docs)
+    return app
+
+
+@asynccontextmanager
+async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """From the first connection to the database until the last piece of work has ended."""
+    logs.configure(settings.log_level)
+    async with open_database(settings) as database, open_runtime(settings) as runtime, open_flights() as flights:
+        secret = await first_key(database, settings)
+        if secret is not None:
+            print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
+        app.state.server = Server(settings, Explainer(database, runtime, flights, settings.deadline_seconds))
+        refreshing = asyncio.create_task(refresh(database, runtime))
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            await asyncio.wait({refreshing})
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    runtime = Runtime(queue_limit=settings.queue_limit, device=settings.device)
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+@asynccontextmanager
+async def open_flights() -> AsyncIterator[SingleFlight[Explained]]:
+    flights: SingleFlight[Explained] = SingleFlight()
+    try:
+        yield flights
+    finally:
+        await flights.close()
+
+
+async def refresh(database: Database, runtime: Runtime) -> None:
+    """Loads registered models ahead of their first request, and lets go of those that are registered no more."""
+    while True:
+        with suppress(StorageError):  # a database that is away comes back; requests say so meanwhile
+            await keep_loaded(database, runtime)
+        await asyncio.sleep(REFRESH_SECONDS)

@@ -1,0 +1,178 @@
+"""The registry as its users see it: find, list, add and remove models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.refusals import UnknownModel
+from app.runtime import Registration, Runtime, State
+from explainers.errors import ExplainerError, InvalidRequest
+from explainers.language_model import LanguageModel
+from explainers.loaders import LOADERS
+from storage import models, tenants
+from storage.database import Database
+from storage.errors import InvalidValue, NotFound
+
+RESERVED_ENDINGS = ("/tokenizer", "/influence-index")
+"""Routes below /models/{name}: a name must not end like one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered model and how far the runtime is with it."""
+
+    registration: Registration
+    description: str
+    facts: Mapping[str, Any]
+    state: State
+    reason: str | None
+
+    @property
+    def created_at(self) -> datetime:
+        return self.registration.created_at
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """`path` is relative to the folder of models."""
+
+    name: str
+    kind: str
+    path: str
+    dtype: str | None = None
+    device: str | None = None
+    description: str = ""
+
+
+def registration_of(row: Any) -> Registration:
+    return Registration(
+        tenant=row.tenant_id,
+        name=row.name,
+        kind=row.kind,
+        path=row.path,
+        digest=row.digest,
+        dtype=row.dtype,
+        device=row.device,
+        created_at=row.created_at,
+    )
+
+
+async def find_model(session: AsyncSession, name: str) -> Any:
+    """The row of a model; raises `UnknownModel`, also for what cannot be a name at all."""
+    try:
+        return await models.get(session, name)
+    except (NotFound, InvalidValue):
+        raise UnknownModel(name) from None
+
+
+async def load_model(database: Database, runtime: Runtime, tenant: str, name: str) -> LanguageModel:
+    """The loaded model of that name."""
+    async with database.transaction(tenant=tenant) as session:
+        registration = registration_of(await find_model(session, name))
+    return await runtime.model(registration)
+
+
+async def list_loaded(database: Database, runtime: Runtime, tenant: str) -> list[tuple[Entry, LanguageModel]]:
+    """The models that can be asked, each loaded; without the refused ones."""
+    loaded = []
+    for entry in await list_models(database, runtime, tenant):
+        try:
+            loaded.append((entry, await runtime.model(entry.registration)))
+        except ExplainerError:
+            continue
+    return loaded
+
+
+async def list_models(database: Database, runtime: Runtime, tenant: str) -> list[Entry]:
+    async with database.transaction(tenant=tenant) as session:
+        rows = await models.list_all(session)
+    return [entry_of(row, runtime) for row in rows]
+
+
+async def describe_model(database: Database, runtime: Runtime, tenant: str, name: str) -> Entry:
+    async with database.transaction(tenant=tenant) as session:
+        return entry_of(await find_model(session, name), runtime)
+
+
+def entry_of(row: Any, runtime: Runtime) -> Entry:
+    registration = registration_of(row)
+    state, reason = runtime.state(registration)
+    return Entry(registration, row.description or "", row.facts or {}, state, reason)
+
+
+async def add_model(database: Database, runtime: Runtime, models_dir: Path | None, tenant: str, new: NewModel) -> Entry:
+    """Loads a folder below `models_dir` to see that it can be explained, then registers it."""
+    folder = inside(models_dir, new.path)
+    if new.name.endswith(RESERVED_ENDINGS):
+        raise InvalidRequest(f"a name must not end in {' or '.join(RESERVED_ENDINGS)}", "/name")
+    if new.kind not in LOADERS:
+        raise InvalidRequest(f"must be one of: {', '.join(sorted(LOADERS))}", "/kind")
+    model = await runtime.read(new.kind, str(folder), new.dtype, new.device)
+    async with database.transaction(tenant=tenant) as session:
+        row = await models.add(
+            session,
+            name=new.name,
+            kind=new.kind,
+            path=str(folder),
+            digest=model.digest,
+            dtype=new.dtype,
+            device=new.device,
+            description=new.description,
+            facts=dict(model.facts),
+        )
+        registration = registration_of(row)
+    runtime.adopt(registration, model)
+    return Entry(registration, new.description, model.facts, "loaded", None)
+
+
+async def remove_model(database: Database, runtime: Runtime, tenant: str, name: str) -> None:
+    """Takes the registration away; files and stored explanations stay."""
+    async with database.transaction(tenant=tenant) as session:
+        await find_model(session, name)
+        await models.remove(session, name)
+    runtime.forget(tenant, name)
+
+
+async def keep_loaded(database: Database, runtime: Runtime) -> None:
+    """Loads what is registered and not loaded yet, of all tenants, and unloads what is registered no more."""
+    registrations = await all_registrations(database)
+    runtime.keep_only(registrations)
+    for registration in registrations:
+        if runtime.state(registration)[0] == "registered":
+            await load_quietly(runtime, registration)
+
+
+async def all_registrations(database: Database) -> list[Registration]:
+    """Of all tenants; one transaction for each, for no transaction sees the rows of two."""
+    async with database.transaction() as session:
+        names = [tenant.id for tenant in await tenants.list_all(session)]
+    registrations = []
+    for tenant in names:
+        async with database.transaction(tenant=tenant) as session:
+            registrations += [registration_of(row) for row in await models.list_all(session)]
+    return registrations
+
+
+async def load_quietly(runtime: Runtime, registration: Registration) -> None:
+    """The runtime remembers and reports a refusal; here it only means: on to the next model."""
+    try:
+        await runtime.model(registration)
+    except ExplainerError:
+        return
+
+
+def inside(models_dir: Path | None, path: str) -> Path:
+    """A folder below `models_dir`, links resolved; never one outside it."""
+    if models_dir is None:
+        raise InvalidRequest("WHENCE_MODELS_DIR is not set: register models with `whence models add`", "/path")
+    root = models_dir.resolve()
+    folder = None if "\x00" in path else (root / path).resolve()
+    if folder is None or root not in folder.parents or not folder.is_dir():
+        raise InvalidRequest("must name a folder below WHENCE_MODELS_DIR", "/path")
+    return folder

@@ -1,0 +1,78 @@
+"""What the server refuses, as its use cases say it.
+
+Refusal
+├── Unauthorized           no key, or one that is unknown, revoked or expired
+├── Forbidden              the key lacks the scope
+├── NotFound               nothing of the caller's tenant has this id
+│   └── UnknownModel       no model of that name
+├── Conflict               the thing exists already, or is not in the state asked for
+├── MalformedBody          not JSON
+├── UnsupportedMediaType   not declared as JSON
+├── BodyTooLarge           more bytes than the server reads
+├── StillRunning           not ready within the deadline; the work goes on as a job
+└── QueueFull              too much work waits already
+    └── ShuttingDown       the server takes no new work
+
+Messages name fields, counts and limits, never the text of a prompt.
+"""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """The root of this room's errors; its text is one sentence for a person."""
+
+
+class Unauthorized(Refusal):
+    pass
+
+
+class Forbidden(Refusal):
+    pass
+
+
+class NotFound(Refusal):
+    pass
+
+
+class UnknownModel(NotFound):
+    def __init__(self, name: str) -> None:
+        shown = name if name.isprintable() and len(name) <= 200 else "of that name"
+        super().__init__(f"no model '{shown}' is served here")
+
+
+class Conflict(Refusal):
+    pass
+
+
+class MalformedBody(Refusal):
+    pass
+
+
+class UnsupportedMediaType(Refusal):
+    pass
+
+
+class BodyTooLarge(Refusal):
+    pass
+
+
+class StillRunning(Refusal):
+    """`job` is the id under which the result will be stored."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__("the work goes on in the background: repeat the request later to get its stored result")
+        self.job = job
+
+
+class QueueFull(Refusal):
+    """`retry_after`: whole seconds until there is likely to be room."""
+
+    def __init__(self, retry_after: int, message: str = "too many requests wait for the device already") -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ShuttingDown(QueueFull):
+    def __init__(self) -> None:
+        super().__init__(5, "the server is shutting down")

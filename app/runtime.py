@@ -1,0 +1,189 @@
+"""Registered name -> loaded model, and the one device thread that touches models.
+
+A model is loaded when it is first asked for and stays loaded until its registration goes away. A model that cannot be
+loaded is remembered as refused, with its reason, until its registration or its files change: a bad folder is not read
+again for every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from app.device import Device, Outcome, Priority, Work
+from explainers.errors import ExplainerError, MissingCapability
+from explainers.language_model import LanguageModel
+from explainers.loaders import LOADERS
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 10.0
+
+State: TypeAlias = Literal["registered", "loading", "loaded", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What the registry says of a model: the part that decides whether the loaded object is still the right one."""
+
+    tenant: str
+    name: str
+    kind: str
+    path: str
+    digest: str | None
+    dtype: str | None
+    device: str | None
+    created_at: datetime
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.tenant, self.name
+
+    @property
+    def weights(self) -> tuple[str, str, str | None, str | None, str | None]:
+        """Registrations that agree in this share one loaded object."""
+        return self.kind, self.path, self.digest, self.dtype, self.device
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a model could not be loaded, and the state of its files at that time."""
+
+    registration: Registration
+    error: ExplainerError
+    files: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    registration: Registration
+    model: LanguageModel
+
+
+class Runtime:
+    """The loaded models of all tenants, and the device they share."""
+
+    def __init__(self, *, queue_limit: int, device: str | None = None) -> None:
+        self.device = Device(queue_limit)
+        self._default_device = device
+        self._known: dict[tuple[str, str], Loaded | Refused] = {}
+        self._loading: dict[Registration, asyncio.Task[LanguageModel]] = {}
+
+    async def run(self, work: Work[Outcome], priority: Priority | None = None) -> Outcome:
+        """Runs blocking work on the device thread; cancelling this stops it at its next checkpoint.
+
+        Raises `QueueFull` at once when too much work waits already.
+        """
+        ticket = self.device.submit(work, priority or Priority())
+        outcome: Outcome = await self.device.result(ticket)
+        return outcome
+
+    async def model(self, registration: Registration) -> LanguageModel:
+        """The loaded model, loading it first when needed; raises the reason when it is refused."""
+        known = self._known.get(registration.key)
+        if known is not None and known.registration == registration:
+            if isinstance(known, Loaded):
+                return known.model
+            if known.files == await asyncio.to_thread(files_of, registration.path):
+                # A fresh exception each time: a raised one collects the frames of every request.
+                raise type(known.error)(*known.error.args)
+        # Callers wait for one load together, and one of them going away does not stop it.
+        return await asyncio.shield(self._load_once(registration))
+
+    async def read(self, kind: str, path: str, dtype: str | None, device: str | None) -> LanguageModel:
+        """Loads files on the device thread without registering anything."""
+        load = LOADERS.get(kind)
+        if load is None:
+            raise MissingCapability(f"models of kind '{kind}' cannot be explained yet")
+        where = device or self._default_device
+        ticket = self.device.submit(lambda _: load(Path(path), dtype, where), Priority(), bounded=False)
+        model: LanguageModel = await self.device.result(ticket)
+        return model
+
+    def adopt(self, registration: Registration, model: LanguageModel) -> None:
+        """Serves a model that has just been read for this registration."""
+        self._known[registration.key] = Loaded(registration, model)
+
+    def state(self, registration: Registration) -> tuple[State, str | None]:
+        """How far the model is, and why it is refused if it is."""
+        if registration in self._loading:
+            return "loading", None
+        known = self._known.get(registration.key)
+        if known is None or known.registration != registration:
+            return "registered", None
+        return ("loaded", None) if isinstance(known, Loaded) else ("refused", str(known.error))
+
+    def forget(self, tenant: str, name: str) -> None:
+        """Unloads a model as soon as the work that uses it has ended."""
+        self._known.pop((tenant, name), None)
+
+    def keep_only(self, registrations: Iterable[Registration]) -> None:
+        """Unloads every model whose registration is gone."""
+        current = {registration.key for registration in registrations}
+        for key in self._known.keys() - current:
+            del self._known[key]
+
+    async def close(self) -> None:
+        for task in self._loading.values():
+            task.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        if not await asyncio.to_thread(self.device.close, CLOSE_SECONDS):
+            log.warning("the device thread did not stop within %s seconds", CLOSE_SECONDS)
+        self._known.clear()
+
+    def _load_once(self, registration: Registration) -> asyncio.Task[LanguageModel]:
+        if registration not in self._loading:
+            task = asyncio.create_task(self._load(registration))
+            self._loading[registration] = task
+            task.add_done_callback(lambda done: self._loaded(registration, done))
+        return self._loading[registration]
+
+    def _loaded(self, registration: Registration, task: asyncio.Task[LanguageModel]) -> None:
+        self._loading.pop(registration, None)
+        if not task.cancelled():
+            task.exception()  # tells asyncio that it has been seen, also when every caller has gone
+
+    async def _load(self, registration: Registration) -> LanguageModel:
+        """Loads the new model before the old one of the same name is let go."""
+        files = await asyncio.to_thread(files_of, registration.path)
+        try:
+            model = self._twin(registration) or await self._read_registered(registration)
+        except ExplainerError as error:
+            log.warning("model %s is refused: %s", registration.name, type(error).__name__)
+            # Callers know the model by its name; where its files lie is the operator's business.
+            told = type(error)(str(error).replace(registration.path, f"model '{registration.name}'"))
+            self._known[registration.key] = Refused(registration, told, files)
+            raise told from None
+        self.adopt(registration, model)
+        return model
+
+    async def _read_registered(self, registration: Registration) -> LanguageModel:
+        model = await self.read(registration.kind, registration.path, registration.dtype, registration.device)
+        if registration.digest not in (None, model.digest):
+            raise MissingCapability("the files of this model have changed since it was registered: register it again")
+        return model
+
+    def _twin(self, registration: Registration) -> LanguageModel | None:
+        """The same weights, loaded already under another name or for another tenant."""
+        for known in self._loaded_models():
+            if known.registration.weights == registration.weights:
+                return known.model
+        return None
+
+    def _loaded_models(self) -> Iterator[Loaded]:
+        return (known for known in self._known.values() if isinstance(known, Loaded))
+
+
+def files_of(path: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of each file of a model; empty when there is no such folder."""
+    folder = Path(path)
+    try:
+        stats = [(entry.name, entry.stat()) for entry in sorted(folder.iterdir())]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

@@ -1,0 +1,33 @@
+"""What the JSON of all dialects has in common: strict numbers, and `null` for "use the default"."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite JSON number; `true` and `"0.1"` are none."""
+
+Count: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+"""A whole number of something."""
+
+ModelName: TypeAlias = Annotated[str, Field(description="Name of a registered model.", examples=["demo-lm"])]
+
+
+class Wire(BaseModel):
+    """A JSON object: unknown members are ignored, an optional member that is null has its default."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def null_means_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        return {
+            name: value
+            for name, value in data.items()
+            if value is not None or (name in fields and fields[name].is_required())
+        }

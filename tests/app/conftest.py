@@ -1,0 +1,121 @@
+"""A whole server in this process: embedded Postgres, a tiny random model on disk, an HTTP client without a network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.dependencies import Server
+from app.main import create_app
+from app.models import NewModel, add_model
+from app.settings import Settings
+from storage import api_keys, tenants
+from storage.embedded import embedded_postgres
+from tests import tiny_models
+
+ADMIN_KEY = "an-admin-key-for-tests"
+PROMPT = "Anna lives in Oslo. Ben lives in Rome. Anna lives in"
+TARGET = " Oslo"
+
+Start = Callable[..., AbstractAsyncContextManager["Running"]]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running application, its parts, and a client with the admin key."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+
+    @property
+    def server(self) -> Server:
+        server: Server = self.app.state.server
+        return server
+
+    async def key(self, *scopes: str, tenant: str = "default") -> dict[str, str]:
+        """Headers with a new key."""
+        async with self.server.explainer.database.transaction(tenant=tenant) as session:
+            await tenants.ensure(session, tenant)
+            _, secret = await api_keys.create(session, tenant=tenant, name="test", scopes=scopes)
+        return {"Authorization": f"Bearer {secret}"}
+
+    async def add(self, folder: Path, name: str = "tiny-lm", tenant: str = "default") -> None:
+        """Registers a model folder, as the command line does."""
+        explainer = self.server.explainer
+        new = NewModel(name, "causal-lm", folder.name, description="a tiny model")
+        await add_model(explainer.database, explainer.runtime, folder.parent, tenant, new)
+
+    async def explain(self, **changes: Any) -> httpx.Response:
+        body = {"model": "tiny-lm", "prompt": PROMPT, "target": TARGET, **changes}
+        return await self.client.post("/explain", json=body)
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(models_dir: Path) -> Path:
+    return tiny_models.save(models_dir / "tiny-lm")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def start(data_dir: Path, models_dir: Path) -> Start:
+    """Starts an application; settings may be changed by keyword."""
+
+    @asynccontextmanager
+    async def started(**changes: Any) -> AsyncIterator[Running]:
+        settings = Settings(**{"data_dir": data_dir, "api_key": ADMIN_KEY, "models_dir": models_dir, "device": "cpu", **changes})
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app)
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        async with app.router.lifespan_context(app):
+            async with httpx.AsyncClient(transport=transport, base_url="http://whence", headers=headers) as client:
+                yield Running(app, client)
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One server for the whole run; its data directory is shared by every application started here."""
+    folder = tmp_path_factory.mktemp("whence")
+    with embedded_postgres(folder):
+        yield folder
+
+
+@pytest.fixture
+def data_dir(postgres: Path) -> Path:
+    return postgres
+
+
+@pytest.fixture
+async def running(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
+    """An application with the model `tiny-lm`, and nothing else in its database."""
+    async with start() as running:
+        await empty(running)
+        await running.add(tiny_lm)
+        yield running
+
+
+async def empty(running: Running) -> None:
+    database = running.server.explainer.database
+    from sqlalchemy import text
+
+    async with database.transaction(tenant="default") as session:
+        for table in ("explanations", "models"):
+            await session.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - fixed names
+    running.server.explainer.runtime.keep_only([])
