@@ -1,0 +1,104 @@
+"""Running the web server: the port first, then the database, then the application.
+
+A port in use is found before a database is started, and the database is held here while the application inside attaches
+to it: an unusable one is then one line of text, not a traceback of the web server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing, suppress
+from typing import NoReturn, TypeAlias
+
+import typer
+import uvicorn
+import uvloop
+
+from app.main import create_app
+from app.refusals import Refusal
+from app.settings import Settings
+from app.start import open_database
+from storage.database import Database
+
+Preparation: TypeAlias = Callable[[Database, Settings, str], Awaitable[str]]
+"""What is done before the first request; returns the text that is shown once the server is ready at that URL."""
+
+READY_SECONDS = 120.0
+STOP_SECONDS = 15
+
+
+def run_server(settings: Settings, preparation: Preparation) -> None:
+    """Serves until SIGTERM or Ctrl-C, which both end it in good order."""
+    listener = bound_socket(settings.host, settings.port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    with closing(listener), suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_on(listener, settings, preparation))
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Leaves through every open context. The web server has handlers of its own while it runs, and calls this after."""
+    raise KeyboardInterrupt
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that holds the address but accepts nobody yet."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Refusal(f"port {port} of {host} is in use: choose another with --port") from error
+        raise Refusal(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+    return listener
+
+
+async def serve_on(listener: socket.socket, settings: Settings, preparation: Preparation) -> None:
+    host, port = reachable(listener)
+    async with open_database(settings) as database:
+        greeting = await preparation(database, settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        config = uvicorn.Config(
+            create_app(settings),
+            http="httptools",
+            lifespan="on",
+            log_level=settings.log_level,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        greeter = asyncio.create_task(greet(host, port, greeting))
+        try:
+            await uvicorn.Server(config).serve(sockets=[listener])
+        finally:
+            greeter.cancel()
+
+
+def reachable(listener: socket.socket) -> tuple[str, int]:
+    """Host and port under which this machine reaches the socket."""
+    host, port = listener.getsockname()[:2]
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104 - compared, not bound
+
+
+async def greet(host: str, port: int, greeting: str) -> None:
+    """Shows the text as soon as the server says that it is ready."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not await is_ready(host, port) and time.monotonic() < deadline:  # noqa: ASYNC110 - asks over the network
+        await asyncio.sleep(0.05)
+    typer.echo(greeting)
+
+
+async def is_ready(host: str, port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    with closing(writer):
+        writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+        return b" 200 " in await reader.readline()

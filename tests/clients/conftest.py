@@ -1,0 +1,55 @@
+"""One server with a tiny random model for all client tests, and the vendor's client in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny_models
+from tests.clients.server import Server, objects, running, whence
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "a-secret-of-the-tests"
+
+Drive = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[Server]:
+    data_dir = tmp_path_factory.mktemp("data")
+    added = whence(data_dir, "models", "add", "tiny-lm", str(model_folder), "--kind", "causal-lm", "--json")
+    assert objects(added)[0]["name"] == "tiny-lm"
+    with running(data_dir, WHENCE_API_KEY=SECRET) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Path:
+    """The interpreter with the vendor's client; made by `make clients` where it is missing or out of date."""
+    command = ["make", "--no-print-directory", "clients"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, f"the environment of the vendor's client cannot be made:\n{made.stdout}{made.stderr}"
+    return ROOT / ".venv-clients" / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def drive(server: Server, client_python: Path) -> Drive:
+    """Runs one scene of a script with the vendor's client against the server; what it printed as JSON."""
+
+    def run(script: str, scene: str, *, token: str = SECRET, path: str = "") -> Any:
+        command = [client_python, "-W", "error", Path(__file__).with_name(script), scene, server.url + path, token]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

@@ -1,0 +1,225 @@
+"""Scenes with the unmodified `aleph-alpha-client`: run by its own interpreter, prints what the client returned as JSON.
+
+python drive_aleph_alpha.py SCENE HOST TOKEN
+"""
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+
+from aleph_alpha_client import (
+    AsyncClient,
+    Client,
+    ControlTokenOverlap,
+    CustomGranularity,
+    DetokenizationRequest,
+    EvaluationRequest,
+    ExplanationPostprocessing,
+    ExplanationRequest,
+    Image,
+    Prompt,
+    PromptGranularity,
+    TargetGranularity,
+    Text,
+    TextControl,
+    TokenControl,
+    TokenizationRequest,
+    Tokens,
+)
+
+MODEL = "tiny-lm"
+TEXT = "Anna lives in Oslo. Ben lives in Rome.\n\nAnna lives in"
+TARGET = " Oslo."
+PROMPT = Prompt.from_text(TEXT)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # a PNG
+
+
+def asked(prompt=PROMPT, target=TARGET, **options):
+    return ExplanationRequest(prompt=prompt, target=target, **options)
+
+
+def controlled(factor, overlap=None):
+    return Prompt([Text(TEXT, [TextControl(start=0, length=19, factor=factor, token_overlap=overlap)])])
+
+
+SENTENCE = PromptGranularity.Sentence
+EXPLANATIONS = {
+    "automatic": asked(),
+    "token": asked(prompt_granularity=PromptGranularity.Token),
+    "word": asked(prompt_granularity=PromptGranularity.Word),
+    "sentence": asked(prompt_granularity=SENTENCE),
+    "sentence as a string": asked(prompt_granularity="sentence"),
+    "paragraph": asked(prompt_granularity=PromptGranularity.Paragraph),
+    "custom": asked(prompt_granularity=CustomGranularity("\n\n")),
+    "each target token": asked(prompt_granularity=SENTENCE, target_granularity=TargetGranularity.Token),
+    "complete": asked(prompt_granularity=SENTENCE, target_granularity=TargetGranularity.Complete),
+    "factor 1": asked(prompt_granularity=SENTENCE, control_factor=1.0),
+    "factor 0": asked(prompt_granularity=SENTENCE, control_factor=0.0),
+    "multiplicative": asked(prompt_granularity=SENTENCE, control_log_additive=False),
+    "similar tokens": asked(prompt_granularity=SENTENCE, contextual_control_threshold=0.5),
+    "threshold 0": asked(prompt_granularity=SENTENCE, contextual_control_threshold=0.0),
+    "absolute": asked(prompt_granularity=SENTENCE, postprocessing=ExplanationPostprocessing.Absolute),
+    "square": asked(prompt_granularity=SENTENCE, postprocessing=ExplanationPostprocessing.Square),
+    "normalized": asked(prompt_granularity=SENTENCE, normalize=True),
+    "overlap complete": asked(prompt_granularity=SENTENCE, control_token_overlap=ControlTokenOverlap.Complete),
+    "suppressed": asked(prompt=controlled(0.0), prompt_granularity=SENTENCE),
+    "amplified": asked(prompt=controlled(3.0, ControlTokenOverlap.Complete), prompt_granularity=SENTENCE),
+    "token ids": asked(
+        prompt=Prompt([Text.from_text("Oslo is in"), Tokens([40, 41, 42], [TokenControl(pos=1, factor=0.5)])]),
+        prompt_granularity=PromptGranularity.Word,
+    ),
+    "no prompt": asked(prompt=Prompt([])),
+}
+
+MISTAKES = {
+    "image": asked(prompt=Prompt([Image(PIXEL, None, [])])),
+    "unknown granularity": asked(prompt_granularity="chapter"),
+    "empty delimiter": asked(prompt_granularity=CustomGranularity("")),
+    "negative factor": asked(control_factor=-1.0),
+    "no target": asked(target=""),
+    "control outside the text": asked(prompt=Prompt([Text("Oslo", [TextControl(start=2, length=9, factor=0.5)])])),
+    "unknown token": asked(prompt=Prompt([Tokens([10_000_000], [])])),
+    "too long": asked(prompt=Prompt.from_text("Oslo " * 5000)),
+    "threshold above 1": asked(contextual_control_threshold=1.5),
+}
+
+
+def caught(error):
+    return {"type": type(error).__name__, "status": error.args[0], "body": json.loads(error.args[1])}
+
+
+def with_sync(work):
+    def scene(host, token):
+        return work(Client(token=token, host=host))
+
+    return scene
+
+
+def with_async(work):
+    async def opened(host, token):
+        async with AsyncClient(token=token, host=host) as client:
+            return await work(client)
+
+    return lambda host, token: asyncio.run(opened(host, token))
+
+
+def explain(client):
+    return {name: asdict(client.explain(request, model=MODEL)) for name, request in EXPLANATIONS.items()}
+
+
+async def explain_async(client):
+    answers = await asyncio.gather(*(client.explain(request, model=MODEL) for request in EXPLANATIONS.values()))
+    return {name: asdict(answer) for name, answer in zip(EXPLANATIONS, answers, strict=True)}
+
+
+def with_text(client):
+    request = EXPLANATIONS["each target token"]
+    return asdict(client.explain(request, model=MODEL).with_text_from_prompt(request))
+
+
+def mistakes(client):
+    found = {}
+    for name, request in MISTAKES.items():
+        try:
+            found[name] = {"type": "none", "body": asdict(client.explain(request, model=MODEL))}
+        except (ValueError, RuntimeError, OSError) as error:
+            found[name] = caught(error)
+    return found
+
+
+def one_mistake(client):
+    try:
+        client.explain(MISTAKES["negative factor"], model=MODEL)
+    except ValueError as error:
+        return caught(error)
+
+
+async def one_mistake_async(client):
+    try:
+        await client.explain(MISTAKES["negative factor"], model=MODEL)
+    except ValueError as error:
+        return caught(error)
+
+
+def refused(client):
+    try:
+        client.explain(EXPLANATIONS["sentence"], model=MODEL)
+    except PermissionError as error:
+        return caught(error)
+
+
+async def refused_async(client):
+    try:
+        await client.explain(EXPLANATIONS["sentence"], model=MODEL)
+    except PermissionError as error:
+        return caught(error)
+
+
+def unknown_model(client):
+    try:
+        client.explain(EXPLANATIONS["sentence"], model="nowhere/at-all")
+    except RuntimeError as error:
+        return caught(error)
+
+
+def around(client):
+    client.validate_version()
+    tokenizer = client.tokenizer(MODEL)
+    tokenized = client.tokenize(TokenizationRequest(prompt=TEXT, tokens=True, token_ids=True), model=MODEL)
+    detokenized = client.detokenize(DetokenizationRequest(token_ids=tokenizer.encode(TARGET).ids), model=MODEL)
+    return {
+        "version": client.get_version(),
+        "models": client.models(),
+        "tokenized": asdict(tokenized),
+        "encoded": {"tokens": tokenizer.encode(TEXT).tokens, "token_ids": tokenizer.encode(TEXT).ids},
+        "detokenized": detokenized.result,
+        "decoded": tokenizer.decode(tokenizer.encode(TARGET).ids),
+    }
+
+
+async def around_async(client):
+    await client.validate_version()
+    tokenizer = await client.tokenizer(MODEL)
+    tokenized = await client.tokenize(TokenizationRequest(prompt=TEXT, tokens=True, token_ids=True), model=MODEL)
+    detokenized = await client.detokenize(DetokenizationRequest(token_ids=tokenizer.encode(TARGET).ids), model=MODEL)
+    return {
+        "version": await client.get_version(),
+        "models": await client.models(),
+        "tokenized": asdict(tokenized),
+        "encoded": {"tokens": tokenizer.encode(TEXT).tokens, "token_ids": tokenizer.encode(TEXT).ids},
+        "detokenized": detokenized.result,
+        "decoded": tokenizer.decode(tokenizer.encode(TARGET).ids),
+    }
+
+
+def identity(client):
+    """One sentence's score, and the same number as the difference of two evaluations."""
+    scored = client.explain(EXPLANATIONS["sentence"], model=MODEL).explanations[0].items[0].scores[0]
+    control = TextControl(start=scored.start, length=scored.length, factor=0.1)
+    prompts = [Prompt([Text(TEXT, [control])]), PROMPT]
+    asked_again = [EvaluationRequest(prompt=prompt, completion_expected=TARGET) for prompt in prompts]
+    suppressed, plain = (client.evaluate(request, model=MODEL).result["log_perplexity"] for request in asked_again)
+    return {"score": scored.score, "difference": suppressed - plain}
+
+
+SCENES = {
+    "explain": with_sync(explain),
+    "explain, async": with_async(explain_async),
+    "with text": with_sync(with_text),
+    "mistakes": with_sync(mistakes),
+    "one mistake": with_sync(one_mistake),
+    "one mistake, async": with_async(one_mistake_async),
+    "refused": with_sync(refused),
+    "refused, async": with_async(refused_async),
+    "unknown model": with_sync(unknown_model),
+    "around": with_sync(around),
+    "around, async": with_async(around_async),
+    "identity": with_sync(identity),
+    "nice": lambda host, token: asdict(
+        Client(token=token, host=host, nice=True, hosting="aleph-alpha").explain(EXPLANATIONS["sentence"], model=MODEL)
+    ),
+}
+
+if __name__ == "__main__":
+    json.dump(SCENES[sys.argv[1]](*sys.argv[2:]), sys.stdout)
