@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,6 +19,12 @@ from storage.tables import ApiKey
 
 SCOPES = ("read", "explain", "ingest", "admin")
 MIN_SECRET_LENGTH = 16
+# Built once: it runs for every request.
+USABLE = select(ApiKey).where(
+    ApiKey.key_hash == bindparam("key_hash"),
+    ApiKey.revoked_at.is_(None),
+    or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+)
 
 
 async def create(
@@ -68,9 +74,9 @@ def digest(secret: str) -> bytes:
 async def find_by_secret(database: Database, secret: str) -> ApiKey | None:
     """The key of whatever tenant, in a transaction of its own; None when unknown, revoked or expired."""
     key_hash = digest(secret)
-    usable = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     async with database.transaction(key_hash=key_hash) as session:
-        return await session.scalar(select(ApiKey).where(ApiKey.key_hash == key_hash, *usable))
+        key: ApiKey | None = await session.scalar(USABLE, {"key_hash": key_hash})
+        return key
 
 
 async def list_all(session: AsyncSession) -> list[ApiKey]:

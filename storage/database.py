@@ -16,7 +16,8 @@ from psycopg.sql import quote
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
 from storage.values import json_text, plain
@@ -58,29 +59,14 @@ class Database:
         Only rows of `tenant` can be read or written, beside the API key with `key_hash`; without either, none but the
         list of tenants. Raises DatabaseUnavailable without a connection, StorageError for unforeseen refusals.
         """
+        session = AsyncSession(self.engine, expire_on_commit=False)
         with translated_errors():
             async with AsyncExitStack() as stack:
-                connection = await self._begun(stack, _begin(tenant, key_hash))
-                session = AsyncSession(connection, expire_on_commit=False)
-                await stack.enter_async_context(session)
+                stack.push_async_exit(session)  # closes it, also when the task is cancelled
+                await session.run_sync(_begin, _opening(tenant, key_hash))
                 yield session
-                await session.flush()
-                await connection.commit()
-
-    async def _begun(self, stack: AsyncExitStack, statements: str) -> AsyncConnection:
-        """A connection in a transaction; a pooled one that died meanwhile is replaced, once."""
-        try:
-            return await stack.enter_async_context(self._opened(statements))
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        return await stack.enter_async_context(self._opened(statements))
-
-    @asynccontextmanager
-    async def _opened(self, statements: str) -> AsyncIterator[AsyncConnection]:
-        async with self.engine.connect() as connection:
-            await connection.exec_driver_sql(statements)
-            yield connection
+                await session.commit()
+                stack.pop_all()  # the commit has given the connection back: nothing is left to close
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable unless the database answers."""
@@ -108,7 +94,18 @@ def _leave_begin_to_us(connection: Any, _record: object) -> None:
     connection.autocommit = True
 
 
-def _begin(tenant: str | None, key_hash: bytes | None) -> str:
+def _begin(session: Session, statements: str) -> None:
+    """Opens the transaction; a pooled connection that died meanwhile is replaced, once."""
+    try:
+        session.connection().exec_driver_sql(statements)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        session.rollback()
+        session.connection().exec_driver_sql(statements)
+
+
+def _opening(tenant: str | None, key_hash: bytes | None) -> str:
     """BEGIN with settings that end with the transaction, so that none is left on a pooled connection.
 
     Literals, since several statements in one message take no parameters.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, bindparam, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import InvalidCursor, InvalidValue, NotFound
@@ -18,6 +18,11 @@ from storage.tables import Explanation
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_PAGE = 500
+NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
+# Built once: it runs for every request.
+SAME_REQUEST = (
+    select(Explanation).where(Explanation.request_key == bindparam("request_key")).order_by(*NEWEST_FIRST).limit(1)
+)
 COLUMNS = ("id", "kind", "model", "model_digest", "request_key", "seconds", "forwards", "created_at")
 
 
@@ -86,11 +91,8 @@ async def get(session: AsyncSession, id: UUID) -> Explanation:
 
 async def find(session: AsyncSession, request_key: bytes) -> Explanation | None:
     """The newest explanation of the same request to the same model."""
-    same = select(Explanation).where(Explanation.request_key == request_key)
-    return await session.scalar(same.order_by(*NEWEST_FIRST).limit(1))
-
-
-NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
+    row: Explanation | None = await session.scalar(SAME_REQUEST, {"request_key": request_key})
+    return row
 
 
 async def page(
