@@ -1,0 +1,90 @@
+"""What a request costs beyond the model's own work: wall time of POST /explain minus the `seconds` in its answer.
+
+    python -m benchmarks.server_overhead
+
+A real server process on its own embedded database, one client on one kept-alive connection over loopback, prompts that
+differ so that nothing is served from the store; then the same requests again, which are. The client's own time (JSON,
+socket) counts as overhead too. Writes benchmarks/results/server_overhead.json.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.clients.server import objects, running, whence
+
+ROUNDS, WARM_UP = 300, 30
+SECRET = "benchmark-secret-0123456789"
+MODEL = Path(__file__).parents[1] / "demo" / "models" / "demo-lm"
+RESULT = Path(__file__).parent / "results" / "server_overhead.json"
+PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "psycopg", "pydantic", "torch", "transformers")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder) / "data"
+        objects(whence(data_dir, "models", "add", "demo-lm", str(MODEL), "--kind", "causal-lm", "--json"))
+        with running(data_dir, WHENCE_API_KEY=SECRET) as server:
+            address = urlsplit(server.url)
+            connection = http.client.HTTPConnection(str(address.hostname), address.port)
+            computed = [ask(connection, n) for n in range(ROUNDS + WARM_UP)][WARM_UP:]
+            stored = [ask(connection, n) for n in range(WARM_UP, ROUNDS + WARM_UP)]
+            health = [get(connection, "/healthz") for _ in range(ROUNDS)]
+    result = {
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "requests": ROUNDS,
+        "milliseconds": {
+            "overhead of a computed explanation": spread([wall - model for wall, model in computed]),
+            "model's own time": spread([model for _, model in computed]),
+            "stored explanation, whole request": spread([wall for wall, _ in stored]),
+            "GET /healthz, whole request": spread(health),
+        },
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    for name, figures in result["milliseconds"].items():
+        print(f"{name:<38}" + "  ".join(f"{key} {value:7.2f}" for key, value in figures.items()))
+
+
+def ask(connection: http.client.HTTPConnection, number: int) -> tuple[float, float]:
+    """Wall seconds of one request, and the seconds that its answer says the model took."""
+    body = {
+        "model": "demo-lm",
+        "prompt": f"Anna lives in Oslo. Ben lives in Rome. The code for the red door is {number:04d}. Anna lives in",
+        "target": " Oslo",
+        "prompt_granularity": {"type": "sentence"},
+    }
+    headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
+    started = time.perf_counter()
+    connection.request("POST", "/explain", json.dumps(body), headers)
+    response = connection.getresponse()
+    answer: dict[str, Any] = json.loads(response.read())
+    wall = time.perf_counter() - started
+    assert response.status == 200, answer
+    return wall, float(answer["seconds"])
+
+
+def get(connection: http.client.HTTPConnection, path: str) -> float:
+    started = time.perf_counter()
+    connection.request("GET", path)
+    connection.getresponse().read()
+    return time.perf_counter() - started
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=100)
+    return {f"p{p}": round(cuts[p - 1] * 1000, 3) for p in (5, 50, 95)}
+
+
+if __name__ == "__main__":
+    main()
