@@ -24,6 +24,7 @@ from storage.values import json_text, plain
 
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 5.0
+AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
 # 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
 UNAVAILABLE = ("08", "53", "57P")
 
@@ -97,12 +98,12 @@ def _leave_begin_to_us(connection: Any, _record: object) -> None:
 def _begin(session: Session, statements: str) -> None:
     """Opens the transaction; a pooled connection that died meanwhile is replaced, once."""
     try:
-        session.connection().exec_driver_sql(statements)
+        session.connection().exec_driver_sql(statements, execution_options=AS_IT_IS)
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
         session.rollback()
-        session.connection().exec_driver_sql(statements)
+        session.connection().exec_driver_sql(statements, execution_options=AS_IT_IS)
 
 
 def _opening(tenant: str | None, key_hash: bytes | None) -> str:

@@ -1,0 +1,122 @@
+"""Connections: restarts, refusals, and what error messages tell."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from sqlalchemy import text
+
+from storage import tenants
+from storage.database import Database, postgres_url
+from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
+from storage.tables import Tenant
+from tests.postgres import Server, connection
+
+OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'whence'"
+
+
+async def test_pooled_connections_that_died_cost_no_request(postgres: Server) -> None:
+    database = Database.connect(postgres.url, pool_size=3)
+    await asyncio.gather(*(hold(database) for _ in range(3)))
+    with connection(postgres.superuser_url) as superuser:
+        superuser.execute(OTHERS)
+    await asyncio.gather(*(hold(database) for _ in range(3)))
+    await database.close()
+
+
+async def hold(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("SELECT pg_sleep(0.05)"))
+
+
+async def test_a_connection_lost_in_the_middle_is_told(database: Database, postgres: Server) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        async with database.transaction() as session:
+            with connection(postgres.superuser_url) as superuser:
+                superuser.execute(OTHERS)
+            await session.execute(text("SELECT 1"))
+    await database.ping()
+
+
+async def test_all_connections_taken(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.database.POOL_TIMEOUT_S", 0.1)
+    database = Database.connect(postgres.url, pool_size=1)
+    async with database.transaction():
+        with pytest.raises(DatabaseUnavailable, match="in use"):
+            await database.ping()
+    await database.close()
+
+
+async def test_no_database_there() -> None:
+    database = Database.connect("postgresql://u:secret@/d?host=/nonexistent")
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await database.ping()
+    assert "secret" not in str(caught.value)
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x", "mysql://u:secret@h/d", "secret", ""])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(DatabaseRefused) as caught:
+        Database.connect(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg2://u:p@h/d"])
+def test_the_driver_is_ours(url: str) -> None:
+    assert postgres_url(url).render_as_string(hide_password=False) == "postgresql+psycopg://u:p@h/d"
+
+
+async def test_errors_do_not_quote_rows(database: Database, tenant: str) -> None:
+    secret = f"prompt-{uuid.uuid4().hex}"
+    row = "INSERT INTO explanations (id, kind, model) VALUES (gen_random_uuid(), 'x', :secret)"
+    for statement, kind in ((row, StorageError), ("SELECT CAST(:secret AS text)::integer", InvalidValue)):
+        with pytest.raises(kind) as caught:
+            async with database.transaction(tenant) as session:
+                await session.execute(text(statement), {"secret": secret})
+        shown = [str(caught.value), repr(caught.value.__cause__)]
+        assert caught.value.__suppress_context__
+        assert not any(secret in part for part in shown)
+
+
+async def test_an_error_undoes_the_transaction(database: Database, tenant: str) -> None:
+    lost = f"t-{uuid.uuid4().hex}"
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction(lost) as session:
+            await tenants.ensure(session, lost)
+            raise ZeroDivisionError
+    async with database.transaction() as session:
+        assert lost not in {row.id for row in await tenants.list_all(session)}
+
+
+async def test_a_cancelled_transaction_gives_its_connection_back(database: Database) -> None:
+    task = asyncio.create_task(sleeping(database))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(database.ping(), 5)
+
+
+async def sleeping(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("SELECT pg_sleep(30)"))
+
+
+async def test_added_rows_are_written_without_a_flush(database: Database) -> None:
+    name = f"t-{uuid.uuid4().hex}"
+    async with database.transaction(name) as session:
+        session.add(Tenant(id=name))
+    async with database.transaction() as session:
+        assert await session.get(Tenant, name) is not None
+
+
+@pytest.mark.parametrize("value", ["a'b", "a\\", "a\\'; DROP TABLE x; --", "é", '"', "$$", "%s", ":x"])
+async def test_settings_are_quoted(database: Database, value: str) -> None:
+    async with database.transaction(value, b"\x00\xff") as session:
+        shown = await session.execute(
+            text("SELECT current_setting('whence.tenant'), current_setting('whence.key_hash')")
+        )
+        assert shown.one() == (value, "00ff")
