@@ -283,14 +283,19 @@ def _make_readable(root: Path) -> None:
 def create(cluster: Cluster, folder: Path) -> None:
     """Makes the cluster with role, database and extension beside its final place, then moves it there in one step."""
     place = cluster.data
-    for remains in place.parent.glob(f"{place.name}.new-*"):  # of an interrupted start
-        shutil.rmtree(remains, ignore_errors=True)
+    _remove_drafts(place)
     draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}.new-"))
     try:
         _initialise(cluster, folder, draft)
         (draft / "data").rename(place)
         _sync(place.parent)
     finally:
+        _remove_drafts(place)
+
+
+def _remove_drafts(place: Path) -> None:
+    """Also those of interrupted starts, whose `initdb` may go on for a moment: it fails without its folder."""
+    for draft in place.parent.glob(f"{place.name}.new-*"):
         shutil.rmtree(draft, ignore_errors=True)
 
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 POLL_S = 0.1
 RETRY_S = 0.25
@@ -43,7 +44,8 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, _stay)
     os.umask(0o077)
     users_fd = os.open(users, os.O_RDWR)
-    keep(lambda: start(command, int(uid), int(gid), log), users_fd)
+    data = Path(command[command.index("-D") + 1])
+    keep(lambda: start(command, int(uid), int(gid), log), users_fd, data / "postmaster.pid")
 
 
 def _stay(_number: int, _frame: object) -> None:
@@ -53,10 +55,14 @@ def _stay(_number: int, _frame: object) -> None:
     """
 
 
-def keep(start_server: Callable[[], Server], users_fd: int) -> None:
-    """Runs the server until the last user has gone, or until it has failed to start for `GIVE_UP_S` seconds."""
+def keep(start_server: Callable[[], Server], users_fd: int, former: Path) -> None:
+    """Runs the server until the last user has gone, or until it cannot be started.
+
+    A former server that is still shutting down, or processes that a killed one left for a moment, are waited for: they
+    show by the lock file `former`.
+    """
     last_steady = time.monotonic()
-    while time.monotonic() - last_steady < GIVE_UP_S:
+    while True:
         began = time.monotonic()
         server = start_server()
         if _outlives_users(server, users_fd):
@@ -64,6 +70,8 @@ def keep(start_server: Callable[[], Server], users_fd: int) -> None:
             return
         if time.monotonic() - began > STEADY_S:
             last_steady = time.monotonic()
+        if not former.exists() or time.monotonic() - last_steady > GIVE_UP_S:
+            return
         time.sleep(RETRY_S)
 
 
