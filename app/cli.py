@@ -285,11 +285,8 @@ def model_record(row: Any) -> dict[str, Any]:
 # -- what serve and demo do first --------------------------------------------------------------------------------------
 
 
-async def prepare(database: Database, settings: Settings, url: str) -> str:
-    """For `serve`: the first key, shown at once and once."""
-    secret = await first_key(database, settings)
-    if secret is not None:
-        typer.echo(f"API key (shown only now): {secret}")
+async def prepare(_: Database, __: Settings, url: str) -> str:
+    """For `serve`: nothing; the application itself shows the first key, once."""
     return f"Whence is ready at {url}"
 
 
@@ -339,22 +336,20 @@ def demo_greeting(url: str, secret: str) -> str:
         "prompt": "Anna lives in Oslo. Ben lives in Rome. Anna lives in",
         "target": " Oslo",
     }
-    by_sentence = question | {"prompt_granularity": {"type": "sentence"}}
-    evaluation = {"model": "demo-lm", "prompt": question["prompt"], "completion_expected": question["target"]}
     requests = [
-        curl(f"{url}/explain", secret, by_sentence),
+        curl(f"{url}/explain", secret, question | {"prompt_granularity": {"type": "sentence"}}),
         curl(f"{url}/explain", secret, question | {"target_granularity": "token"}),
-        curl(f"{url}/evaluate", secret, evaluation),
+        curl(f"{url}/explanations?limit=1", secret),
     ]
     heading = f"Whence is ready at {url} (documentation: {url}/docs)\nAPI key: {secret}\nTry it:\n"
     return "\n\n".join(["", heading, *requests, "Ctrl-C stops it."])
 
 
-def curl(url: str, secret: str, body: Row) -> str:
-    headers = [f"Authorization: Bearer {secret}", "Content-Type: application/json"]
-    return " ".join(
-        ["curl", "-s", url, *(f"-H {shlex.quote(header)}" for header in headers), "-d", shlex.quote(json.dumps(body))]
-    )
+def curl(url: str, secret: str, body: Row | None = None) -> str:
+    parts = ["curl", "-s", url, "-H", f"Authorization: Bearer {secret}"]
+    if body is not None:
+        parts += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    return shlex.join(parts)
 
 
 # -- shared by the commands --------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ async def serve_on(listener: socket.socket, settings: Settings, preparation: Pre
             create_app(settings),
             http="httptools",
             lifespan="on",
-            log_level=settings.log_level,
+            log_level="debug" if settings.log_level == "debug" else "warning",
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,

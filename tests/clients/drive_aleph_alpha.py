@@ -14,7 +14,6 @@ from aleph_alpha_client import (
     ControlTokenOverlap,
     CustomGranularity,
     DetokenizationRequest,
-    EvaluationRequest,
     ExplanationPostprocessing,
     ExplanationRequest,
     Image,
@@ -193,16 +192,6 @@ async def around_async(client):
     }
 
 
-def identity(client):
-    """One sentence's score, and the same number as the difference of two evaluations."""
-    scored = client.explain(EXPLANATIONS["sentence"], model=MODEL).explanations[0].items[0].scores[0]
-    control = TextControl(start=scored.start, length=scored.length, factor=0.1)
-    prompts = [Prompt([Text(TEXT, [control])]), PROMPT]
-    asked_again = [EvaluationRequest(prompt=prompt, completion_expected=TARGET) for prompt in prompts]
-    suppressed, plain = (client.evaluate(request, model=MODEL).result["log_perplexity"] for request in asked_again)
-    return {"score": scored.score, "difference": suppressed - plain}
-
-
 SCENES = {
     "explain": with_sync(explain),
     "explain, async": with_async(explain_async),
@@ -215,7 +204,6 @@ SCENES = {
     "unknown model": with_sync(unknown_model),
     "around": with_sync(around),
     "around, async": with_async(around_async),
-    "identity": with_sync(identity),
     "nice": lambda host, token: asdict(
         Client(token=token, host=host, nice=True, hosting="aleph-alpha").explain(EXPLANATIONS["sentence"], model=MODEL)
     ),

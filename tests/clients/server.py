@@ -80,8 +80,8 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def running(data_dir: Path, command: str = "serve", **settings: str) -> Iterator[Server]:
-    """A server on a free port, ready to answer; stopped at the end, in good order or else the test fails."""
+def running(data_dir: Path, command: str = "serve", returncode: int = 0, **settings: str) -> Iterator[Server]:
+    """A server on a free port, ready to answer; stopped at the end, with that exit status or else the test fails."""
     arguments = [sys.executable, "-m", "app.cli", command, "--port", "0"]
     with subprocess.Popen(
         arguments, env=environment(data_dir, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -96,4 +96,4 @@ def running(data_dir: Path, command: str = "serve", **settings: str) -> Iterator
             if process.poll() is None:
                 server.stop()
             reader.join()
-    assert process.returncode == 0, server.output
+    assert process.returncode == returncode, server.output

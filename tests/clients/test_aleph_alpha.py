@@ -129,8 +129,3 @@ def test_version_models_and_tokenizer(drive: Drive, scene: str) -> None:
     assert [(model["name"], model["max_context_size"]) for model in found["models"]] == [("tiny-lm", 256)]
     assert found["tokenized"] == found["encoded"]
     assert found["detokenized"] == found["decoded"]
-
-
-def test_a_score_is_the_difference_of_two_evaluations(drive: Drive) -> None:
-    found = drive(SCRIPT, "identity")
-    assert found["score"] == pytest.approx(found["difference"], abs=1e-5)
