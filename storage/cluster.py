@@ -43,7 +43,8 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # Statements, their parameters and the rows that violate a constraint hold prompts: none of them is logged.
+    # Statements, their parameters and the errors they cause quote prompts: none of them is logged.
+    "log_min_messages": "log",
     "log_statement": "none",
     "log_min_error_statement": "panic",
     "log_parameter_max_length": "0",
@@ -125,13 +126,7 @@ def _place(data_dir: Path, account: Account) -> Path:
     if not link.is_symlink() and not link.exists() and account.switched and not _reachable(data_dir, account):
         # The link comes first: data without it would never be found again.
         link.symlink_to(_unused(_state_folder("clusters", 0o711) / _digest(link)))
-    place = link.resolve()
-    if account.switched and not _reachable(place.parent, account):
-        raise EmbeddedServerFailed(
-            f"user {account.uid}, as whom Postgres runs under root, cannot reach {place}: "
-            f"move the data directory, run whence as a plain user, or {WAY_OUT}"
-        )
-    return place
+    return link.resolve()
 
 
 def _unused(path: Path) -> Path:
@@ -211,6 +206,16 @@ def _password(path: Path) -> str:
             os.link(name, path)
         Path(name).unlink()
     return path.read_text().strip()
+
+
+def check_reachable(cluster: Cluster) -> None:
+    """Refuses data in a folder that was closed to the server's user after they were made."""
+    account = cluster.account
+    if account.switched and not _reachable(cluster.data.parent, account):
+        raise EmbeddedServerFailed(
+            f"user {account.uid}, as whom Postgres runs under root, cannot reach {cluster.data}: "
+            f"move the data directory, run whence as a plain user, or {WAY_OUT}"
+        )
 
 
 def check_major(cluster: Cluster) -> None:

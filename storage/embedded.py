@@ -123,6 +123,7 @@ def _attach(data_dir: Path, deadline: float) -> str:
 
 def _start(data_dir: Path, lock: int) -> None:
     cluster = clusters.locate(data_dir)
+    clusters.check_reachable(cluster)
     folder = clusters.binaries(cluster.account)
     if not (cluster.data / "PG_VERSION").exists():
         clusters.create(cluster, folder)

@@ -32,14 +32,15 @@ OPTIONS: dict[str, Any] = {"compare_type": True, "include_object": _ours}
 def migrate(url: str) -> None:
     """Brings the database to this program's schema; of several programs that try, one works and the others wait.
 
-    Raises DatabaseRefused when the role stands above row-level security or the schema is newer than this program,
-    DatabaseUnavailable without a connection.
+    Raises DatabaseRefused when the role stands above row-level security or may not create tables, or when the schema is
+    newer than this program; DatabaseUnavailable without a connection.
     """
     engine = create_engine(
         postgres_url(url), poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
     )
     with translated_errors(), engine.begin() as connection:
         _refuse_privileged_role(connection)
+        _refuse_guest(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})  # ends with the transaction
         _refuse_newer_schema(connection)
         command.upgrade(_config(connection), "head")
@@ -54,6 +55,15 @@ def _refuse_privileged_role(connection: Connection) -> None:
             "a plain role and a database, and use them in the database URL:\n"
             "CREATE ROLE whence LOGIN PASSWORD '...';\n"
             "CREATE DATABASE whence OWNER whence;"
+        )
+
+
+def _refuse_guest(connection: Connection) -> None:
+    if not connection.scalar(text("SELECT has_schema_privilege(coalesce(current_schema(), 'public'), 'CREATE')")):
+        role, database = connection.execute(text("SELECT current_user, current_database()")).one()
+        raise DatabaseRefused(
+            f"the database role {role} may not create tables in the database {database}: let it own the database:\n"
+            f"ALTER DATABASE {database} OWNER TO {role};"
         )
 
 
@@ -90,7 +100,10 @@ async def migrated(database: Database) -> bool:
 
 def draft(message: str) -> None:
     """For developers: writes a migration with the difference between the tables and the existing migrations."""
-    with TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url:
-        migrate(url)
-        with create_engine(postgres_url(url), poolclass=NullPool).begin() as connection:
-            command.revision(_config(connection), message, autogenerate=True)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # under root the server's user passes through
+        with embedded_postgres(folder) as url:
+            migrate(url)
+            with create_engine(postgres_url(url), poolclass=NullPool).begin() as connection:
+                command.revision(_config(connection), message, autogenerate=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine
 
+from storage import migrations
 from storage.database import Database, postgres_url
 from storage.errors import DatabaseRefused, DatabaseUnavailable
 from storage.migrations import OPTIONS, migrate, migrated
@@ -82,6 +85,26 @@ def test_a_role_above_row_level_security_is_refused(postgres: Server) -> None:
         with pytest.raises(DatabaseRefused, match="role passer is a superuser or bypasses"):
             migrate(url.render_as_string(hide_password=False))
         superuser.execute("DROP ROLE passer")
+
+
+def test_a_guest_is_refused(postgres: Server) -> None:
+    with connection(postgres.superuser_url) as superuser:
+        superuser.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        url = postgres_url(postgres.superuser_url).set(username="guest", password="guest")
+        with pytest.raises(DatabaseRefused, match="ALTER DATABASE postgres OWNER TO guest"):
+            migrate(url.render_as_string(hide_password=False))
+        superuser.execute("DROP ROLE guest")
+
+
+def test_a_draft_finds_nothing_left_to_migrate(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "embedded_postgres", lambda _folder: postgres.empty_database())
+    scripts = shutil.copytree(migrations.SCRIPTS, tmp_path / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrations, "SCRIPTS", scripts)
+    migrations.draft("a change")
+    (drafted,) = scripts.glob("versions/*_a_change.py")
+    assert drafted.read_text().count("    pass\n") == 2
 
 
 def test_no_database_there() -> None:
