@@ -37,7 +37,7 @@ class Segment:
 
     start: int
     scored: int
-    factors: Tensor  # (S,) float32, on the model's device
+    factors: Tensor  # (S,) float64 (a factor of 1e-60 is not yet 0), on the model's device
     biases: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
@@ -144,7 +144,7 @@ class _Kernel:
         if self.log_additive:
             scores = scores + _log_bias(segment, mask, first, torch.float32)
         else:
-            scores = _stretched(scores, mask, segment.factors)
+            scores = _stretched(scores, mask, segment.factors.float())
         return self._weights(scores).to(values.dtype) @ values
 
     def _weights(self, scores: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _log_bias(segment: Segment, mask: Tensor, first: int, dtype: torch.dtype) ->
     """log F on visible columns, -inf elsewhere, (rows, S); a row that loses all its columns keeps its own diagonal."""
     key = (mask.data_ptr(), first, dtype)
     if key not in segment.biases:
-        bias = torch.where(mask, segment.factors.log(), -torch.inf)
+        bias = torch.where(mask, segment.factors.log().float(), -torch.inf)
         if not bool(segment.factors.all()):
             lost = bias.isneginf().all(dim=-1).nonzero().squeeze(-1)
             bias[lost, first + lost] = 0.0

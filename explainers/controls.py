@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,20 @@ from explainers.language_model import LanguageModel, Token, TokenSequence
 from explainers.types import Control, Image, Item, Overlap, Place, Prompt, Span, Text, TokenIds
 
 Factors = Mapping[int, float]
-"""Column -> factor, for the columns that one control addresses."""
+"""Column -> factor, for the columns that one control addresses, in ascending order."""
+
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+LARGEST_FACTOR = 1e30
+"""Beyond this the attention scores of the multiplicative form leave the range of their 32-bit numbers."""
+
+
+def check_factor(factor: float, pointer: str) -> None:
+    """Raise InvalidRequest for what is not a factor, or cannot be computed with."""
+    if not (math.isfinite(factor) and factor >= 0):
+        raise InvalidRequest("a factor must be a finite number, 0 or more", pointer)
+    if factor > LARGEST_FACTOR:
+        raise InvalidRequest(f"a factor can be {LARGEST_FACTOR:g} at most", pointer)
 
 
 def resolve(sequence: TokenSequence, prompt: Prompt, overlap: Overlap) -> list[Factors]:
@@ -29,12 +45,25 @@ def resolve(sequence: TokenSequence, prompt: Prompt, overlap: Overlap) -> list[F
 def addressed(sequence: TokenSequence, item: int, control: Control, overlap: Overlap) -> Factors:
     """The factor of every column that `control` touches, weighed by how much of the token lies inside."""
     factors = {}
-    for position, token in enumerate(sequence.tokens):
-        share = _share(token, control.place) if token.item == item else 0.0
+    for position in _candidates(sequence, item, control.place):
+        share = _share(sequence.tokens[position], control.place)
         if share > 0:
-            factor = control.factor if overlap == "complete" else 1 + (control.factor - 1) * share
+            factor = control.factor if overlap == "complete" else _weighed(control.factor, share)
             factors[len(sequence.start) + position] = factor
     return factors
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What a number of controls make of each column."""
+
+    addressed: NDArray[np.bool_]  # (S,)
+    explicit: NDArray[np.float64]  # (S,), the product of the factors of the controls that address the column
+    derived: NDArray[np.float64]  # (S,), the factor for being similar to an addressed column
+
+    @property
+    def factors(self) -> NDArray[np.float64]:  # (S,)
+        return np.where(self.addressed, self.explicit, self.derived)
 
 
 @dataclass(frozen=True)
@@ -43,36 +72,69 @@ class FactorRule:
 
     Explicit factors multiply. With a similarity threshold, each control also reaches columns whose input embedding is
     similar enough to one of its own, with 1 - (1 - F) s; an explicit factor wins over these, and among several the one
-    farthest from 1 does. Start tokens are never reached.
+    farthest from 1 does. A factor of 1 does nothing at all. Start tokens are never reached.
     """
 
     model: LanguageModel
     sequence: TokenSequence
     threshold: float | None
 
-    def combine(self, controls: Sequence[Factors]) -> NDArray[np.float64]:  # (S,)
-        factors = np.ones(self.sequence.positions)
-        if self.threshold is not None:
-            for control in controls:
-                derived = self._derived(control, self.threshold)
-                factors = np.where(_farther(derived, factors), derived, factors)
-        explicit: dict[int, float] = {}
-        for control in controls:
-            for column, factor in control.items():
-                explicit[column] = explicit.get(column, 1.0) * factor
-        factors[list(explicit)] = list(explicit.values())
-        return factors
+    def combine(self, controls: Sequence[Factors], standing: Combined | None = None) -> Combined:
+        """All of `controls` on top of those already `standing`; their order makes no difference, to the last bit."""
+        combined = standing or self._untouched()
+        for control in sorted(controls, key=lambda factors: tuple(factors.items())):
+            acting = {column: factor for column, factor in control.items() if factor != 1}
+            if acting:
+                combined = self._with(combined, np.array(list(acting)), np.array(list(acting.values())))
+        return combined
 
-    def _derived(self, control: Factors, threshold: float) -> NDArray[np.float64]:  # (S,)
-        if not control:
-            return np.ones(self.sequence.positions)
-        own = np.array(list(control.values()))[:, None]  # (C, 1)
-        similarity = self.model.similarities(list(control), self.sequence.read)  # (C, S)
-        derived = np.where(similarity >= threshold, 1 - (1 - own) * similarity.clip(min=0), 1.0)
-        derived[:, : len(self.sequence.start)] = 1.0
-        strongest = np.abs(derived - 1).argmax(axis=0)
-        reached: NDArray[np.float64] = derived[strongest, np.arange(derived.shape[1])]
+    def _untouched(self) -> Combined:
+        ones = np.ones(self.sequence.positions)
+        return Combined(np.zeros(self.sequence.positions, dtype=bool), ones, ones)
+
+    def _with(self, standing: Combined, columns: NDArray[np.int_], factors: NDArray[np.float64]) -> Combined:
+        addressed, explicit, derived = standing.addressed.copy(), standing.explicit.copy(), standing.derived
+        addressed[columns] = True
+        try:
+            with np.errstate(over="raise", under="raise"):
+                explicit[columns] *= factors
+        except FloatingPointError as error:
+            raise InvalidRequest("the factors on one token multiply to a number out of range") from error
+        if explicit.max() > LARGEST_FACTOR:
+            raise InvalidRequest(f"the factors on one token multiply to more than {LARGEST_FACTOR:g}")
+        if self.threshold is not None:
+            reached = self._reached(columns, factors, self.threshold)
+            derived = np.where(_farther(reached, derived), reached, derived)
+        return Combined(addressed, explicit, derived)
+
+    def _reached(
+        self, columns: NDArray[np.int_], factors: NDArray[np.float64], threshold: float
+    ) -> NDArray[np.float64]:  # (S,)
+        """The factor that each column gets for being similar to one of `columns`; 1 where it gets none."""
+        kinds, similarity = self._kinds
+        strongest = np.ones(len(similarity))
+        weak_to_strong = np.abs(factors - 1).argsort(kind="stable")
+        strongest[kinds[columns[weak_to_strong]]] = factors[weak_to_strong]  # the last one of a kind stays
+        sources = np.unique(kinds[columns])
+        candidates = np.where(
+            similarity[sources] >= threshold, _weighed(strongest[sources, None], similarity[sources].clip(min=0)), 1.0
+        )
+        reached: NDArray[np.float64] = candidates[np.abs(candidates - 1).argmax(axis=0), np.arange(len(similarity))][
+            kinds
+        ]
+        reached[: len(self.sequence.start)] = 1.0
         return reached
+
+    @cached_property
+    def _kinds(self) -> tuple[NDArray[np.int_], NDArray[np.float64]]:  # (S,), (U, U)
+        """For each column which of the U different token ids it holds, and the similarity of these."""
+        ids, kinds = np.unique(np.array(self.sequence.read), return_inverse=True)
+        return kinds, self.model.similarities(ids.tolist())
+
+
+def _weighed(factor: Number, weight: Number) -> Number:
+    """1 - (1 - F) w, in the form that gives F itself for w = 1 however small F is."""
+    return (1 - weight) + weight * factor
 
 
 def _farther(candidate: NDArray[np.float64], current: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -82,20 +144,32 @@ def _farther(candidate: NDArray[np.float64], current: NDArray[np.float64]) -> ND
     return farther
 
 
+def _candidates(sequence: TokenSequence, item: int, place: Place) -> range:
+    """The tokens of an item that `place` may touch."""
+    own = sequence.tokens_of(item)
+    match place:
+        case Span():
+            return sequence.tokens_near(item, place)
+        case int(index):
+            return own[index : index + 1]
+    return own
+
+
 def _share(token: Token, place: Place) -> float:
     """The part of a token (0 to 1, in characters) that lies inside a control."""
     match token.body, place:
         case None, int(index):
             return float(token.index == index)
         case Span(start=end, length=0), Span(start=start, stop=stop):
-            # White space that the tokenizer trimmed away; it ends where the empty span stands.
-            return float(start < end <= stop)
+            # White space that the tokenizer trimmed away; it ends where the empty span stands, or starts the text.
+            return float(start < end <= stop or start == end == 0 < stop)
         case Span() as body, Span(start=start, stop=stop):
             return max(0, min(body.stop, stop) - max(body.start, start)) / body.length
     return 0.0
 
 
 def _check(item: Item, control: Control, pointer: str) -> None:
+    check_factor(control.factor, f"{pointer}/factor")
     match item, control.place:
         case Text(data=text), Span(start=start, stop=stop) if not 0 <= start <= stop <= len(text):
             raise InvalidRequest(f"characters {start} to {stop} are not inside the item of {len(text)}", pointer)

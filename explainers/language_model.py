@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Prompt and target as the model reads them: start tokens, prompt items, target; S = P + T - 1 positions."""
+    """Prompt and target as the model reads them: start tokens, prompt items, target; S = P + T - 1 positions.
+
+    The spans of an item's tokens are in order: neither their starts nor their stops ever go back.
+    """
 
     start: tuple[int, ...]
     prompt: tuple[int, ...]
@@ -58,6 +63,29 @@ class TokenSequence:
     def read(self) -> tuple[int, ...]:
         """The S ids that the model reads."""
         return (*self.start, *self.prompt, *self.target)[:-1]
+
+    def tokens_of(self, item: int) -> range:
+        """Where in `tokens` (and in `prompt`) a prompt item lies."""
+        first = bisect_left(self.tokens, item, key=_item)
+        return range(first, bisect_right(self.tokens, item, first, key=_item))
+
+    def tokens_near(self, item: int, place: Span) -> range:
+        """The tokens of a text item that touch `place`, edges included."""
+        own = self.tokens_of(item)
+        first = bisect_left(self.tokens, place.start, own.start, own.stop, key=_stop)
+        return range(first, bisect_right(self.tokens, place.stop, first, own.stop, key=_start))
+
+
+def _item(token: Token) -> int:
+    return token.item
+
+
+def _start(token: Token) -> int:
+    return token.span.start if token.span else 0
+
+
+def _stop(token: Token) -> int:
+    return token.span.stop if token.span else 0
 
 
 @dataclass(frozen=True)
@@ -114,13 +142,14 @@ class LanguageModel:
             raise MissingCapability(f"{self.architecture} cannot return logits at chosen positions only")
         return logits
 
-    def similarities(self, columns: Sequence[int], ids: Sequence[int]) -> NDArray[np.float64]:  # (C, S)
-        """Cosine similarity of the input embeddings at `columns` with those of all `ids`, clipped to [-1, 1]."""
+    def similarities(self, ids: Sequence[int]) -> NDArray[np.float64]:  # (n, n)
+        """Cosine similarity in [-1, 1] of the input embeddings of each two `ids`; exactly 1 for the same embedding."""
         with torch.inference_mode():
-            embedded = self.network.get_input_embeddings()(torch.tensor(ids, device=self.device)).float()
-            unit = torch.nn.functional.normalize(embedded, dim=-1)
-            cosine: NDArray[np.float64] = (unit[list(columns)] @ unit.T).clamp(-1, 1).double().cpu().numpy()
-        return cosine
+            embedded = self.network.get_input_embeddings()(torch.tensor(ids, device=self.device))
+            unit = torch.nn.functional.normalize(embedded.double(), dim=-1)
+            cosine: NDArray[np.float64] = (unit @ unit.T).cpu().numpy()
+        np.fill_diagonal(cosine, 1.0)
+        return cosine.round(12).clip(-1, 1)  # rounding: a threshold of 1 must reach what is equal
 
     def encode(self, prompt: Prompt, target: str) -> TokenSequence:
         """Tokenise each item and the target on its own, without special tokens, and put them one after another."""
@@ -132,7 +161,7 @@ class LanguageModel:
             ids += item_ids
         target_ids, target_spans = self._encode_text(target, "/target")
         if not target_ids:
-            raise InvalidRequest("the target is empty", "/target")
+            raise InvalidRequest("the target holds no token", "/target")
         start, warnings = self._start(ids)
         self._check_length(len(start) + len(ids), len(target_ids))
         return TokenSequence(start, tuple(ids), tuple(target_ids), tuple(tokens), tuple(target_spans), warnings)
@@ -181,7 +210,18 @@ class LanguageModel:
         except UnicodeEncodeError as error:
             raise InvalidRequest("the text holds a lone surrogate, which is not a character", pointer) from error
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, [Span(start, max(start, stop)) for start, stop in encoding.offsets]
+        return encoding.ids, _in_order(encoding.offsets)
+
+
+def _in_order(offsets: Sequence[tuple[int, int]]) -> list[Span]:
+    """The tokenizer's offsets as spans whose starts and stops never go back.
+
+    They do where a blank is trimmed that is one part of what a normaliser made of a single character; its token then
+    shares that character's span, as all tokens of a split character do.
+    """
+    stops = accumulate((stop for _, stop in offsets), max)
+    starts = [*accumulate((start for start, _ in reversed(offsets)), min)][::-1]
+    return [Span(start, max(start, stop)) for start, stop in zip(starts, stops, strict=True)]
 
 
 def _body(text: str, span: Span) -> Span:

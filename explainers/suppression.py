@@ -95,7 +95,7 @@ class _Engine:
         return self._forward([self._segment(start, factors) for start, factors in variants])
 
     def _segment(self, start: int, factors: NDArray[np.float64]) -> Segment:
-        column_factors = torch.as_tensor(factors, dtype=torch.float32, device=self.model.device)
+        column_factors = torch.as_tensor(factors, dtype=torch.float64, device=self.model.device)
         return Segment(start, max(start, self.sequence.first_scored), column_factors)
 
     def _forward(self, segments: list[Segment]) -> list[NDArray[np.float64]]:

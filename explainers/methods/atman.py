@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from explainers.controls import FactorRule, Factors, addressed, resolve
-from explainers.errors import InvalidRequest
+from explainers.controls import FactorRule, Factors, addressed, check_factor, resolve
+from explainers.errors import InvalidRequest, MissingCapability
 from explainers.granularity import CUTS, automatic, split_at
 from explainers.language_model import LanguageModel, TokenSequence
 from explainers.suppression import Suppressed, log_probabilities
@@ -54,6 +54,7 @@ def attribute(
     Raises InvalidRequest and its kin for input this model cannot take, OutOfMemory, and what `checkpoint` raises.
     """
     started = time.perf_counter()
+    _check(config)
     sequence = model.encode(prompt, target)
     granularity = config.granularity or _nearest_to_thirty(prompt, sequence)
     chunks = _prompt_chunks(prompt, sequence, granularity, config)
@@ -61,18 +62,32 @@ def attribute(
         chunks += _target_chunks(len(prompt), sequence, target, config)
     controls = resolve(sequence, prompt, config.overlap)
     rule = FactorRule(model, sequence, config.threshold)
+    standing = rule.combine(controls)
     scores = log_probabilities(
         model,
         sequence,
-        rule.combine(controls),
-        [rule.combine([*controls, chunk.factors]) for chunk in chunks],
+        standing.factors,
+        [rule.combine([chunk.factors], standing).factors for chunk in chunks],
         log_additive=config.log_additive,
         checkpoint=checkpoint,
     )
+    _check_finite(model, scores)
     values = (scores.base - scores.variants).T  # (T, F)
     visible = _visible(sequence, chunks)
     facts = _facts(model, sequence, granularity, scores) | {"seconds": time.perf_counter() - started}
     return _attribution(config, sequence, target, chunks, scores.base, values, visible, facts)
+
+
+def _check(config: AtmanConfig) -> None:
+    check_factor(config.control_factor, "/control_factor")
+    if config.threshold is not None and not -1 <= config.threshold <= 1:
+        raise InvalidRequest("the similarity threshold must lie in -1..1", "/contextual_control_threshold")
+
+
+def _check_finite(model: LanguageModel, scores: Suppressed) -> None:
+    """A model can leave the range of its numbers (float16 above all); what it says then is no score."""
+    if not (np.isfinite(scores.base).all() and np.isfinite(scores.variants).all()):
+        raise MissingCapability(f"the model's log-probabilities overflow in {model.facts.get('dtype', 'its dtype')}")
 
 
 def _attribution(
@@ -165,16 +180,14 @@ def _prompt_chunks(
 
 def _token_chunks(item: Text | TokenIds, index: int, sequence: TokenSequence, config: AtmanConfig) -> list[Chunk]:
     """One chunk per token: exactly that token with the full factor, also where tokens share a character."""
-    return [
-        Chunk(
-            Feature(item.data[token.span.start : token.span.stop], index, token.span)
-            if isinstance(item, Text) and token.span is not None
-            else Feature(str(sequence.prompt[position]), index, token.index),
-            {len(sequence.start) + position: config.control_factor},
-        )
-        for position, token in enumerate(sequence.tokens)
-        if token.item == index
-    ]
+    chunks = []
+    for position in sequence.tokens_of(index):
+        token = sequence.tokens[position]
+        feature = Feature(str(sequence.prompt[position]), index, token.index)
+        if isinstance(item, Text) and token.span is not None:
+            feature = Feature(item.data[token.span.start : token.span.stop], index, token.span)
+        chunks.append(Chunk(feature, {len(sequence.start) + position: config.control_factor}))
+    return chunks
 
 
 def _cut(text: str, granularity: Granularity, delimiter: str | None) -> list[Span]:
