@@ -67,18 +67,20 @@ def tiny_lm(models_dir: Path) -> Path:
     return tiny_models.save(models_dir / "tiny-lm")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start(data_dir: Path, models_dir: Path) -> Start:
     """Starts an application; settings may be changed by keyword."""
 
     @asynccontextmanager
     async def started(**changes: Any) -> AsyncIterator[Running]:
-        settings = Settings(**{"data_dir": data_dir, "api_key": ADMIN_KEY, "models_dir": models_dir, "device": "cpu", **changes})
+        settings = Settings(
+            **{"data_dir": data_dir, "api_key": ADMIN_KEY, "models_dir": models_dir, "device": "cpu", **changes}
+        )
         app = create_app(settings)
         transport = httpx.ASGITransport(app)
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -97,12 +99,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_dir(postgres: Path) -> Path:
     return postgres
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def running(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
     """An application with the model `tiny-lm`, and nothing else in its database."""
     async with start() as running:

@@ -1,0 +1,170 @@
+"""One error body for everything that can go wrong, and nothing of the caller's in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from fastapi import FastAPI
+
+from app.errors import ANSWERS, pointer, refusal_response
+from app.main import create_app
+from app.refusals import QueueFull, Refusal, StillRunning, UnknownModel
+from app.settings import Settings
+from explainers.errors import ContextLengthExceeded
+from tests.app.conftest import Running, Start
+
+pytestmark = pytest.mark.anyio
+
+MEMBERS = ["type", "title", "status", "detail", "error", "code", "message"]
+SECRET = "PROMPT-TEXT-THAT-MUST-NOT-LEAK"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "code"),
+    [
+        ("GET", "/nothing", b"", {}, 404, "NOT_FOUND"),
+        ("GET", "/explain/", b"", {}, 404, "NOT_FOUND"),
+        ("GET", "/explain", b"", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("DELETE", "/version", b"", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/explain", b"", JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b"{", JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b"[]", JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b"null", JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b'{"control_factor": NaN}', JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b'{"control_factor": -Infinity}', JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b'{"model":"m","prompt":"","target":"x","control_factor":1e999}', JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b'{"model":"\xff"}', JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b'{"model":"\\ud800"}', JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b"[" * 100_000, JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b"9" * 10_000, JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", b"{}", {"Content-Type": "text/plain"}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/explain", b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/explain", b"{}", {}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/explain?nice=perhaps", b"{}", JSON, 400, "INVALID_REQUEST"),
+        ("GET", "/explanations?limit=0", b"", {}, 400, "INVALID_REQUEST"),
+        ("GET", "/explanations?cursor=x", b"", {}, 400, "INVALID_REQUEST"),
+        ("GET", "/explanations?model=%00", b"", {}, 400, "INVALID_REQUEST"),
+        ("GET", "/explanations?since=yesterday", b"", {}, 400, "INVALID_REQUEST"),
+        ("GET", "/explanations/nothing", b"", {}, 404, "NOT_FOUND"),
+        ("GET", "/explanations/00000000-0000-0000-0000-000000000000", b"", {}, 404, "NOT_FOUND"),
+        ("GET", "/models/nothing", b"", {}, 404, "UNKNOWN_MODEL"),
+    ],
+)  # fmt: skip
+async def test_one_body(
+    running: Running, method: str, path: str, content: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    response = await running.client.request(method, path, content=content, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "\n" not in response.text
+    assert [member for member in response.json() if member != "errors"] == MEMBERS
+    body = response.json()
+    assert body["status"] == status and body["title"] == body["error"] and body["detail"] == body["message"]
+
+
+async def test_json_suffix_and_parameters_are_json(running: Running) -> None:
+    body = json.dumps({"model": "tiny-lm", "prompt": "Oslo", "target": " is"}).encode()
+    for media_type in ("application/json; charset=utf-8", "application/vnd.api+json", "APPLICATION/JSON"):
+        response = await running.client.post("/explain", content=body, headers={"Content-Type": media_type})
+        assert response.status_code == 200
+
+
+async def test_bodies_never_echo(running: Running) -> None:
+    bad = [
+        {"model": "tiny-lm", "prompt": SECRET, "target": [SECRET]},
+        {"model": "tiny-lm", "prompt": [{"type": SECRET, "data": ""}], "target": "x"},
+        {"model": "tiny-lm", "prompt": [{"type": "text", "data": {SECRET: SECRET}}], "target": "x"},
+        {"model": "tiny-lm", "prompt": SECRET, "target": SECRET, "control_factor": SECRET},
+        {"model": "tiny-lm", "prompt": SECRET, "target": SECRET, "postprocessing": SECRET},
+        {"model": "tiny-lm", "prompt": SECRET, "target": SECRET, "method": SECRET},
+        {"model": "tiny-lm", "prompt": SECRET * 100, "target": SECRET},
+        {"model": "tiny-lm", "prompt": [{"type": "image", "data": SECRET}], "target": "x"},
+    ]
+    for body in bad:
+        response = await running.client.post("/explain", json=body)
+        assert response.status_code == 400 and SECRET not in response.text
+    broken = await running.client.post("/explain", content=f'{{"prompt": "{SECRET}'.encode(), headers=JSON)
+    assert broken.status_code == 400 and SECRET not in broken.text
+
+
+async def test_many_mistakes_are_cut_short(running: Running) -> None:
+    body = {"model": "tiny-lm", "prompt": [{"type": "text"}] * 1000, "target": "x"}
+    response = await running.client.post("/explain", json=body)
+    assert response.status_code == 400 and len(response.json()["errors"]) == 20
+    assert "999 more" in response.json()["detail"]
+
+
+async def test_defects_tell_nothing(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with start() as running:
+
+        async def broken() -> None:
+            raise RuntimeError(SECRET)
+
+        running.app.add_api_route("/broken", broken)
+        with caplog.at_level(logging.INFO):
+            response = await running.client.get("/broken")
+    assert (response.status_code, response.json()["code"]) == (500, "INTERNAL")
+    assert SECRET not in response.text and SECRET not in caplog.text
+    assert "RuntimeError" in caplog.text and "test_errors.py" in caplog.text
+
+
+async def test_logs_hold_no_content(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        await running.explain(prompt=f"{SECRET} is in", target=f" {SECRET}")
+        await running.client.get(f"/explanations?model={SECRET}")
+        await running.client.get(f"/{SECRET}")
+        await running.client.get("/models", headers={"Authorization": f"Bearer {SECRET}"})
+    own = [record.getMessage() for record in caplog.records if not record.name.startswith("httpx")]
+    assert own and not any(SECRET in line for line in own)
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "app.access"]
+    assert [line["route"] for line in lines] == ["/explain", "/explanations", None, "/models"]
+    assert [line["status"] for line in lines] == [200, 200, 404, 401]
+    assert lines[0]["tenant"] == "default" and "key" in lines[0] and "tenant" not in lines[3]
+
+
+async def test_request_ids_and_security_headers(running: Running) -> None:
+    response = await running.client.get("/healthz", headers={"X-Request-ID": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "content-encoding" not in response.headers
+    other = await running.client.get("/healthz", headers={"X-Request-ID": "not one; at all"})
+    assert len(other.headers["x-request-id"]) == 32
+
+
+def test_classes_are_found_along_their_bases() -> None:
+    class Narrower(ContextLengthExceeded):
+        pass
+
+    assert json.loads(refusal_response(Narrower("x")).body)["code"] == "CONTEXT_LENGTH_EXCEEDED"
+    assert json.loads(refusal_response(UnknownModel("m")).body)["code"] == "UNKNOWN_MODEL"
+
+
+def test_every_refusal_has_an_answer() -> None:
+    def below(kind: type[Exception]) -> list[type[Exception]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+
+    for kind in below(Refusal)[1:]:
+        assert any(base in ANSWERS for base in kind.__mro__), kind
+
+
+def test_members_and_headers_of_special_answers() -> None:
+    full = refusal_response(QueueFull(7))
+    assert (full.status_code, full.headers["retry-after"]) == (503, "7")
+    running = refusal_response(StillRunning("an-id"))
+    assert (running.status_code, json.loads(running.body)["job"]) == (409, "an-id")
+
+
+def test_pointers_leave_out_union_members() -> None:
+    body = {"prompt": [{"type": "text", "a/b~c": [1]}]}
+    assert pointer(("body", "prompt", 0, "text", "a/b~c", 0), body) == "/prompt/0/a~1b~0c/0"
+    assert pointer(("body", "prompt", 0, "text", "data"), body) == "/prompt/0/data"
+    assert pointer(("query", "limit"), None) == "/limit"
+    assert pointer(("body",), None) == ""
+
+
+def test_no_framework_pages() -> None:
+    app: FastAPI = create_app(Settings())
+    assert app.docs_url is None and app.redoc_url is None and app.openapi_url is None
