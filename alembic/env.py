@@ -9,6 +9,7 @@ new table. `tests/storage/test_migrations.py` fails where a table lacks them or 
 """
 
 from alembic import context
+
 from storage.migrations import OPTIONS
 from storage.tables import Table
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine, select, text
 
-from alembic import command
 from storage.database import CONNECT_TIMEOUT_S, Database, postgres_url, translated_errors
 from storage.embedded import embedded_postgres
 from storage.errors import DatabaseRefused

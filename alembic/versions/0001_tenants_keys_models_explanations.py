@@ -1,9 +1,8 @@
 """Tenants, API keys, models and explanations, each tenant's rows for that tenant alone."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
