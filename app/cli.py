@@ -341,8 +341,8 @@ def demo_greeting(url: str, secret: str) -> str:
         curl(f"{url}/explain", secret, question | {"target_granularity": "token"}),
         curl(f"{url}/explanations?limit=1", secret),
     ]
-    heading = f"Whence is ready at {url} (documentation: {url}/docs)\nAPI key: {secret}\nTry it:\n"
-    return "\n\n".join(["", heading, *requests, "Ctrl-C stops it."])
+    heading = f"\nWhence is ready at {url} (documentation: {url}/docs)\nAPI key: {secret}"
+    return "\n\n".join([heading, "Try it, in another terminal:", *requests, "Ctrl-C stops the server."])
 
 
 def curl(url: str, secret: str, body: Row | None = None) -> str:

@@ -90,7 +90,7 @@ async def greet(host: str, port: int, greeting: str) -> None:
     """Shows the text as soon as the server says that it is ready."""
     deadline = time.monotonic() + READY_SECONDS
     while not await is_ready(host, port) and time.monotonic() < deadline:  # noqa: ASYNC110 - asks over the network
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
     typer.echo(greeting)
 
 
