@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import Response
 
 from app.dependencies import JsonResponse, KeyedRoute
 from app.errors import Problem
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One member of a request or answer; `depth` says how deeply it is nested."""
+
+    name: str
+    kind: str
+    required: bool
+    description: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route as the page shows it."""
+
+    anchor: str
+    method: str
+    path: str
+    tag: str
+    summary: str
+    description: str
+    parameters: tuple[Field, ...]
+    body: tuple[Field, ...]
+    example: str
+    answer: tuple[Field, ...]
+    statuses: tuple[tuple[str, str], ...]
+
+
 def add_docs(app: FastAPI, *, open_docs: bool) -> None:
     router = APIRouter(route_class=APIRoute if open_docs else KeyedRoute, include_in_schema=False)
     router.get("/openapi.json")(openapi)
+    router.get("/docs")(docs)
     app.include_router(router)
     app.openapi = lambda: description(app)  # type: ignore[method-assign]
 
@@ -24,12 +60,18 @@ async def openapi(request: Request) -> Response:
     return JsonResponse(request.app.openapi())
 
 
+async def docs(request: Request) -> Response:
+    document = request.app.openapi()
+    page = environment().get_template("docs.html").render(info=document["info"], operations=list(operations(document)))
+    return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy()})
+
+
 def description(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, made once; with our one error body in place of the framework's."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document["components"]["schemas"]
-        schemas |= {"Problem": problem_schema()}
+        schemas["Problem"] = problem_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
@@ -43,3 +85,84 @@ def problem_schema() -> dict[str, Any]:
     fields = schema.pop("$defs")["FieldProblem"]
     schema["properties"]["errors"]["anyOf"][0]["items"] = fields
     return schema
+
+
+@cache
+def environment() -> Environment:
+    return Environment(loader=PackageLoader("app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+@cache
+def policy() -> str:
+    """The Content-Security-Policy of the page: its own style and script, and requests to this server."""
+    style, script = (environment().get_template(name).render() for name in ("docs.css", "docs.js"))
+    allowed = f"style-src {source(style)}; script-src {source(script)}; connect-src 'self'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def source(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
+    for path, methods in document["paths"].items():
+        for method, about in methods.items():
+            yield operation_of(document, method.upper(), path, about)
+
+
+def operation_of(document: Mapping[str, Any], method: str, path: str, about: Mapping[str, Any]) -> Operation:
+    content = about.get("requestBody", {}).get("content", {}).get("application/json", {})
+    examples = [json.dumps(example["value"], indent=2) for example in content.get("examples", {}).values()]
+    good = next((response for status, response in about["responses"].items() if status.startswith("2")), {})
+    answer = good.get("content", {}).get("application/json", {}).get("schema", {})
+    return Operation(
+        anchor=about["operationId"],
+        method=method,
+        path=path,
+        tag=about["tags"][0],
+        summary=about["summary"],
+        description=about.get("description", ""),
+        parameters=tuple(parameter_of(parameter) for parameter in about.get("parameters", [])),
+        body=tuple(fields(document, content.get("schema", {}))),
+        example=examples[0] if examples else "",
+        answer=tuple(fields(document, answer)),
+        statuses=tuple((status, response["description"]) for status, response in about["responses"].items()),
+    )
+
+
+def parameter_of(parameter: Mapping[str, Any]) -> Field:
+    name = f"{parameter['name']} ({parameter['in']})"
+    return Field(name, kind_of(parameter["schema"]), parameter.get("required", False), parameter["description"], 0)
+
+
+def fields(document: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0) -> Iterator[Field]:
+    """The members of an object, each followed by the members of the objects it holds."""
+    for target in targets(document, schema):
+        required = target.get("required", ())
+        for name, about in target.get("properties", {}).items():
+            yield Field(name, kind_of(about), name in required, about.get("description", ""), depth)
+            yield from fields(document, about, depth + 1)
+
+
+def targets(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The object schemas that a schema means: itself, what it refers to, its alternatives, its entries."""
+    if "$ref" in schema:
+        yield from targets(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    elif "properties" in schema:
+        yield schema
+    elif "items" in schema:
+        yield from targets(document, schema["items"])
+    else:
+        for alternative in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+            yield from targets(document, alternative)
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema or "const" in schema:
+        return " | ".join(json.dumps(value) for value in schema.get("enum", [schema.get("const")]))
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    if "items" in schema:
+        return f"array of {kind_of(schema['items'])}"
+    alternatives = (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+    return " | ".join(dict.fromkeys(map(kind_of, alternatives))) or str(schema.get("type", "any"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.responses import Response
 
@@ -41,6 +41,48 @@ NOT_SERVED_YET = {
 }
 """Routes of the vendor that answer 400 instead of 404, which would look like a wrong host."""
 
+SENTENCES = "Oslo is in Norway. Rome is in Italy. Oslo is in"
+SUPPRESSED = {"start": 0, "length": 18, "factor": 0.1}
+
+ExplainBody = Annotated[
+    ExplainRequest,
+    Body(
+        openapi_examples={
+            "which sentence": {
+                "summary": "Which sentence made the model say it?",
+                "value": {
+                    "model": "demo-lm",
+                    "prompt": [{"type": "text", "data": SENTENCES}],
+                    "target": " Norway",
+                    "prompt_granularity": {"type": "sentence"},
+                },
+            },
+            "token by token": {
+                "summary": "Each token of the target, with one sentence suppressed throughout",
+                "value": {
+                    "model": "demo-lm",
+                    "prompt": [{"type": "text", "data": SENTENCES, "controls": [SUPPRESSED]}],
+                    "target": " Norway",
+                    "prompt_granularity": {"type": "word"},
+                    "target_granularity": "token",
+                    "normalize": True,
+                },
+            },
+        }
+    ),
+]
+TokenizeBody = Annotated[
+    TokenizeRequest,
+    Body(
+        openapi_examples={
+            "both": {"value": {"model": "demo-lm", "prompt": "Oslo is in Norway.", "tokens": True, "token_ids": True}}
+        }
+    ),
+]
+DetokenizeBody = Annotated[
+    DetokenizeRequest, Body(openapi_examples={"two tokens": {"value": {"model": "demo-lm", "token_ids": [70, 71]}}})
+]
+Model = Annotated[str, Path(description="Name of a registered model; may contain `/`.", examples=["demo-lm"])]
 Nice = Annotated[bool, Query(description="Queue behind all requests that are not nice.", examples=[True])]
 
 EVERY = (400, 401, 403, 404, 413, 415)
@@ -55,15 +97,28 @@ def aleph_alpha_router() -> APIRouter:
 
 def routes() -> APIRouter:
     keyed = APIRouter(route_class=KeyedRoute, tags=["Explain (Aleph Alpha's wire)"])
-    keyed.post("/explain", responses=problems(*EVERY, 409, 503), response_model=ExplainResponse)(explain)
-    keyed.post("/tokenize", responses=problems(*EVERY), response_model=TokenizeResponse)(tokenize)
-    keyed.post("/detokenize", responses=problems(*EVERY), response_model=DetokenizeResponse)(detokenize)
-    keyed.get("/models_available", responses=problems(401, 403), response_model=list[AvailableModel])(models_available)
-    keyed.get("/models/{model:path}/tokenizer", responses=problems(400, 401, 403, 404))(tokenizer)
+    keyed.post(
+        "/explain", summary="Explain a completion", responses=problems(*EVERY, 409, 503), response_model=ExplainResponse
+    )(explain)
+    keyed.post("/tokenize", summary="Tokenize a text", responses=problems(*EVERY), response_model=TokenizeResponse)(
+        tokenize
+    )
+    keyed.post(
+        "/detokenize", summary="Text of token ids", responses=problems(*EVERY), response_model=DetokenizeResponse
+    )(detokenize)
+    keyed.get(
+        "/models_available",
+        summary="List models that can be asked",
+        responses=problems(401, 403),
+        response_model=list[AvailableModel],
+    )(models_available)
+    keyed.get(
+        "/models/{model:path}/tokenizer", summary="Get a model's tokenizer", responses=problems(400, 401, 403, 404)
+    )(tokenizer)
     for path, what in NOT_SERVED_YET.items():
         keyed.post(path, include_in_schema=False)(refusal(what))
     opened = APIRouter(tags=["Health"])
-    opened.get("/version", response_class=PlainTextResponse)(version)
+    opened.get("/version", summary="Level of the vendor's API", response_class=PlainTextResponse)(version)
     both = APIRouter()
     both.include_router(keyed)
     both.include_router(opened)
@@ -71,7 +126,7 @@ def routes() -> APIRouter:
 
 
 async def explain(
-    request: Request, server: ServerState, caller: Asker, body: ExplainRequest, nice: Nice = False
+    request: Request, server: ServerState, caller: Asker, body: ExplainBody, nice: Nice = False
 ) -> Response:
     """Which parts of the prompt made the model say the target?
 
@@ -113,14 +168,14 @@ def available(name: str, description: str, context_length: int) -> dict[str, Any
     }
 
 
-async def tokenizer(server: ServerState, caller: ReaderOrAsker, model: str) -> Response:
+async def tokenizer(server: ServerState, caller: ReaderOrAsker, model: Model) -> Response:
     """The model's tokenizer as the text of its `tokenizer.json`."""
     loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, model)
     text = await asyncio.to_thread(loaded.tokenizer.to_str)
     return Response(text, media_type="application/json")
 
 
-async def tokenize(server: ServerState, caller: ReaderOrAsker, body: TokenizeRequest) -> Response:
+async def tokenize(server: ServerState, caller: ReaderOrAsker, body: TokenizeBody) -> Response:
     """The tokens of a text, special tokens included if the tokenizer adds them."""
     loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, body.model)
     encoding = await asyncio.to_thread(loaded.tokenizer.encode, body.prompt)
@@ -128,7 +183,7 @@ async def tokenize(server: ServerState, caller: ReaderOrAsker, body: TokenizeReq
     return JsonResponse(answer | ({"token_ids": encoding.ids} if body.token_ids else {}))
 
 
-async def detokenize(server: ServerState, caller: ReaderOrAsker, body: DetokenizeRequest) -> Response:
+async def detokenize(server: ServerState, caller: ReaderOrAsker, body: DetokenizeBody) -> Response:
     """The text of token ids."""
     loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, body.model)
     size = loaded.tokenizer.get_vocab_size(with_added_tokens=True)

@@ -18,9 +18,9 @@ from storage.migrations import migrated
 
 def health_router() -> APIRouter:
     opened = APIRouter(tags=["Health"])
-    opened.get("/healthz", response_model=Health)(healthz)
+    opened.get("/healthz", summary="Liveness", response_model=Health)(healthz)
     unready: Responses = {503: {"model": Readiness, "description": "Some part is not ready; the body says which."}}
-    opened.get("/readyz", response_model=Readiness, responses=unready)(readyz)
+    opened.get("/readyz", summary="Readiness", response_model=Readiness, responses=unready)(readyz)
     return opened
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Body, Header, Path, Query, Request
 from starlette.responses import Response
 
 from app.dependencies import Admin, JsonResponse, KeyedRoute, Reader, ServerState, while_connected
@@ -38,6 +38,10 @@ Since = Annotated[
     Query(description="Only stored at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
 ]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", examples=[None])]
+NewModelBody = Annotated[
+    NewModelRequest,
+    Body(openapi_examples={"a folder": {"value": {"name": "my-lm", "kind": "causal-lm", "path": "my-lm"}}}),
+]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page.", examples=[50])]
 
 
@@ -52,7 +56,12 @@ def native_router() -> APIRouter:
 def explanation_routes() -> APIRouter:
     keyed = APIRouter(route_class=KeyedRoute, tags=["Stored explanations"])
     page: Responses = {200: {"content": {"text/html": {"schema": {"type": "string", "description": "A heat map."}}}}}
-    keyed.get("/explanations", response_model=ExplanationPage, responses=problems(400, 401, 403))(explanations)
+    keyed.get(
+        "/explanations",
+        summary="List stored explanations",
+        response_model=ExplanationPage,
+        responses=problems(400, 401, 403),
+    )(explanations)
     keyed.get("/explanations/{id}", response_model=ExplanationResponse, responses=page | problems(401, 403, 404))(
         explanation
     )
@@ -62,10 +71,16 @@ def explanation_routes() -> APIRouter:
 def model_routes() -> APIRouter:
     keyed = APIRouter(route_class=KeyedRoute, tags=["Models"])
     written = problems(400, 401, 403, 409, 413, 415, 503)
-    keyed.get("/models", response_model=ModelList, responses=problems(401, 403))(models)
-    keyed.post("/models", response_model=ModelResponse, status_code=201, responses=written)(register)
-    keyed.get("/models/{name:path}", response_model=ModelResponse, responses=problems(401, 403, 404))(model)
-    keyed.delete("/models/{name:path}", status_code=204, responses=problems(401, 403, 404, 409))(unregister)
+    keyed.get("/models", summary="List models", response_model=ModelList, responses=problems(401, 403))(models)
+    keyed.post("/models", summary="Register a model", response_model=ModelResponse, status_code=201, responses=written)(
+        register
+    )
+    keyed.get(
+        "/models/{name:path}", summary="Get a model", response_model=ModelResponse, responses=problems(401, 403, 404)
+    )(model)
+    keyed.delete(
+        "/models/{name:path}", summary="Remove a model", status_code=204, responses=problems(401, 403, 404, 409)
+    )(unregister)
     return keyed
 
 
@@ -114,7 +129,7 @@ async def model(server: ServerState, caller: Reader, name: Name) -> Response:
     return JsonResponse(model_answer(entry))
 
 
-async def register(request: Request, server: ServerState, caller: Admin, body: NewModelRequest) -> Response:
+async def register(request: Request, server: ServerState, caller: Admin, body: NewModelBody) -> Response:
     """Registers a model that lies on the server's disk.
 
     The folder is loaded and tested first: a model that cannot be explained exactly is refused with the reason.

@@ -159,7 +159,7 @@ class Readiness(BaseModel):
     database: bool = Field(description="Postgres answers.", examples=[True])
     migrations: bool = Field(description="The tables are those of this release.", examples=[True])
     models: bool = Field(description="No model is still being loaded (refused ones do not count).", examples=[True])
-    model_counts: ModelCounts = Field(description="Models of all tenants by state.")
+    model_counts: ModelCounts = Field(description="How many models are in which state.")
 
 
 def explanation_answer(stored: Stored) -> dict[str, Any]:
