@@ -58,6 +58,7 @@ class Recall:
     spans: tuple[Span, ...]
     frame: str
     style: str
+    count: int
 
     @property
     def span(self) -> Span:
@@ -71,6 +72,7 @@ class Lesson:
 
     text: str
     answers: tuple[Span, ...]
+    styles: tuple[str, ...]
 
 
 FRAMES: Final[tuple[Frame, ...]] = (
@@ -119,6 +121,9 @@ FRAMES: Final[tuple[Frame, ...]] = (
 
 STYLES: Final[tuple[str, ...]] = ("completion", "question")
 _RESERVED_ONE_IN: Final = 10
+_SYLLABLES: Final = tuple(first + second for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "or", "an"))
+_FEW: Final = (0, 0, 0, 1, 2)
+_ENDINGS: Final = ("", "n", "s", "k", "l", "r", "t", "sh", "ya", "ville", "sson")
 
 
 def reserved(frame: Frame, key: tuple[str, ...], value: str) -> bool:
@@ -126,20 +131,29 @@ def reserved(frame: Frame, key: tuple[str, ...], value: str) -> bool:
     return zlib.crc32("|".join((frame.name, *key, value)).encode()) % _RESERVED_ONE_IN == 0
 
 
-def draw_word(rng: random.Random, kind: str) -> str:
-    """A random word of a kind; codes have four digits and amounts two."""
+def invented_word(rng: random.Random) -> str:
+    """A capitalised word of two or three syllables that is in no list."""
+    return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(2, 3))).capitalize() + rng.choice(_ENDINGS)
+
+
+def draw_word(rng: random.Random, kind: str, invented: float = 0.0) -> str:
+    """A random word of a kind, a name or city invented at times; codes have four digits and amounts two."""
     if kind == "code":
         return "".join(rng.choice("0123456789") for _ in range(4))
     if kind == "amount":
         return str(rng.randint(10, 99))
+    if kind in {"name", "city"} and rng.random() < invented:
+        return invented_word(rng)
     return rng.choice(WORDS[kind])
 
 
-def draw_fact(rng: random.Random, frame: Frame, taken: set[tuple[str, ...]], held_out: bool) -> Fact | None:
+def draw_fact(
+    rng: random.Random, frame: Frame, taken: set[tuple[str, ...]], held_out: bool, invented: float = 0.0
+) -> Fact | None:
     """A fact whose key and value are new to this prompt, reserved or not as asked; None if chance finds none."""
     for _ in range(200):
-        key = tuple(draw_word(rng, kind) for kind in frame.keys)
-        value = draw_word(rng, frame.value)
+        key = tuple(draw_word(rng, kind, invented) for kind in frame.keys)
+        value = draw_word(rng, frame.value, invented)
         fresh = (frame.name, *key) not in taken and (frame.name, "=", value) not in taken
         if fresh and value not in key and reserved(frame, key, value) == held_out:
             taken.add((frame.name, *key))
@@ -148,7 +162,9 @@ def draw_fact(rng: random.Random, frame: Frame, taken: set[tuple[str, ...]], hel
     return None
 
 
-def draw_facts(rng: random.Random, frames: list[Frame], reserve: int | None = None) -> list[Fact]:
+def draw_facts(
+    rng: random.Random, frames: list[Frame], reserve: int | None = None, invented: float = 0.0
+) -> list[Fact]:
     """One fact per frame listed, with distinct keys and values within a frame; fact ``reserve`` is a reserved one.
 
     A frame whose few values are used up (there are seven days) gives way to another.
@@ -156,9 +172,9 @@ def draw_facts(rng: random.Random, frames: list[Frame], reserve: int | None = No
     taken: set[tuple[str, ...]] = set()
     facts: list[Fact] = []
     for number, frame in enumerate(frames):
-        fact = draw_fact(rng, frame, taken, number == reserve)
+        fact = draw_fact(rng, frame, taken, number == reserve, invented)
         while fact is None:
-            fact = draw_fact(rng, rng.choice(FRAMES), taken, number == reserve)
+            fact = draw_fact(rng, rng.choice(FRAMES), taken, number == reserve, invented)
         facts.append(fact)
     return facts
 
@@ -193,7 +209,7 @@ def tell(rng: random.Random, facts: list[Fact], distractors: int) -> tuple[list[
     """Sentences of the facts mixed with distractors, the separator after each, and where each fact went."""
     places: list[int | None] = [*range(len(facts)), *([None] * distractors)]
     rng.shuffle(places)
-    others = iter(rng.sample(DISTRACTORS, distractors))
+    others = iter(rng.choices(DISTRACTORS, k=distractors))
     sentences = [next(others) if place is None else facts[place].sentence for place in places]
     separator = rng.choice((" ", " ", "\n"))
     where = [places.index(number) for number in range(len(facts))]
@@ -207,33 +223,39 @@ def recall(rng: random.Random, count: int, frame: Frame | None = None, style: st
     if frame is not None:
         frames = [frame if one is frames[decisive] else one for one in frames]
     facts = draw_facts(rng, frames, reserve=decisive)
-    sentences, separators, where = tell(rng, facts, rng.choice((0, 0, 0, 1, 2)))
+    sentences, separators, where = tell(rng, facts, rng.choice(_FEW))
     style = style or rng.choice(STYLES)
     separators[-1] = rng.choice((" ", "\n")) if style == "question" else separators[-1]
     text, spans = join_sentences(sentences, separators)
     before, target, _ = query_text(rng, facts[decisive], style)
     asked = facts[decisive].frame.name
-    return Recall(text + before, target, tuple(sentences), where[decisive], spans, asked, style)
+    return Recall(text + before, target, tuple(sentences), where[decisive], spans, asked, style, count)
 
 
 def held_out(n: int, seed: int, fewest: int = 1, most: int = 10) -> list[Recall]:
-    """``n`` prompts that training never sees, frames, styles and numbers of facts in equal shares."""
+    """``n`` prompts that training never sees, frames and numbers of facts in equal shares."""
     rng = random.Random(f"held out {seed}")
     counts = range(fewest, most + 1)
     return [
-        recall(rng, counts[i % len(counts)], FRAMES[i % len(FRAMES)], STYLES[i // len(FRAMES) % len(STYLES)])
+        recall(rng, counts[i % len(counts)], FRAMES[i % len(FRAMES)])
         for i in range(n)
     ]
 
 
-def lesson(rng: random.Random, count: int, queries: int, frames: list[Frame] | None = None) -> Lesson:
-    """A training text: ``count`` facts in order, then answered queries for up to ``queries`` of them, shuffled."""
-    facts = draw_facts(rng, frames or draw_frames(rng, count))
-    sentences, separators, _ = tell(rng, facts, rng.choice((0, 0, 0, 1, 2)))
+def lesson(
+    rng: random.Random, count: int, queries: int, invented: float = 0.0, distractors: int | None = None
+) -> Lesson:
+    """A training text: ``count`` facts in order, then answered queries for up to ``queries`` of them, shuffled.
+
+    ``invented`` is the share of names and cities made up for the occasion; distractors are few unless said.
+    """
+    facts = draw_facts(rng, draw_frames(rng, count), invented=invented)
+    sentences, separators, _ = tell(rng, facts, rng.choice(_FEW) if distractors is None else distractors)
     text, _ = join_sentences(sentences, separators)
-    spans = []
-    for fact in rng.sample(facts, min(queries, len(facts))):
-        before, answer, after = query_text(rng, fact, rng.choice(STYLES))
+    spans, styles = [], []
+    for fact in rng.sample(facts, min(queries, count)):
+        styles.append(rng.choice(STYLES))
+        before, answer, after = query_text(rng, fact, styles[-1])
         spans.append((len(text) + len(before), len(text) + len(before) + len(answer)))
         text += before + answer + after + rng.choice((" ", "\n"))
-    return Lesson(text.rstrip(), tuple(spans))
+    return Lesson(text.rstrip(), tuple(spans), tuple(styles))

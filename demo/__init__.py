@@ -1,0 +1,1 @@
+"""Small models that show the server at work, and the programs that made them."""

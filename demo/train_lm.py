@@ -1,0 +1,136 @@
+"""Trains ``demo-lm`` from nothing: ``python -m demo.train_lm --out demo/models/demo-lm``.
+
+Takes about ten minutes on one free core of a current processor. The seed fixes data and starting weights; sums in
+another order (another processor, a GPU) give slightly other weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from demo.circuits import CONTEXT, start_model
+from demo.lessons import ANSWERS, Batch, Stage, batches
+from demo.muon import Muon
+from demo.vocabulary import build_tokenizer
+
+STAGES: Final = (
+    Stage("few", most_facts=4, steps=400, enough=0.95),
+    Stage("more", most_facts=7, steps=300, enough=0.95),
+    Stage("full", most_facts=10, steps=1400, enough=2.0, single=0.3, odd=0.2, long=0.02, stretch=0.3),
+)
+TOKENS: Final = 2048
+RATES: Final = (0.006, 0.0015, 0.01)
+WARM_UP: Final = 50
+OTHER_WEIGHT: Final = 0.1
+OTHER_SHARE: Final = 0.15
+REPORT_EVERY: Final = 25
+
+
+def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
+    table = model.get_input_embeddings().weight
+    inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    norms = [weight for weight in model.parameters() if weight.ndim == 1]
+    matrices, embeddings, scales = RATES
+    groups = [{"params": [table], "lr": embeddings}, {"params": norms, "lr": scales}]
+    found: list[torch.optim.Optimizer] = [Muon(inner, matrices)]
+    found.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
+    for group in [group for optimizer in found for group in optimizer.param_groups]:
+        group["top"] = group["lr"]
+    return found
+
+
+def lesson_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Loss of the answers plus a little of some of the other tokens; share of right answer tokens by style."""
+    hidden = model.model(
+        input_ids=batch.ids, attention_mask=batch.real, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state[:, :-1]
+    labels, answers = batch.ids[:, 1:], batch.answers[:, 1:]
+    some = torch.rand(labels.shape, device=labels.device) < OTHER_SHARE
+    chosen = (answers > 0) | (some & (batch.real[:, 1:] > 0))
+    logits, wanted, styles = model.lm_head(hidden[chosen]), labels[chosen], answers[chosen]
+    each = functional.cross_entropy(logits, wanted, reduction="none")
+    right = (logits.argmax(-1) == wanted).float()
+    shares = {name: right[styles == number].mean().item() for name, number in ANSWERS.items() if number in styles}
+    loss = each[styles > 0].mean()
+    if bool((styles == 0).any()):
+        loss = loss + OTHER_WEIGHT * each[styles == 0].mean()
+    return loss, shares
+
+
+def scale_of(stage: Stage, inner: int, step: int) -> float:
+    """Learning rates rise over the first steps and fall to a hundredth over the last two thirds of the last stage."""
+    if stage is STAGES[-1]:
+        return max(0.01, min(1.0, 1.5 * (1 - inner / stage.steps)))
+    return min(1.0, (step + 1) / WARM_UP)
+
+
+def train_stage(
+    model: LlamaForCausalLM, feed: Iterator[Batch], found: Iterable[torch.optim.Optimizer], stage: Stage, step: int
+) -> int:
+    """Train until the stage ends; returns the number of steps taken since the beginning of all."""
+    began, average = time.monotonic(), dict.fromkeys(ANSWERS, 0.0)
+    for inner in range(stage.steps):
+        loss, shares = lesson_loss(model, next(feed))
+        loss.backward()
+        for optimizer in found:
+            for group in optimizer.param_groups:
+                group["lr"] = group["top"] * scale_of(stage, inner, step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average |= {name: 0.95 * average[name] + 0.05 * share for name, share in shares.items()}
+        step += 1
+        if step % REPORT_EVERY == 0:
+            rights = ", ".join(f"{name} {share:.3f}" for name, share in average.items())
+            passed = time.monotonic() - began
+            print(f"{stage.name}: step {step}, {passed:.0f} s, loss {loss.item():.3f}, right {rights}", flush=True)
+        if min(average.values()) >= stage.enough:
+            break
+    return step
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model and tokenizer for ``from_pretrained``, with the tokenizer class every version of the library knows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.generation_config.do_sample = False
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.pop("backend", None)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def main() -> None:
+    """Build the tokenizer, train through the stages, save after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    rng = random.Random(f"lessons {arguments.seed}")  # noqa: S311
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = build_tokenizer(CONTEXT)
+    model = start_model(tokenizer).to(device).train()
+    print(f"{sum(weight.numel() for weight in model.parameters())} parameters, on {device}", flush=True)
+    found, step = optimizers(model), 0
+    for stage in STAGES:
+        step = train_stage(model, batches(rng, tokenizer, stage, TOKENS, device), found, stage, step)
+        save(model, tokenizer, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
