@@ -119,9 +119,8 @@ class FactorRule:
         candidates = np.where(
             similarity[sources] >= threshold, _weighed(strongest[sources, None], similarity[sources].clip(min=0)), 1.0
         )
-        reached: NDArray[np.float64] = candidates[np.abs(candidates - 1).argmax(axis=0), np.arange(len(similarity))][
-            kinds
-        ]
+        farthest = np.abs(candidates - 1).argmax(axis=0)
+        reached: NDArray[np.float64] = candidates[farthest, np.arange(len(similarity))][kinds]
         reached[: len(self.sequence.start)] = 1.0
         return reached
 
@@ -138,10 +137,10 @@ def _weighed(factor: Number, weight: Number) -> Number:
 
 
 def _farther(candidate: NDArray[np.float64], current: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Farther from 1; of two as far, the smaller factor, so that the order of the controls never matters."""
+    """Farther from 1; of two as far (but for rounding) the smaller, so that neither order nor rounding decides."""
     distance, standing = np.abs(candidate - 1), np.abs(current - 1)
-    farther: NDArray[np.bool_] = (distance > standing) | ((distance == standing) & (candidate < current))
-    return farther
+    as_far = np.isclose(distance, standing, rtol=1e-12, atol=1e-12)
+    return np.where(as_far, candidate < current, distance > standing)
 
 
 def _candidates(sequence: TokenSequence, item: int, place: Place) -> range:
