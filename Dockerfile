@@ -23,8 +23,8 @@ LABEL org.opencontainers.image.title="Whence" \
       org.opencontainers.image.description="A self-hosted REST explainability server: whence this output?" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-RUN groupadd --system --gid 10001 whence \
-    && useradd --system --uid 10001 --gid whence --home-dir /data --no-create-home --shell /usr/sbin/nologin whence \
+RUN groupadd --gid 10001 whence \
+    && useradd --uid 10001 --gid whence --home-dir /data --no-create-home --shell /usr/sbin/nologin whence \
     && install -d -m 0700 -o whence -g whence /data \
     && install -d -m 0755 /models
 
