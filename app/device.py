@@ -99,6 +99,11 @@ class Device:
             self.drop(ticket)
             raise
 
+    @property
+    def waiting(self) -> int:
+        """Pieces of work in the queue."""
+        return len(self._queue)
+
     def retry_after(self) -> int:
         """Whole seconds until a place in the queue is likely to be free."""
         return min(LONGEST_RETRY_SECONDS, max(1, math.ceil(self.service_seconds)))

@@ -113,8 +113,8 @@ def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
 def operation_of(document: Mapping[str, Any], method: str, path: str, about: Mapping[str, Any]) -> Operation:
     content = about.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [json.dumps(example["value"], indent=2) for example in content.get("examples", {}).values()]
-    good = next((response for status, response in about["responses"].items() if status.startswith("2")), {})
-    answer = good.get("content", {}).get("application/json", {}).get("schema", {})
+    good = [response for status, response in about["responses"].items() if status.startswith("2")]
+    answer = good[0].get("content", {}).get("application/json", {}).get("schema", {})
     return Operation(
         anchor=about["operationId"],
         method=method,

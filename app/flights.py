@@ -35,6 +35,10 @@ class SingleFlight(Generic[Landed]):
     def __init__(self) -> None:
         self._flights: dict[Hashable, Flight[Landed]] = {}
 
+    def __len__(self) -> int:
+        """Flights under way."""
+        return len(self._flights)
+
     async def join(
         self, key: Hashable, job: str, start: Start[Landed], *, deadline: float, nice: bool = False
     ) -> Landed:

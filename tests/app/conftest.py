@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
 from app.dependencies import Server
 from app.main import create_app
@@ -84,9 +86,9 @@ def start(data_dir: Path, models_dir: Path) -> Start:
         app = create_app(settings)
         transport = httpx.ASGITransport(app)
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-        async with app.router.lifespan_context(app):
-            async with httpx.AsyncClient(transport=transport, base_url="http://whence", headers=headers) as client:
-                yield Running(app, client)
+        client = httpx.AsyncClient(transport=transport, base_url="http://whence", headers=headers)
+        async with app.router.lifespan_context(app), client:
+            yield Running(app, client)
 
     return started
 
@@ -113,10 +115,17 @@ async def running(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
         yield running
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits, ten seconds at most, until something has come about in another thread or task."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come about")
+
+
 async def empty(running: Running) -> None:
     database = running.server.explainer.database
-    from sqlalchemy import text
-
     async with database.transaction(tenant="default") as session:
         for table in ("explanations", "models"):
             await session.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - fixed names

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.anyio
 
 MEMBERS = ["type", "title", "status", "detail", "error", "code", "message"]
 SECRET = "PROMPT-TEXT-THAT-MUST-NOT-LEAK"
+INFINITE = b'{"model": "m", "prompt": "", "target": "x", "control_factor": 1e999}'
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -35,13 +37,13 @@ JSON = {"Content-Type": "application/json"}
         ("POST", "/explain", b"null", JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b'{"control_factor": NaN}', JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b'{"control_factor": -Infinity}', JSON, 400, "INVALID_REQUEST"),
-        ("POST", "/explain", b'{"model":"m","prompt":"","target":"x","control_factor":1e999}', JSON, 400, "INVALID_REQUEST"),
+        ("POST", "/explain", INFINITE, JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b'{"model":"\xff"}', JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b'{"model":"\\ud800"}', JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b"[" * 100_000, JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b"9" * 10_000, JSON, 400, "INVALID_REQUEST"),
         ("POST", "/explain", b"{}", {"Content-Type": "text/plain"}, 415, "UNSUPPORTED_MEDIA_TYPE"),
-        ("POST", "/explain", b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/explain", b"{}", FORM, 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("POST", "/explain", b"{}", {}, 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("POST", "/explain?nice=perhaps", b"{}", JSON, 400, "INVALID_REQUEST"),
         ("GET", "/explanations?limit=0", b"", {}, 400, "INVALID_REQUEST"),

@@ -46,9 +46,9 @@ async def test_token_answer(running: Running) -> None:
     assert len(body["explanations"]) > 2
     for position, explanation in enumerate(body["explanations"]):
         assert [item["type"] for item in explanation["items"]] == ["text", "token_ids", "text", "target"]
-        text, ids, empty, before = (item["scores"] for item in explanation["items"])
-        assert set(text[0]) == {"start", "length", "score"}
-        assert len(ids) == 3 and all(isinstance(score, float) for score in ids)
+        of_text, of_ids, empty, before = (item["scores"] for item in explanation["items"])
+        assert set(of_text[0]) == {"start", "length", "score"}
+        assert len(of_ids) == 3 and all(isinstance(score, float) for score in of_ids)
         assert empty == []
         assert len(before) == position and all(set(score) == {"start", "length", "score"} for score in before)
 
@@ -166,24 +166,33 @@ async def test_bad_fields(running: Running, changes: dict[str, Any], code: str, 
         assert body["errors"][0]["pointer"] == pointer
 
 
+def text(**control: Any) -> dict[str, Any]:
+    return {"type": "text", "data": "ab", "controls": [control]}
+
+
+def ids(*ids: Any, **control: Any) -> dict[str, Any]:
+    return {"type": "token_ids", "data": list(ids), "controls": [control] if control else []}
+
+
 @pytest.mark.parametrize(
     ("item", "pointer"),
     [
-        ({"type": "text", "data": "ab", "controls": [{"start": 0, "length": 3, "factor": 1}]}, "/prompt/0/controls/0"),
-        ({"type": "text", "data": "ab", "controls": [{"start": 0, "length": -1, "factor": 1}]}, "/prompt/0/controls/0/length"),
-        ({"type": "text", "data": "ab", "controls": [{"start": -1, "length": 1, "factor": 1}]}, "/prompt/0/controls/0/start"),
-        ({"type": "text", "data": "ab", "controls": [{"start": 0, "length": 1, "factor": False}]}, "/prompt/0/controls/0/factor"),
-        ({"type": "text", "data": "ab", "controls": [{"start": 0, "length": 1}]}, "/prompt/0/controls/0/factor"),
-        ({"type": "token_ids", "data": [1, "2"]}, "/prompt/0/data/1"),
-        ({"type": "token_ids", "data": [1.5]}, "/prompt/0/data/0"),
-        ({"type": "token_ids", "data": [-1]}, "/prompt/0/data/0"),
-        ({"type": "token_ids", "data": [5000]}, "/prompt/0/data/0"),
-        ({"type": "token_ids", "data": [1], "controls": [{"index": 1, "factor": 1}]}, "/prompt/0/controls/0/index"),
-        ({"type": "token_ids", "data": [1], "controls": [{"pos": 0, "factor": 1}]}, "/prompt/0/controls/0/index"),
+        (text(start=0, length=3, factor=1), "/prompt/0/controls/0"),
+        (text(start=0, length=-1, factor=1), "/prompt/0/controls/0/length"),
+        (text(start=-1, length=1, factor=1), "/prompt/0/controls/0/start"),
+        (text(start=0, length=1, factor=False), "/prompt/0/controls/0/factor"),
+        (text(start=0, length=1), "/prompt/0/controls/0/factor"),
+        (text(start=0, length=1, factor=1, token_overlap="some"), "/prompt/0/controls/0/token_overlap"),
+        (ids(1, "2"), "/prompt/0/data/1"),
+        (ids(1.5), "/prompt/0/data/0"),
+        (ids(-1), "/prompt/0/data/0"),
+        (ids(5000), "/prompt/0/data/0"),
+        (ids(1, index=1, factor=1), "/prompt/0/controls/0/index"),
+        (ids(1, pos=0, factor=1), "/prompt/0/controls/0/index"),
         ({"type": "image", "data": "?!"}, "/prompt/0/data"),
         ({"type": "image", "data": "", "x": 1}, "/prompt/0"),
     ],
-)  # fmt: skip
+)
 async def test_bad_items(running: Running, item: dict[str, Any], pointer: str) -> None:
     response = await running.explain(prompt=[item])
     assert (response.status_code, response.json()["code"]) == (400, "INVALID_REQUEST")
@@ -243,8 +252,7 @@ async def test_unusual_characters(running: Running) -> None:
 async def test_tokenizer_routes(running: Running) -> None:
     from tokenizers import Tokenizer
 
-    text = (await running.client.get("/v1/models/tiny-lm/tokenizer")).text
-    tokenizer = Tokenizer.from_str(text)
+    tokenizer = Tokenizer.from_str((await running.client.get("/v1/models/tiny-lm/tokenizer")).text)
     asked = {"model": "tiny-lm", "prompt": PROMPT, "tokens": True, "token_ids": True}
     encoding = tokenizer.encode(PROMPT)
     found = (await running.client.post("/tokenize", json=asked)).json()
