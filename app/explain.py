@@ -7,7 +7,7 @@ only after its transaction has been committed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -94,7 +94,8 @@ async def explain_completion(
     async with explainer.database.transaction(tenant=tenant) as session:
         registration = registration_of(await find_model(session, question.model))
         key = request_key(registration, question)
-        row = None if fresh else await explanations.find(session, key)
+        # Without a digest in the registry the key does not name the weights: nothing may be found under it.
+        row = None if fresh or registration.digest is None else await explanations.find(session, key)
     if row is not None:
         return Explained(row.id, row.model_digest, attribution_from(row.attribution), row.seconds, row.forwards)
     new = explanations.new_id()
@@ -114,10 +115,13 @@ async def compute(
 ) -> Explained:
     """Runs the method on the device thread."""
     model = await runtime.model(registration)
-    attribute = METHODS[question.method].attribute
+    method = METHODS[question.method]
     attribution = await runtime.run(
-        lambda checkpoint: attribute(model, question.prompt, question.target, question.config, checkpoint), priority
+        lambda checkpoint: method.attribute(model, question.prompt, question.target, question.config, checkpoint),
+        priority,
     )
+    if method.approximate:
+        attribution = replace(attribution, facts={**attribution.facts, "approximate": True})
     if not np.isfinite(attribution.values).all():
         raise InvalidRequest("the scores of this request are not finite: a control factor is too large for the model")
     seconds, forwards = attribution.facts.get("seconds", 0.0), attribution.facts.get("forwards", 0)
@@ -150,10 +154,12 @@ def request_key(registration: Registration, question: Question) -> bytes:
 async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:
     """One stored explanation of this tenant; raises `NotFound` for anything else."""
     try:
+        wanted = UUID(name)
         async with database.transaction(tenant=tenant) as session:
-            return stored_from(await explanations.get(session, UUID(name)))
+            row = await explanations.get(session, wanted)
     except (ValueError, storage_errors.NotFound):
         raise NotFound("there is no explanation with this id") from None
+    return stored_from(row)
 
 
 async def list_explanations(database: Database, tenant: str, **filters: Any) -> explanations.Page:
