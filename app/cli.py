@@ -334,7 +334,7 @@ def demo_greeting(url: str, secret: str) -> str:
     question = {
         "model": "demo-lm",
         "prompt": "Anna lives in Oslo. Ben lives in Rome. Anna lives in",
-        "target": " Oslo",
+        "target": " Oslo.",
     }
     requests = [
         curl(f"{url}/explain", secret, question | {"prompt_granularity": {"type": "sentence"}}),
