@@ -82,6 +82,8 @@ def _check(config: AtmanConfig) -> None:
     check_factor(config.control_factor, "/control_factor")
     if config.threshold is not None and not -1 <= config.threshold <= 1:
         raise InvalidRequest("the similarity threshold must lie in -1..1", "/contextual_control_threshold")
+    if config.granularity == "custom" and not config.delimiter:
+        raise InvalidRequest("custom granularity needs a non-empty delimiter", "/prompt_granularity/delimiter")
 
 
 def _check_finite(model: LanguageModel, scores: Suppressed) -> None:
@@ -191,11 +193,7 @@ def _token_chunks(item: Text | TokenIds, index: int, sequence: TokenSequence, co
 
 
 def _cut(text: str, granularity: Granularity, delimiter: str | None) -> list[Span]:
-    if granularity != "custom":
-        return CUTS[granularity](text)
-    if not delimiter:
-        raise InvalidRequest("custom granularity needs a non-empty delimiter", "/prompt_granularity/delimiter")
-    return split_at(text, delimiter)
+    return split_at(text, delimiter) if granularity == "custom" and delimiter else CUTS[granularity](text)
 
 
 def _target_chunks(item: int, sequence: TokenSequence, target: str, config: AtmanConfig) -> list[Chunk]:

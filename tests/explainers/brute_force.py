@@ -62,14 +62,14 @@ def _attention(model: LanguageModel, factors: NDArray[np.float64], log_additive:
                 scores = torch.tanh(scores / softcap) * softcap
             top = scores[:, visible].amax(-1, keepdim=True)
             if log_additive:
-                weights = torch.exp(scores - top) * f * visible
+                weights = torch.exp(scores - top).where(visible, 0.0) * f
                 if not (f * visible).any():
                     weights[:, row] = 1.0
             else:
                 low = scores[:, visible].amin(-1, keepdim=True)
                 stretched = scores + (f - 1) * (scores - low)
                 top = stretched[:, visible].amax(-1, keepdim=True)
-                weights = torch.exp(stretched - top) * visible
+                weights = torch.exp(stretched - top).where(visible, 0.0)
             sink = 0.0 if s_aux is None else torch.exp(s_aux[:, None] - top)
             output[0, row] = ((weights / (weights.sum(-1, keepdim=True) + sink))[:, None] @ v)[:, 0]
         return output, None

@@ -19,13 +19,13 @@ from explainers.types import Control, Prompt, Span, Text, TokenIds
 @dataclass
 class Column:
     token: int
-    item: int | None = None  # None: start token or target
+    item: int | None = None  # None: start token; one past the last item: target
     index: int = 0
     characters: frozenset[int] = frozenset()
 
 
 Placed = tuple[int, Control]
-"""A control and the item it belongs to."""
+"""A control and the item it belongs to. A place that is a number means that very token, also in text and target."""
 
 
 def columns_of(model: LanguageModel, prompt: Prompt, target: str) -> list[Column]:
@@ -40,7 +40,7 @@ def columns_of(model: LanguageModel, prompt: Prompt, target: str) -> list[Column
                 first = start + blanks if start + blanks < stop else start
                 found.append(Column(token, item, index, frozenset(range(first, stop))))
     ids = model.tokenizer.encode(target, add_special_tokens=False).ids
-    return found + [Column(token) for token in ids[:-1]]
+    return found + [Column(token, len(prompt), index) for index, token in enumerate(ids[:-1])]
 
 
 def weighed_factor(column: Column, item: int, control: Control, overlap: str) -> float | None:
