@@ -97,7 +97,7 @@ def look_back(query: Tensor, key: Tensor, back: int, gated: bool, turn: Tensor) 
 def start_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """The model that training starts from; draws on the global generator of torch."""
     model = plain_model(tokenizer)
-    start_embeddings(model.get_input_embeddings().weight, tokenizer)
+    start_embeddings(model.model.embed_tokens.weight, tokenizer)
     model.model.norm.weight.fill_(3.0)
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()

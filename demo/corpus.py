@@ -77,51 +77,93 @@ class Lesson:
 
 FRAMES: Final[tuple[Frame, ...]] = (
     Frame(
-        "lives", ("name",), "city", "{0} lives in {v}.", "{0} lives in {v}.",
+        "lives",
+        ("name",),
+        "city",
+        "{0} lives in {v}.",
+        "{0} lives in {v}.",
         ("where does {0} live?", "in which city does {0} live?"),
     ),
     Frame(
-        "code", ("colour", "thing"), "code", "The code for the {0} {1} is {v}.", "The code for the {0} {1} is {v}.",
+        "code",
+        ("colour", "thing"),
+        "code",
+        "The code for the {0} {1} is {v}.",
+        "The code for the {0} {1} is {v}.",
         ("what is the code for the {0} {1}?",),
     ),
     Frame(
-        "country", ("city",), "country", "{0} is in {v}.", "{0} is in {v}.",
+        "country",
+        ("city",),
+        "country",
+        "{0} is in {v}.",
+        "{0} is in {v}.",
         ("in which country is {0}?", "which country is {0} in?"),
     ),
     Frame(
-        "colour", ("name", "thing"), "colour", "{0} has a {v} {1}.", "The {1} of {0} is {v}.",
+        "colour",
+        ("name", "thing"),
+        "colour",
+        "{0} has a {v} {1}.",
+        "The {1} of {0} is {v}.",
         ("what colour is the {1} of {0}?", "which colour is the {1} of {0}?"),
     ),
     Frame("likes", ("name",), "food", "{0} likes {v}.", "{0} likes {v}.", ("what does {0} like?",)),
     Frame(
-        "place", ("thing",), "place", "The {0} is in the {v}.", "The {0} is in the {v}.",
+        "place",
+        ("thing",),
+        "place",
+        "The {0} is in the {v}.",
+        "The {0} is in the {v}.",
         ("where is the {0}? Answer: In the", "where is the {0}? Answer: in the"),
     ),
     Frame(
-        "job", ("name",), "job", "{0} works as a {v}.", "{0} works as a {v}.",
+        "job",
+        ("name",),
+        "job",
+        "{0} works as a {v}.",
+        "{0} works as a {v}.",
         ("what is the job of {0}?", "what does {0} work as?"),
     ),
     Frame(
-        "speaks", ("name",), "language", "{0} speaks {v}.", "{0} speaks {v}.",
+        "speaks",
+        ("name",),
+        "language",
+        "{0} speaks {v}.",
+        "{0} speaks {v}.",
         ("which language does {0} speak?", "what does {0} speak?"),
     ),
     Frame(
-        "day", ("event",), "day", "The {0} is on {v}.", "The {0} is on {v}.",
+        "day",
+        ("event",),
+        "day",
+        "The {0} is on {v}.",
+        "The {0} is on {v}.",
         ("on which day is the {0}?", "when is the {0}?"),
     ),
     Frame(
-        "price", ("thing",), "amount", "The {0} costs {v} euros.", "The {0} costs {v} euros.",
+        "price",
+        ("thing",),
+        "amount",
+        "The {0} costs {v} euros.",
+        "The {0} costs {v} euros.",
         ("how much does the {0} cost?", "what is the price of the {0}?"),
     ),
     Frame(
-        "age", ("name",), "amount", "{0} is {v} years old.", "{0} is {v} years old.",
+        "age",
+        ("name",),
+        "amount",
+        "{0} is {v} years old.",
+        "{0} is {v} years old.",
         ("how old is {0}?", "what is the age of {0}?"),
     ),
 )
 
 STYLES: Final[tuple[str, ...]] = ("completion", "question")
 _RESERVED_ONE_IN: Final = 10
-_SYLLABLES: Final = tuple(first + second for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "or", "an"))
+_SYLLABLES: Final = tuple(
+    first + second for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "or", "an")
+)
 _FEW: Final = (0, 0, 0, 1, 2)
 _ENDINGS: Final = ("", "n", "s", "k", "l", "r", "t", "sh", "ya", "ville", "sson")
 
@@ -234,12 +276,9 @@ def recall(rng: random.Random, count: int, frame: Frame | None = None, style: st
 
 def held_out(n: int, seed: int, fewest: int = 1, most: int = 10) -> list[Recall]:
     """``n`` prompts that training never sees, frames and numbers of facts in equal shares."""
-    rng = random.Random(f"held out {seed}")
+    rng = random.Random(f"held out {seed}")  # noqa: S311
     counts = range(fewest, most + 1)
-    return [
-        recall(rng, counts[i % len(counts)], FRAMES[i % len(FRAMES)])
-        for i in range(n)
-    ]
+    return [recall(rng, counts[i % len(counts)], FRAMES[i % len(FRAMES)]) for i in range(n)]
 
 
 def lesson(

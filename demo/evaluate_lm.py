@@ -92,10 +92,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(
-        arguments.model, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(arguments.model)  # type: ignore[assignment]
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="eager")
     for group, (right, total) in accuracy(model, tokenizer, held_out(arguments.prompts, arguments.seed)).items():
         print(f"{group:16s} {right:5d} of {total:5d} right  {100 * right / total:6.2f} %", flush=True)
     cases = held_out(100, arguments.seed + 1, fewest=2)

@@ -64,7 +64,7 @@ def draw_lesson(rng: random.Random, stage: Stage) -> Lesson:
 
 
 def positions_of(rng: random.Random, text: str, starts: list[int], stretch: bool, room: int) -> list[int]:
-    """Rotary positions of tokens starting at ``starts``: in turn, or with skips after some sentences, below ``room``."""
+    """Rotary positions of tokens starting at ``starts``: in turn, or skipping some after sentences, below ``room``."""
     left = rng.randint(0, room - len(starts)) if stretch and len(starts) < room else 0
     places, offset = [], 0
     for number, start in enumerate(starts):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
     """Nearly orthogonal matrices for a stack of matrices, by the quintic Newton-Schulz iteration."""
-    wide = stack.mT if stack.size(-2) > stack.size(-1) else stack
+    wide: Tensor = stack.mT if stack.size(-2) > stack.size(-1) else stack
     wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = wide @ wide.mT
@@ -34,14 +34,15 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     shapes[weight.shape].append(weight)
             for shape, weights in shapes.items():
-                updates = orthogonalise(torch.stack([self._momentum(weight, group["momentum"]) for weight in weights]))
+                steps = [self._momentum(weight, group["momentum"]) for weight in weights]
+                updates = orthogonalise(torch.stack(steps))
                 size = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for weight, update in zip(weights, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-size)
 
     def _momentum(self, weight: Tensor, momentum: float) -> Tensor:
         """The Nesterov-averaged gradient of one matrix."""
-        assert weight.grad is not None
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
         average: Tensor = self.state[weight].setdefault("average", torch.zeros_like(weight))
-        average.lerp_(weight.grad, 1 - momentum)
-        return weight.grad.lerp(average, momentum)
+        average.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)

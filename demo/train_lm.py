@@ -34,17 +34,19 @@ RATES: Final = (0.006, 0.0015, 0.01)
 WARM_UP: Final = 50
 OTHER_WEIGHT: Final = 0.1
 OTHER_SHARE: Final = 0.15
+SMOOTHING: Final = 0.05
+DECAY: Final = 0.2
 REPORT_EVERY: Final = 25
 
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embeddings and norms."""
-    table = model.get_input_embeddings().weight
+    table = model.model.embed_tokens.weight
     inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     norms = [weight for weight in model.parameters() if weight.ndim == 1]
     matrices, embeddings, scales = RATES
     groups = [{"params": [table], "lr": embeddings}, {"params": norms, "lr": scales}]
-    found: list[torch.optim.Optimizer] = [Muon(inner, matrices)]
+    found: list[torch.optim.Optimizer] = [Muon(inner, matrices, decay=DECAY)]
     found.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
     for group in [group for optimizer in found for group in optimizer.param_groups]:
         group["top"] = group["lr"]
@@ -60,13 +62,12 @@ def lesson_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, dict[str
     some = torch.rand(labels.shape, device=labels.device) < OTHER_SHARE
     chosen = (answers > 0) | (some & (batch.real[:, 1:] > 0))
     logits, wanted, styles = model.lm_head(hidden[chosen]), labels[chosen], answers[chosen]
-    each = functional.cross_entropy(logits, wanted, reduction="none")
+    sure = functional.cross_entropy(logits, wanted, reduction="none")
+    calm = functional.cross_entropy(logits[styles > 0], wanted[styles > 0], label_smoothing=SMOOTHING)
     right = (logits.argmax(-1) == wanted).float()
     shares = {name: right[styles == number].mean().item() for name, number in ANSWERS.items() if number in styles}
-    loss = each[styles > 0].mean()
-    if bool((styles == 0).any()):
-        loss = loss + OTHER_WEIGHT * each[styles == 0].mean()
-    return loss, shares
+    rest = sure[styles == 0].sum() / (styles == 0).sum().clamp(min=1)
+    return calm + OTHER_WEIGHT * rest, shares
 
 
 def scale_of(stage: Stage, inner: int, step: int) -> float:
@@ -83,7 +84,7 @@ def train_stage(
     began, average = time.monotonic(), dict.fromkeys(ANSWERS, 0.0)
     for inner in range(stage.steps):
         loss, shares = lesson_loss(model, next(feed))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in found:
             for group in optimizer.param_groups:
                 group["lr"] = group["top"] * scale_of(stage, inner, step)
@@ -101,7 +102,7 @@ def train_stage(
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model and tokenizer for ``from_pretrained``, with the tokenizer class every version of the library knows."""
+    """Write model and tokenizer for ``from_pretrained``, with a tokenizer class that older versions know too."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
@@ -124,7 +125,9 @@ def main() -> None:
     rng = random.Random(f"lessons {arguments.seed}")  # noqa: S311
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = build_tokenizer(CONTEXT)
-    model = start_model(tokenizer).to(device).train()
+    model = start_model(tokenizer)
+    model.to(device)  # type: ignore[arg-type]
+    model.train()
     print(f"{sum(weight.numel() for weight in model.parameters())} parameters, on {device}", flush=True)
     found, step = optimizers(model), 0
     for stage in STAGES:

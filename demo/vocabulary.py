@@ -70,7 +70,7 @@ def build_tokenizer(context: int) -> PreTrainedTokenizerFast:
             processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, vocab[BOS])]),
         ]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,

@@ -104,22 +104,22 @@ DISTRACTORS: Final[tuple[str, ...]] = (
     "He forgot to call back.",
 )
 
-COMMON: Final[tuple[str, ...]] = tuple(
-    """
-    the be is are was were am been being to of and a an in on at by for with from about into over after before under
-    that this these those it its he she they we you I his her their our my your him them us who whom which what when
-    where why how not no yes do does did done have has had having will would can could shall should may might must
-    there here then than so if but or because while as all any some many much more most few less other another each
-    every both one two three four five six seven eight nine ten first last next new old good bad great small large big
-    little long short high low right left same different early late young important public able own up down out off
-    again always never often sometimes only just very too also well even still now today tomorrow yesterday
-    year month week day night morning evening hour minute time way man woman child boy girl people person family
-    friend mother father brother sister house home room street city country world work job life hand head eye face
-    word name number part place case point fact company group problem question answer money water food
-    say said says get got give gave go went gone come came make made know knew think thought take took see saw want
-    use used find found tell told ask asked feel felt try tried leave left call called keep kept let begin began
-    show showed hear heard play played run ran move moved live lived believe bring brought happen write wrote sit sat
-    stand stood lose lost pay paid meet met learn change lead understand watch follow stop create speak read spend
-    grow open walk win teach offer remember love consider appear buy wait serve die send build stay fall cut reach
-    """.split()
-)
+_COMMON = """
+the be is are was were am been being to of and a an in on at by for with from about into over after before under
+that this these those it its he she they we you I his her their our my your him them us who whom which what when
+where why how not no yes do does did done have has had having will would can could shall should may might must
+there here then than so if but or because while as all any some many much more most few less other another each
+every both one two three four five six seven eight nine ten first last next new old good bad great small large big
+little long short high low right left same different early late young important public able own up down out off
+again always never often sometimes only just very too also well even still now today tomorrow yesterday
+year month week day night morning evening hour minute time way man woman child boy girl people person family
+friend mother father brother sister house home room street city country world work job life hand head eye face
+word name number part place case point fact company group problem question answer money water food
+say said says get got give gave go went gone come came make made know knew think thought take took see saw want
+use used find found tell told ask asked feel felt try tried leave left call called keep kept let begin began
+show showed hear heard play played run ran move moved live lived believe bring brought happen write wrote sit sat
+stand stood lose lost pay paid meet met learn change lead understand watch follow stop create speak read spend
+grow open walk win teach offer remember love consider appear buy wait serve die send build stay fall cut reach
+"""
+
+COMMON: Final[tuple[str, ...]] = tuple(_COMMON.split())
