@@ -21,6 +21,7 @@ from app.models import keep_loaded
 from app.runtime import Runtime
 from app.settings import Settings
 from app.start import first_key, open_database
+from explainers.loaders import use_cores
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -76,6 +77,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    use_cores(settings.threads)
     runtime = Runtime(queue_limit=settings.queue_limit, device=settings.device)
     try:
         yield runtime

@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     device: str | None = Field(
         default=None, description="Where models run (cpu, cuda:0, ...); without it the best one present."
     )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU cores that models may use; without it all but one, which stays free for the server itself.",
+    )
     queue_limit: int = Field(
         default=64, ge=1, description="Requests that may wait for the device before new ones get 503."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,15 @@ def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = 
             f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.vocabulary_size} embeddings"
         )
     return replace(model, facts={**model.facts, "self_test": self_test.run(model)})
+
+
+def use_cores(count: int | None = None) -> None:
+    """Let models use `count` CPU cores; None: all this process may use but one.
+
+    The spare core matters more than it counts: arithmetic that is spread over a core which the server or its database
+    needs too waits at every step for the slowest part.
+    """
+    torch.set_num_threads(count or max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 LOADERS: Mapping[str, Callable[[Path, str | None, str | None], LanguageModel]] = {
