@@ -1,6 +1,6 @@
 """The untrained ``demo-lm``: a small Llama whose first two layers start as a circuit that looks facts up.
 
-From random weights a model this small takes very long to discover that it must look things up. So training starts from
+From random weights a model this small can take long to discover that it must look things up. So training starts from
 weights that already do it, roughly, and makes them good:
 
 * three numbers of every embedding are marks: a constant, whether the word can be a key (a name, a city, a thing), and
