@@ -153,7 +153,7 @@ def test_a_one_token_target(llama: LanguageModel) -> None:
     assert [feature.item for feature in found.features] == [0, 0, 0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(odd_text.filter(bool), st.sampled_from(sorted(TOKENIZERS)))
 def test_target_tokens_joined_give_the_target(llama: LanguageModel, target: str, tokenizer: str) -> None:
     model = spoken(llama, tokenizer)

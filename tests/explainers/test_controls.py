@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import permutations
 
@@ -200,6 +202,17 @@ def test_the_order_of_controls_never_matters(
     assert (one == other).all(), "to the last bit"
 
 
+def test_not_even_the_rounding_of_a_product_depends_on_the_order(llama: LanguageModel) -> None:
+    factors = (0.1, 0.7, 1.3, 0.3)
+    products = {math.prod(order) for order in permutations(factors)}
+    assert len(products) > 1, "or nothing is shown"
+    found = {
+        on_tokens(llama, "Anna", *(Control(Span(0, 4), factor) for factor in order))[0]
+        for order in permutations(factors)
+    }
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("overlap", ["partial", "complete"])
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_tiny_factor_is_not_zero(llama: LanguageModel, overlap: Overlap, threshold: float | None) -> None:
@@ -269,16 +282,33 @@ def test_a_thousand_chunks_of_a_thousand_tokens_take_no_time(llama: LanguageMode
     assert [min(factors) for factors in found[:4]] == [1501, 1502, 1504, 1505]
 
 
-def test_similarity_uses_the_embeddings_of_the_model(llama: LanguageModel) -> None:
-    """Two ids with the same vector are the same to a threshold of 1; the rounding of the cosine does not matter."""
-    weight = llama.network.get_input_embeddings().weight
+@contextmanager
+def embedding(model: LanguageModel, token: int, vector: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Inside, `token` has the embedding that `vector` makes of all."""
+    weight = model.network.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
-    kept = weight[30].clone()
+    kept = weight[token].clone()
+    with torch.inference_mode():
+        weight[token] = vector(weight)
     try:
-        with torch.inference_mode():
-            weight[30] = weight[9] * 2
-        prompt = (TokenIds((9, 30, 31), (Control(0, 0.1),)),)
-        assert combined(llama, prompt, threshold=1.0, target="x").tolist() == [1, 0.1, 0.1, 1]
+        yield
     finally:
         with torch.inference_mode():
-            weight[30] = kept
+            weight[token] = kept
+
+
+def test_ids_whose_embeddings_point_the_same_way_are_the_same_to_a_threshold_of_one(llama: LanguageModel) -> None:
+    """The rounding of the cosine does not matter."""
+    prompt = (TokenIds((9, 30, 31), (Control(0, 0.1),)),)
+    for scale in (0.3, 1.0, 2.0, 7.0):
+        with embedding(llama, 30, lambda weight, scale=scale: weight[9] * scale):  # type: ignore[misc]
+            assert combined(llama, prompt, threshold=0.999999, target="x").tolist() == pytest.approx([1, 0.1, 0.1, 1])
+    with embedding(llama, 30, lambda weight: weight[9]):
+        assert combined(llama, prompt, threshold=1.0, target="x").tolist() == [1, 0.1, 0.1, 1]
+
+
+def test_a_token_without_direction_is_like_itself_only(llama: LanguageModel) -> None:
+    """Padding tokens often have an embedding of zeros."""
+    with embedding(llama, 30, lambda weight: torch.zeros_like(weight[0])):
+        prompt = (TokenIds((30, 9, 30), (Control(0, 0.1),)),)
+        assert combined(llama, prompt, threshold=0.5, target="x").tolist() == [1, 0.1, 1, 0.1]
