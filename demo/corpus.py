@@ -68,9 +68,10 @@ class Recall:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A training text with many answered queries; ``answers`` are the spans of the answers in it."""
+    """A training text with many answered queries; the spans of the queries and of their answers in it."""
 
     text: str
+    queries: tuple[Span, ...]
     answers: tuple[Span, ...]
     styles: tuple[str, ...]
 
@@ -291,10 +292,11 @@ def lesson(
     facts = draw_facts(rng, draw_frames(rng, count), invented=invented)
     sentences, separators, _ = tell(rng, facts, rng.choice(_FEW) if distractors is None else distractors)
     text, _ = join_sentences(sentences, separators)
-    spans, styles = [], []
+    asked, answers, styles = [], [], []
     for fact in rng.sample(facts, min(queries, count)):
         styles.append(rng.choice(STYLES))
         before, answer, after = query_text(rng, fact, styles[-1])
-        spans.append((len(text) + len(before), len(text) + len(before) + len(answer)))
+        asked.append((len(text), len(text) + len(before)))
+        answers.append((len(text) + len(before), len(text) + len(before) + len(answer)))
         text += before + answer + after + rng.choice((" ", "\n"))
-    return Lesson(text.rstrip(), tuple(spans), tuple(styles))
+    return Lesson(text.rstrip(), tuple(asked), tuple(answers), tuple(styles))

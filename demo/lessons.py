@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from demo.corpus import STYLES, Lesson, lesson
+from demo.corpus import STYLES, Lesson, Span, lesson
 
 _POOL: Final = 192
 ANSWERS: Final = {style: number for number, style in enumerate(STYLES, start=1)}
@@ -22,7 +22,8 @@ class Stage:
     """A part of the curriculum; it ends after ``steps``, or once ``enough`` of the answers are right.
 
     ``single`` is the share of lessons with one query only, ``odd`` of those with invented words, ``long`` of those with
-    dozens of distractors, ``stretch`` of those whose sentences are set apart by skipped positions.
+    dozens of distractors, ``stretch`` of those whose sentences are set apart by skipped positions, ``damped`` of those
+    that are read with little attention to their queries.
     """
 
     name: str
@@ -33,15 +34,17 @@ class Stage:
     odd: float = 0.0
     long: float = 0.0
     stretch: float = 0.0
+    damped: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A lesson as tokens: ids, positions, and for each token the number of the style it answers, or 0."""
+    """A lesson as tokens: ids, positions, for each token the number of the style it answers, or 0, and if it asks."""
 
     ids: list[int]
     positions: list[int]
     answers: list[int]
+    asked: list[int]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Batch:
     ids: Tensor
     positions: Tensor
     answers: Tensor
+    asked: Tensor
     real: Tensor
 
 
@@ -75,34 +79,41 @@ def positions_of(rng: random.Random, text: str, starts: list[int], stretch: bool
     return places
 
 
+def inside(span: Span, offsets: list[Span]) -> list[int]:
+    """The tokens that lie in a span."""
+    return [place for place, (left, right) in enumerate(offsets) if span[0] <= left < right <= span[1]]
+
+
 def samples_of(rng: random.Random, tokenizer: PreTrainedTokenizerFast, stage: Stage, count: int) -> list[Sample]:
     """Fresh lessons as tokens, each ending in ``</s>``."""
     lessons = [draw_lesson(rng, stage) for _ in range(count)]
     end, room = tokenizer.eos_token_id, tokenizer.model_max_length
     samples = []
     for one, code in zip(lessons, tokenizer.backend_tokenizer.encode_batch([one.text for one in lessons]), strict=True):
-        answers = [0] * (len(code.ids) + 1)
-        for (start, stop), style in zip(one.answers, one.styles, strict=True):
-            for place, (left, right) in enumerate(code.offsets):
-                if start <= left < right <= stop:
-                    answers[place] = ANSWERS[style]
+        answers, asked = [0] * (len(code.ids) + 1), [0] * (len(code.ids) + 1)
+        for query, answer, style in zip(one.queries, one.answers, one.styles, strict=True):
+            for place in inside(answer, code.offsets):
+                answers[place] = ANSWERS[style]
+            for place in inside(query, code.offsets):
+                asked[place] = 1
         starts = [*(left for left, _ in code.offsets), len(one.text)]
         positions = positions_of(rng, one.text, starts, rng.random() < stage.stretch, room)
-        samples.append(Sample([*code.ids, end], positions, answers))
+        samples.append(Sample([*code.ids, end], positions, answers, asked))
     return [sample for sample in samples if len(sample.ids) <= room]
 
 
 def collate(samples: list[Sample], device: torch.device) -> Batch:
     """One batch of samples."""
     width = max(len(sample.ids) for sample in samples)
-    ids, positions, answers, real = (torch.zeros(len(samples), width, dtype=torch.long) for _ in range(4))
+    ids, positions, answers, asked, real = (torch.zeros(len(samples), width, dtype=torch.long) for _ in range(5))
     for row, sample in enumerate(samples):
         size = len(sample.ids)
         ids[row, :size] = torch.tensor(sample.ids)
         positions[row, :size] = torch.tensor(sample.positions)
         answers[row, :size] = torch.tensor(sample.answers)
+        asked[row, :size] = torch.tensor(sample.asked)
         real[row, :size] = 1
-    return Batch(ids.to(device), positions.to(device), answers.to(device), real.to(device))
+    return Batch(*(tensor.to(device) for tensor in (ids, positions, answers, asked, real)))
 
 
 def batches(

@@ -1,6 +1,6 @@
 """Trains ``demo-lm`` from nothing: ``python -m demo.train_lm --out demo/models/demo-lm``.
 
-Took 23 minutes on one core of a busy processor. The seed fixes data and starting weights; sums in
+Took 26 minutes on one core of a busy processor. The seed fixes data and starting weights; sums in
 another order (another processor, a GPU) give slightly other weights.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -29,8 +30,11 @@ STAGES: Final = (
     Stage("more", most_facts=7, steps=300, enough=0.95),
     Stage("full", most_facts=10, steps=1400, enough=2.0, single=0.3, odd=0.2, long=0.02, stretch=0.3),
 )
-COOL: Final = Stage("cool", most_facts=10, steps=200, enough=2.0, single=0.4, odd=0.1, long=0.05, stretch=0.3)
-COOLING: Final = 0.5
+COOL: Final = Stage("cool", 10, steps=450, enough=2.0, single=0.3, odd=0.1, long=0.02, stretch=0.3, damped=0.6)
+COOLING: Final = 0.4
+SHARPENING: Final = 1.5
+DAMPING: Final = 0.1
+COOL_RATES: Final = (0.003, 0.0008, 0.005)
 TOKENS: Final = 2048
 RATES: Final = (0.006, 0.0015, 0.01)
 WARM_UP: Final = 50
@@ -41,12 +45,12 @@ DECAY: Final = 0.2
 REPORT_EVERY: Final = 25
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def optimizers(model: LlamaForCausalLM, rates: tuple[float, float, float]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embeddings and norms."""
     table = model.model.embed_tokens.weight
     inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2 and weight.requires_grad]
-    norms = [weight for weight in model.parameters() if weight.ndim == 1]
-    matrices, embeddings, scales = RATES
+    norms = [weight for weight in model.parameters() if weight.ndim == 1 and weight.requires_grad]
+    matrices, embeddings, scales = rates
     groups = [{"params": [table], "lr": embeddings}, {"params": norms, "lr": scales}]
     found: list[torch.optim.Optimizer] = [Muon(inner, matrices, decay=DECAY)]
     found.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
@@ -55,10 +59,21 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return found
 
 
-def lesson_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def attention_mask(batch: Batch, damped: float) -> Tensor:
+    """What is added to the attention scores: causal, and in the share ``damped`` of samples little for the queries."""
+    count, width = batch.ids.shape
+    causal = torch.full((width, width), -1e9, device=batch.ids.device).triu(1)
+    chosen = torch.rand(count, 1, device=batch.ids.device) < damped
+    return causal + math.log(DAMPING) * (batch.asked * chosen)[:, None, None, :]
+
+
+def lesson_loss(model: LlamaForCausalLM, batch: Batch, damped: float) -> tuple[Tensor, dict[str, float]]:
     """Loss of the answers plus a little of some of the other tokens; share of right answer tokens by style."""
     hidden = model.model(
-        input_ids=batch.ids, attention_mask=batch.real, position_ids=batch.positions, use_cache=False
+        input_ids=batch.ids,
+        attention_mask=attention_mask(batch, damped) if damped else batch.real,
+        position_ids=batch.positions,
+        use_cache=False,
     ).last_hidden_state[:, :-1]
     labels, answers = batch.ids[:, 1:], batch.answers[:, 1:]
     some = torch.rand(labels.shape, device=labels.device) < OTHER_SHARE
@@ -75,13 +90,12 @@ def lesson_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, dict[str
 def scale_of(stage: Stage, inner: int, step: int) -> float:
     """Learning rates rise over the first steps and fall to a hundredth in the last two thirds of the full stage.
 
-    In the cool stage they fall from a third.
+    So they do in the cool stage.
     """
-    if stage is COOL:
-        return max(0.01, (1 - inner / stage.steps) / 3)
-    if stage is STAGES[-1]:
-        return max(0.01, min(1.0, 1.5 * (1 - inner / stage.steps)))
-    return min(1.0, (step + 1) / WARM_UP)
+    warm = min(1.0, (step + 1) / WARM_UP)
+    if stage in (STAGES[-1], COOL):
+        return warm * max(0.01, min(1.0, 1.5 * (1 - inner / stage.steps)))
+    return warm
 
 
 def train_stage(
@@ -90,7 +104,7 @@ def train_stage(
     """Train until the stage ends; returns the number of steps taken since the beginning of all."""
     began, average = time.monotonic(), dict.fromkeys(ANSWERS, 0.0)
     for inner in range(stage.steps):
-        loss, shares = lesson_loss(model, next(feed))
+        loss, shares = lesson_loss(model, next(feed), stage.damped)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in found:
             for group in optimizer.param_groups:
@@ -108,25 +122,33 @@ def train_stage(
     return step
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stages: tuple[Stage, ...], seed: int) -> None:
+def train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    stages: tuple[Stage, ...],
+    rates: tuple[float, float, float],
+    seed: int,
+) -> None:
     """Train through stages with one set of optimizers and one stream of lessons."""
     rng = random.Random(f"lessons {seed}")  # noqa: S311
-    found, step = optimizers(model), 0
+    found, step = optimizers(model, rates), 0
     for stage in stages:
         step = train_stage(model, batches(rng, tokenizer, stage, TOKENS, model.device), found, stage, step)
 
 
 @torch.no_grad()
 def cool(model: LlamaForCausalLM) -> None:
-    """Halve the queries of the layers after the first, and hold queries and keys there.
+    """Make looking facts up (all layers but the first) flatter, looking back for their keys sharper.
 
-    Attention grown sharp in training hardly notices when a sentence gets a tenth of its weight. With flatter attention,
-    weaker evidence makes a weaker answer.
+    Attention grown sharp in training hardly notices when a sentence gets a tenth of its weight. With flatter attention
+    to facts, weaker evidence makes a weaker answer; queries and keys are then held, so that it stays flat.
     """
-    for layer in model.model.layers[1:]:
-        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
-            projection.weight.requires_grad_(False)
+    first, *others = model.model.layers
+    first.self_attn.q_proj.weight.mul_(SHARPENING)
+    for layer in others:
         layer.self_attn.q_proj.weight.mul_(COOLING)
+        for held in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.input_layernorm):
+            held.weight.requires_grad_(requires_grad=False)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -158,11 +180,11 @@ def main() -> None:
     model.train()
     print(f"{sum(weight.numel() for weight in model.parameters())} parameters, on {device}", flush=True)
     if not arguments.finish:
-        train(model, tokenizer, STAGES, arguments.seed)
+        train(model, tokenizer, STAGES, RATES, arguments.seed)
         save(model, tokenizer, arguments.out)
     torch.manual_seed(arguments.seed)
     cool(model)
-    train(model, tokenizer, (COOL,), arguments.seed)
+    train(model, tokenizer, (COOL,), COOL_RATES, arguments.seed)
     save(model, tokenizer, arguments.out)
 
 
