@@ -123,7 +123,7 @@ async def compute(
     if method.approximate:
         attribution = replace(attribution, facts={**attribution.facts, "approximate": True})
     if not np.isfinite(attribution.values).all():
-        raise InvalidRequest("the scores of this request are not finite: a control factor is too large for the model")
+        raise InvalidRequest("the scores of this request are not finite numbers")
     seconds, forwards = attribution.facts.get("seconds", 0.0), attribution.facts.get("forwards", 0)
     return Explained(new, model.digest, attribution, float(seconds), int(forwards))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from storage import tenants
 from storage.database import Database
 from storage.migrations import migrate
-from tests.postgres import Server, running_server
+from tests.postgres import Server, reachable_folder, running_server
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,13 @@ def postgres() -> Iterator[Server]:
     with running_server() as server:
         migrate(server.url)
         yield server
+
+
+@pytest.fixture
+def new_data_dir() -> Iterator[Path]:
+    """A folder for the data of a server of this test's own, removed with everything in it."""
+    with reachable_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 
 from tests import tiny_models
 from tests.clients.server import Server, objects, running, whence
+from tests.postgres import reachable_folder
 
 SECRET = "a-secret-under-load"
 CLIENTS, REQUESTS, DIFFERENT = 20, 500, 40
@@ -23,12 +24,12 @@ NAMES = ("Anna", "Ben", "Clara", "David", "Emma")
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Data of a server that has one tiny random model."""
-    folder = tmp_path_factory.mktemp("data")
     model = tiny_models.save(tmp_path_factory.mktemp("model") / "tiny")
-    objects(whence(folder, "models", "add", "tiny-lm", str(model), "--kind", "causal-lm", "--json"))
-    return folder
+    with reachable_folder() as folder:
+        objects(whence(folder, "models", "add", "tiny-lm", str(model), "--kind", "causal-lm", "--json"))
+        yield folder
 
 
 def body(number: int) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from app.main import create_app
 from app.models import NewModel, add_model
 from app.settings import Settings
 from storage import api_keys, tenants
-from storage.embedded import embedded_postgres
 from tests import tiny_models
+from tests.postgres import Server as Postgres
 
 ADMIN_KEY = "an-admin-key-for-tests"
 PROMPT = "Anna lives in Oslo. Ben lives in Rome. Anna lives in"
@@ -70,11 +70,6 @@ def tiny_lm(models_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="session")
 def start(data_dir: Path, models_dir: Path) -> Start:
     """Starts an application; settings may be changed by keyword."""
 
@@ -94,16 +89,9 @@ def start(data_dir: Path, models_dir: Path) -> Start:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One server for the whole run; its data directory is shared by every application started here."""
-    folder = tmp_path_factory.mktemp("whence")
-    with embedded_postgres(folder):
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def data_dir(postgres: Path) -> Path:
-    return postgres
+def data_dir(postgres: Postgres) -> Path:
+    """One database for the whole run, shared by every application started here."""
+    return postgres.data_dir
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ import pytest
 
 from app import cli
 from app.settings import Settings
-from storage.embedded import embedded_postgres
 from tests import tiny_models
 from tests.clients.server import environment, objects, running
+from tests.postgres import running_server
 
 SECRET = "a-secret-of-the-tests"
 
@@ -30,11 +30,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def data_dir() -> Iterator[Path]:
     """One data directory for the commands of this file, its database running all the time."""
-    folder = tmp_path_factory.mktemp("commands")
-    with embedded_postgres(folder):
-        yield folder
+    with running_server() as server:
+        yield server.data_dir
 
 
 @pytest.fixture(scope="module")
@@ -176,19 +175,19 @@ def test_commands_work_beside_a_server(run: Run, data_dir: Path, model_folder: P
         run("models", "remove", "beside")
 
 
-def test_the_first_key_is_shown_once_and_ctrl_c_ends_in_good_order(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
+def test_the_first_key_is_shown_once_and_ctrl_c_ends_in_good_order(new_data_dir: Path) -> None:
+    with running(new_data_dir) as server:
         secret = re.search(r"whence_\S+", server.output)
         assert secret is not None
         assert httpx.get(f"{server.url}/models_available", headers=bearer(secret[0])).status_code == 200
         assert server.stop(signal.SIGINT) == 0
-    with running(tmp_path) as server:
+    with running(new_data_dir) as server:
         assert "whence_" not in server.output
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_demo_prints_requests_that_work_when_pasted(tmp_path: Path) -> None:
-    with running(tmp_path, "demo") as server:
+def test_the_demo_prints_requests_that_work_when_pasted(new_data_dir: Path) -> None:
+    with running(new_data_dir, "demo") as server:
         lines = [line for line in server.output.splitlines() if line.startswith("curl ")]
         by_sentence, by_token, stored = (json.loads(pasted(line)) for line in lines)
         assert httpx.get(f"{server.url}/openapi.json").status_code == 200

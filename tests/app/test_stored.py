@@ -175,14 +175,14 @@ async def test_not_ready_without_a_database(start: Start) -> None:
         await broken.close()
 
 
-async def test_first_key(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, api_key=None)
+async def test_first_key(new_data_dir: Path) -> None:
+    settings = Settings(data_dir=new_data_dir, api_key=None)
     async with open_database(settings) as database:
         secret = await first_key(database, settings)
         assert secret is not None and await first_key(database, settings) is None
         found = await api_keys.find_by_secret(database, secret)
         assert found is not None and found.scopes == ["admin"]
-        chosen = Settings(data_dir=tmp_path, api_key="a-secret-of-my-own")
+        chosen = Settings(data_dir=new_data_dir, api_key="a-secret-of-my-own")
         for _ in range(2):
             assert await first_key(database, chosen) is None
         row = await api_keys.find_by_secret(database, "a-secret-of-my-own")

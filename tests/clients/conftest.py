@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny_models
 from tests.clients.server import Server, objects, running, whence
+from tests.postgres import reachable_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a-secret-of-the-tests"
@@ -25,12 +26,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[Server]:
-    data_dir = tmp_path_factory.mktemp("data")
-    added = whence(data_dir, "models", "add", "tiny-lm", str(model_folder), "--kind", "causal-lm", "--json")
-    assert objects(added)[0]["name"] == "tiny-lm"
-    with running(data_dir, WHENCE_API_KEY=SECRET) as server:
-        yield server
+def server(model_folder: Path) -> Iterator[Server]:
+    with reachable_folder() as data_dir:
+        added = whence(data_dir, "models", "add", "tiny-lm", str(model_folder), "--kind", "causal-lm", "--json")
+        assert objects(added)[0]["name"] == "tiny-lm"
+        with running(data_dir, WHENCE_API_KEY=SECRET) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")
