@@ -20,6 +20,7 @@ from app.records import item_from
 from explainers.types import Attribution, Feature, Item, Span, Text, TokenIds
 
 LEVELS = 10
+FAINT = 0.02
 STRONG = 1.0
 """Nats: scores are coloured relative to the largest of them, but never to less than this."""
 
@@ -135,9 +136,9 @@ def piece(text: str, scores: tuple[float, ...], scale: float) -> Piece:
 
 
 def level(score: float, scale: float) -> int:
-    """-10 to 10; the square root lets weak scores still show. Less than a thousandth of the scale is none."""
+    """-10 to 10; the square root lets weak scores still show. Less than a fiftieth of the scale is none."""
     share = abs(score) / scale
-    steps = 0 if share < 1e-3 else math.ceil(LEVELS * math.sqrt(min(1.0, share)))
+    steps = 0 if share < FAINT else math.ceil(LEVELS * math.sqrt(min(1.0, share)))
     return int(math.copysign(steps, score))
 
 

@@ -1,0 +1,12 @@
+"""Models and what explains them: maths, no HTTP, no SQL, no environment, no files but those handed in.
+
+Context: libraries change a shared model (hooks, wrappers, patched forwards) and run one perturbation at a time.
+Decision: a model is loaded with our own attention function (`attention_control`), which does nothing outside a pass
+that says what to do; everything a method asks is a set of factors per column (`controls`), answered by one engine
+(`suppression`) that recomputes only what a factor can change. Masks are the model's own, recorded in the base pass,
+so that windows and whatever comes next need no code here. `self_test` holds each loaded model against its own eager
+attention.
+Consequence: exact on every architecture that lets its attention be replaced; the others are refused when they are
+loaded.
+A method is one file in `methods/` and one line in `registry`; a model format one function and one line in `loaders`.
+"""
