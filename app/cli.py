@@ -78,7 +78,8 @@ def main() -> None:
     try:
         program()
     except (Refusal, ExplainerError, StorageError, OSError) as error:
-        typer.echo(f"whence: {error}", err=True)
+        place = (getattr(error, "pointer", None) or "").removeprefix("/")
+        typer.echo(f"whence: {place} {error}" if str(error).startswith("must ") else f"whence: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

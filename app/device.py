@@ -27,6 +27,10 @@ class Stopped(BaseException):
     """Raised out of a checkpoint: nobody waits for this work. No `Exception`, so that no method swallows it."""
 
 
+class Broken(Exception):
+    """What a library raised past `Exception`, such as a panic of its Rust code: the caller sees a plain defect."""
+
+
 class Priority:
     """Whether a piece of work waits behind all normal ones; may become normal while it waits."""
 
@@ -156,5 +160,5 @@ def attempt(ticket: Ticket) -> tuple[Any, BaseException | None]:
         return ticket.work(ticket.checkpoint), None
     except Stopped as error:
         return None, error
-    except Exception as error:  # noqa: BLE001 - the thread outlives every piece of work
-        return None, error
+    except BaseException as error:  # noqa: BLE001 - the thread outlives every piece of work, also one that panics
+        return None, error if isinstance(error, Exception) else Broken(type(error).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from app.dependencies import JsonResponse, KeyedRoute
@@ -26,6 +28,7 @@ class Field:
 
     name: str
     kind: str
+    default: str
     required: bool
     description: str
     depth: int
@@ -89,7 +92,9 @@ def problem_schema() -> dict[str, Any]:
 
 @cache
 def environment() -> Environment:
-    return Environment(loader=PackageLoader("app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made = Environment(loader=PackageLoader("app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made.filters["prose"] = prose
+    return made
 
 
 @cache
@@ -132,7 +137,8 @@ def operation_of(document: Mapping[str, Any], method: str, path: str, about: Map
 
 def parameter_of(parameter: Mapping[str, Any]) -> Field:
     name = f"{parameter['name']} ({parameter['in']})"
-    return Field(name, kind_of(parameter["schema"]), parameter.get("required", False), parameter["description"], 0)
+    schema, required = parameter["schema"], parameter.get("required", False)
+    return Field(name, kind_of(schema), default_of(schema), required, parameter["description"], 0)
 
 
 def fields(document: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0) -> Iterator[Field]:
@@ -140,7 +146,7 @@ def fields(document: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 
     for target in targets(document, schema):
         required = target.get("required", ())
         for name, about in target.get("properties", {}).items():
-            yield Field(name, kind_of(about), name in required, about.get("description", ""), depth)
+            yield Field(name, kind_of(about), default_of(about), name in required, about.get("description", ""), depth)
             yield from fields(document, about, depth + 1)
 
 
@@ -155,6 +161,18 @@ def targets(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[
     else:
         for alternative in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
             yield from targets(document, alternative)
+
+
+def default_of(schema: Mapping[str, Any]) -> str:
+    """The default as JSON; nothing for null and empty ones, which the description explains."""
+    default = schema.get("default")
+    return "" if default in (None, [], "") else json.dumps(default)
+
+
+def prose(text: str) -> Markup:
+    """A description with its `code` and *stress* marked up."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*([^*\n]+)\*", r"<em>\1</em>", marked))  # noqa: S704 - escaped above
 
 
 def kind_of(schema: Mapping[str, Any]) -> str:

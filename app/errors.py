@@ -175,9 +175,10 @@ def answer_refusal(_: Request, error: Exception) -> Response:
 
 def refusal_response(error: Exception) -> ProblemResponse:
     status, code = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
-    detail = str(error)
+    message = str(error)
     pointer = getattr(error, "pointer", None)
-    fields = [{"pointer": pointer, "message": detail}] if pointer else []
+    fields = [{"pointer": pointer, "message": message}] if pointer else []
+    detail = f"{pointer} {message}" if pointer and message.startswith("must ") else message
     return ProblemResponse(
         status, code, detail, headers=headers_for(error), errors=fields, job=getattr(error, "job", None)
     )

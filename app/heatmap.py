@@ -109,7 +109,8 @@ def pieces_of(item: Item, scored: Sequence[tuple[Feature, float]], scale: float)
         case Text(data):
             return text_pieces(data, scored, scale)
         case TokenIds(ids):
-            return tuple(piece(str(token), (score,), scale) for token, (_, score) in zip(ids, scored, strict=True))
+            numbers = [piece(str(token), (score,), scale) for token, (_, score) in zip(ids, scored, strict=True)]
+            return tuple(part for number in numbers for part in (number, Piece(" ")))
         case _:
             return tuple(piece(f"tile {number + 1}", (score,), scale) for number, (_, score) in enumerate(scored))
 
@@ -126,9 +127,15 @@ def text_pieces(text: str, scored: Sequence[tuple[Feature, float]], scale: float
             runs.append((start, stop, [score]))
     pieces, end = [], 0
     for start, stop, scores in runs:
-        pieces += [Piece(text[end:start]), piece(text[start:stop], tuple(scores), scale)]
+        pieces += [Piece(shown(text, end, start)), piece(shown(text, start, stop), tuple(scores), scale)]
         end = stop
-    return tuple(part for part in (*pieces, Piece(text[end:])) if part.text or part.scores)
+    return tuple(part for part in (*pieces, Piece(shown(text, end, len(text)))) if part.text or part.scores)
+
+
+def shown(text: str, start: int, stop: int) -> str:
+    """A part of the text, where CR and LF make one line break also when they fall into two parts."""
+    part = text[start:stop].replace("\r\n", "\n")
+    return part[:-1] if part.endswith("\r") and text[stop : stop + 1] == "\n" else part
 
 
 def piece(text: str, scores: tuple[float, ...], scale: float) -> Piece:

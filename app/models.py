@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +19,10 @@ from explainers.language_model import LanguageModel
 from explainers.loaders import LOADERS
 from storage import models, tenants
 from storage.database import Database
-from storage.errors import InvalidValue, NotFound
+from storage.errors import AlreadyExists, InvalidValue, NotFound
+
+NAME = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+"""What stands in URLs as it is: clients would turn `a/../b` into `b`."""
 
 RESERVED_ENDINGS = ("/tokenizer", "/influence-index")
 """Routes below /models/{name}: a name must not end like one of them."""
@@ -109,11 +114,21 @@ def entry_of(row: Any, runtime: Runtime) -> Entry:
 async def add_model(database: Database, runtime: Runtime, models_dir: Path | None, tenant: str, new: NewModel) -> Entry:
     """Loads a folder below `models_dir` to see that it can be explained, then registers it."""
     folder = inside(models_dir, new.path)
+    if not NAME.fullmatch(new.name):
+        raise InvalidRequest(
+            "must be 1 to 200 characters: letters, digits and . _ - in parts that start with a letter or digit, "
+            "separated by single /",
+            "/name",
+        )
     if new.name.endswith(RESERVED_ENDINGS):
         raise InvalidRequest(f"a name must not end in {' or '.join(RESERVED_ENDINGS)}", "/name")
     if new.kind not in LOADERS:
         raise InvalidRequest(f"must be one of: {', '.join(sorted(LOADERS))}", "/kind")
-    model = await runtime.read(new.kind, str(folder), new.dtype, new.device)
+    await check_free(database, tenant, new.name)
+    try:
+        model = await runtime.read(new.kind, str(folder), new.dtype, new.device)
+    except ExplainerError as error:  # where the folder of models lies is the operator's business
+        raise type(error)(str(error).replace(str(folder), new.path)) from None
     async with database.transaction(tenant=tenant) as session:
         row = await models.add(
             session,
@@ -129,6 +144,14 @@ async def add_model(database: Database, runtime: Runtime, models_dir: Path | Non
         registration = registration_of(row)
     runtime.adopt(registration, model)
     return Entry(registration, new.description, model.facts, "loaded", None)
+
+
+async def check_free(database: Database, tenant: str, name: str) -> None:
+    """Refuses a taken name before the files are read, which may take minutes."""
+    async with database.transaction(tenant=tenant) as session:
+        with suppress(NotFound):
+            await models.get(session, name)
+            raise AlreadyExists("a model with that name is registered")
 
 
 async def remove_model(database: Database, runtime: Runtime, tenant: str, name: str) -> None:
@@ -172,7 +195,10 @@ def inside(models_dir: Path | None, path: str) -> Path:
     if models_dir is None:
         raise InvalidRequest("WHENCE_MODELS_DIR is not set: register models with `whence models add`", "/path")
     root = models_dir.resolve()
-    folder = None if "\x00" in path else (root / path).resolve()
-    if folder is None or root not in folder.parents or not folder.is_dir():
-        raise InvalidRequest("must name a folder below WHENCE_MODELS_DIR", "/path")
-    return folder
+    try:
+        folder = (root / path).resolve()
+        if root in folder.parents and folder.is_dir():
+            return folder
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
+        pass
+    raise InvalidRequest("must name a folder below WHENCE_MODELS_DIR", "/path")

@@ -37,8 +37,8 @@ class NotFound(Refusal):
 
 class UnknownModel(NotFound):
     def __init__(self, name: str) -> None:
-        shown = name if name.isprintable() and len(name) <= 200 else "of that name"
-        super().__init__(f"no model '{shown}' is served here")
+        shown = f"model '{name}'" if name.isprintable() and len(name) <= 200 else "model of that name"
+        super().__init__(f"no {shown} is served here")
 
 
 class Conflict(Refusal):

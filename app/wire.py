@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite JSON number; `true` and `"0.1"` are none."""
 
 Count: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 """A whole number of something."""
+
+Entry = TypeVar("Entry")
+
+Array: TypeAlias = Annotated[list[Entry], FailFast()]
+"""A JSON array, read up to its first bad entry: a body of millions of bad ones must not become millions of errors."""
 
 ModelName: TypeAlias = Annotated[str, Field(description="Name of a registered model.", examples=["demo-lm"])]
 

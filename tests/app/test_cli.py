@@ -145,7 +145,9 @@ def test_a_model_is_added_listed_checked_and_removed(run: Run, model_folder: Pat
 def test_a_folder_without_a_model_is_refused(run: Run, tmp_path: Path) -> None:
     reason = fails(run("models", "add", "empty", str(tmp_path), "--kind", "causal-lm"))
     assert "config.json" in reason
-    assert "causal-lm" in fails(run("models", "add", "x", str(tmp_path), "--kind", "oracle"))
+    assert "kind must be one of: causal-lm" in fails(run("models", "add", "x", str(tmp_path), "--kind", "oracle"))
+    for name in ("", "../x", "a/../b", "a b"):
+        assert "name must be" in fails(run("models", "add", name, str(tmp_path), "--kind", "causal-lm"))
 
 
 def test_a_port_in_use_is_found_before_anything_is_started(run: Run, tmp_path: Path) -> None:

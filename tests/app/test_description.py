@@ -123,3 +123,5 @@ async def test_docs_page_stands_alone(running: Running) -> None:
     for path in ("/explain", "/explanations/{id}", "/models"):
         assert path in response.text
     assert "control_factor" in response.text and "PAYLOAD_TOO_LARGE" not in response.text
+    assert "number, default 0.1" in response.text and "<em>whence this output?</em>" in response.text
+    assert "<code>Authorization: Bearer &lt;key&gt;</code>" in response.text

@@ -72,6 +72,19 @@ def test_pieces_keep_every_character() -> None:
     assert [piece.scores for piece in pieces if piece.scores] == [(1.0,), (-1.0,), (0.5, 2.0), (0.1,)]
 
 
+def test_token_ids_stand_apart() -> None:
+    features = (Feature("70", 0, 0), Feature("71", 0, 1))
+    page = heat_map(stored((TokenIds((70, 71)),), "x", Attribution("atman", features, (Target("x"),), np.ones((1, 2)))))
+    assert "70 71" in plain(page)
+
+
+def test_line_breaks_in_two_pieces_are_one() -> None:
+    text = "a\r\nb\rc\r\n"
+    scored = [(Feature("", 0, Span(at, at + 1)), 1.0) for at in range(len(text))]
+    assert "".join(piece.text for piece in text_pieces(text, scored, 1.0)) == "a\nb\rc\n"
+    assert "".join(piece.text for piece in text_pieces(text, scored[:1], 1.0)) == "a\nb\rc\n"
+
+
 @pytest.mark.parametrize(
     ("score", "expected"), [(0.0, 0), (1e-9, 0), (1.0, LEVELS), (-1.0, -LEVELS), (0.25, 5), (-0.25, -5), (9.0, LEVELS)]
 )

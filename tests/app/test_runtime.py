@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.device import Device, Priority, Stopped
+from app.device import Broken, Device, Priority, Stopped
 from app.flights import SingleFlight
 from app.refusals import QueueFull, ShuttingDown, StillRunning
 from explainers.types import Checkpoint
@@ -114,6 +114,20 @@ async def test_cancelled_while_running_and_while_waiting(device: Device) -> None
     for task in (running, waiting):
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_the_thread_outlives_a_panic(device: Device) -> None:
+    """The Rust code of tokenizers raises past `Exception`; a dead thread would leave every caller waiting for ever."""
+
+    class Panic(BaseException):
+        pass
+
+    def panicking(_: Checkpoint) -> None:
+        raise Panic("with a prompt in its text")
+
+    with pytest.raises(Broken, match=r"^Panic$"):
+        await submit(device, panicking)
+    assert await submit(device, lambda _: "next") == "next"
 
 
 async def test_close_refuses_what_waits_and_stops_what_runs() -> None:

@@ -97,6 +97,12 @@ async def test_registry(start: Start, models_dir: Path) -> None:
         ({"path": "a\x00b"}, "/path"),
         ({"path": "missing"}, "/path"),
         ({"path": ""}, "/path"),
+        ({"path": "x" * 5000}, "/path"),
+        ({"name": "a/../b"}, "/name"),
+        ({"name": "a//b"}, "/name"),
+        ({"name": "a/"}, "/name"),
+        ({"name": ""}, "/name"),
+        ({"name": "x" * 201}, "/name"),
         ({"name": "../x"}, "/name"),
         ({"name": "x/tokenizer"}, "/name"),
         ({"name": "x\n"}, "/name"),
@@ -124,6 +130,7 @@ async def test_folder_without_a_model(running: Running, models_dir: Path) -> Non
     (models_dir / "empty").mkdir(exist_ok=True)
     response = await running.client.post("/models", json={"name": "new", "path": "empty"})
     assert (response.status_code, response.json()["code"]) == (400, "MISSING_CAPABILITY")
+    assert response.json()["detail"].startswith("empty holds no ")  # not where the folder of models lies
 
 
 async def test_replaced_model_is_served_without_a_restart(start: Start, models_dir: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictBool
 
 from app.explain import Question
-from app.wire import Count, ModelName, Number, Wire
+from app.wire import Array, Count, ModelName, Number, Wire
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.types import (
     AtmanConfig,
@@ -112,7 +112,7 @@ class TextItem(Wire):
 
     type: Literal["text"] = Field(description="`text`.", examples=["text"])
     data: str = Field(description="The text.", examples=["Oslo is in Norway. Rome is in Italy. Oslo is in"])
-    controls: list[TextControl] = Field([], description="Changes of attention to parts of it.", examples=[[]])
+    controls: Array[TextControl] = Field([], description="Changes of attention to parts of it.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
         controls = (c.to_domain(self.data, f"{pointer}/controls/{i}") for i, c in enumerate(self.controls))
@@ -123,8 +123,8 @@ class TokenIdsItem(Wire):
     """A part of the prompt that is given as token ids."""
 
     type: Literal["token_ids"] = Field(description="`token_ids`.", examples=["token_ids"])
-    data: list[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
-    controls: list[TokenControl] = Field([], description="Changes of attention to single tokens.", examples=[[]])
+    data: Array[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
+    controls: Array[TokenControl] = Field([], description="Changes of attention to single tokens.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
         controls = (c.to_domain(len(self.data), f"{pointer}/controls/{i}") for i, c in enumerate(self.controls))
@@ -139,7 +139,7 @@ class ImageItem(Wire):
     x: int | None = Field(None, description="Left edge of a square crop, in pixels.", examples=[0])
     y: int | None = Field(None, description="Upper edge of a square crop, in pixels.", examples=[0])
     size: int | None = Field(None, description="Side of a square crop, in pixels.", examples=[224])
-    controls: list[ImageControl] = Field([], description="Changes of attention to rectangles.", examples=[[]])
+    controls: Array[ImageControl] = Field([], description="Changes of attention to rectangles.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
         if len({value is None for value in (self.x, self.y, self.size)}) > 1:
@@ -160,7 +160,7 @@ def as_items(prompt: Any) -> Any:
 
 
 PromptItems = Annotated[
-    list[AnyItem],
+    Array[AnyItem],
     BeforeValidator(as_items, json_schema_input_type=str | list[AnyItem]),
     Field(
         description="A string, or an array of text, token_ids and image items, which are tokenised one by one and put "
@@ -288,7 +288,7 @@ class DetokenizeRequest(Wire):
     """What text do these ids stand for?"""
 
     model: ModelName
-    token_ids: list[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
+    token_ids: Array[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
 
 
 class NotServedYet(Wire):

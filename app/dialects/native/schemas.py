@@ -122,8 +122,7 @@ class NewModelRequest(Wire):
     """Registers a folder of the server's own disk."""
 
     name: str = Field(
-        description="Name to serve it under; letters, digits and `. _ - /`.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
+        description="Name to serve it under: at most 200 letters, digits and `. _ - /`, as in `my-lm` or `org/my-lm`.",
         examples=["my-lm"],
     )
     kind: str = Field("causal-lm", description="What kind of model it is.", examples=["causal-lm"])
