@@ -55,6 +55,11 @@ def server_of(request: Request) -> Server:
     return server
 
 
+async def current_server(request: Request) -> Server:
+    """As a dependency; a coroutine, since FastAPI sends plain functions through a thread."""
+    return server_of(request)
+
+
 async def authenticate(request: Request) -> Caller:
     """The owner of the request's key, looked up once per request; raises `Unauthorized`."""
     known = getattr(request.state, "caller", None)
@@ -87,7 +92,7 @@ def allowed(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     return caller
 
 
-ServerState = Annotated[Server, Depends(server_of)]
+ServerState = Annotated[Server, Depends(current_server)]
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Asker = Annotated[Caller, Depends(allowed("explain"))]
 ReaderOrAsker = Annotated[Caller, Depends(allowed("read", "explain"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -101,4 +102,6 @@ async def refresh(database: Database, runtime: Runtime) -> None:
     while True:
         with suppress(StorageError):  # a database that is away comes back; requests say so meanwhile
             await keep_loaded(database, runtime)
+        # Hundreds of thousands of objects of the libraries stay for good: no collection need look at them again.
+        gc.freeze()
         await asyncio.sleep(REFRESH_SECONDS)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import AlreadyExists, InUse, NotFound
 from storage.tables import Model
+
+# Built once: it runs for every request.
+NAMED = select(Model).where(Model.name == bindparam("name"))
 
 
 async def add(
@@ -47,7 +50,7 @@ async def add(
 
 async def get(session: AsyncSession, name: str) -> Model:
     """The tenant's model of that name. Raises NotFound."""
-    model = await session.scalar(select(Model).where(Model.name == name))
+    model: Model | None = await session.scalar(NAMED, {"name": name})
     if model is None:
         raise NotFound("no such model")
     return model
