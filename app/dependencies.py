@@ -19,9 +19,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from app.explain import Explainer
-from app.keys import KnownKeys
 from app.refusals import Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
+from storage import api_keys
 
 Answer = TypeVar("Answer")
 
@@ -36,7 +36,6 @@ class Server:
 
     settings: Settings
     explainer: Explainer
-    keys: KnownKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ async def authenticate(request: Request) -> Caller:
     if isinstance(known, Caller):
         return known
     secret = presented_key(request.headers.get("authorization", ""))
-    row = await server_of(request).keys.find(secret) if secret else None
+    row = await api_keys.find_by_secret(server_of(request).explainer.database, secret) if secret else None
     if row is None:
         raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
     caller = Caller(row.tenant_id, str(row.id), frozenset(row.scopes))

@@ -17,7 +17,6 @@ from app.docs import add_docs
 from app.errors import add_error_answers
 from app.explain import Explained, Explainer
 from app.flights import SingleFlight
-from app.keys import KnownKeys
 from app.middleware import BodyLimit, Envelope
 from app.models import keep_loaded
 from app.runtime import Runtime
@@ -68,8 +67,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         secret = await first_key(database, settings)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
-        explainer = Explainer(database, runtime, flights, settings.deadline_seconds)
-        app.state.server = Server(settings, explainer, KnownKeys(database))
+        app.state.server = Server(settings, Explainer(database, runtime, flights, settings.deadline_seconds))
         refreshing = asyncio.create_task(refresh(database, runtime))
         try:
             yield
