@@ -46,7 +46,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 program = typer.Typer(
     name="whence",
-    help="Whence: a self-hosted explainability server. Every option can also be set as WHENCE_<NAME>.",
+    help="Whence: a self-hosted explainability server. README.md lists the WHENCE_ variables it reads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -24,7 +23,8 @@ from app.settings import Settings
 from app.start import first_key, open_database
 from explainers.loaders import use_cores
 from storage.database import Database
-from storage.errors import StorageError
+from storage.embedded import revive
+from storage.errors import DatabaseUnavailable, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ DESCRIPTION = """Whence answers *whence this output?* for models that run on thi
 
 Send an API key with every request: `Authorization: Bearer <key>`. Every error has the same body (`Problem`)."""
 
-REFRESH_SECONDS = 30.0
+REFRESH_SECONDS = 5.0
 """Time between two looks at the registry: models added or removed by other processes."""
 
 
@@ -68,7 +68,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = Server(settings, Explainer(database, runtime, flights, settings.deadline_seconds))
-        refreshing = asyncio.create_task(refresh(database, runtime))
+        refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
             yield
         finally:
@@ -95,11 +95,18 @@ async def open_flights() -> AsyncIterator[SingleFlight[Explained]]:
         await flights.close()
 
 
-async def refresh(database: Database, runtime: Runtime) -> None:
-    """Loads registered models ahead of their first request, and lets go of those that are registered no more."""
+async def refresh(settings: Settings, database: Database, runtime: Runtime) -> None:
+    """Loads registered models ahead of their first request, and lets go of those that are registered no more.
+
+    A database that is away comes back, an embedded one with our help; requests say so meanwhile.
+    """
     while True:
-        with suppress(StorageError):  # a database that is away comes back; requests say so meanwhile
+        try:
             await keep_loaded(database, runtime)
-        # Hundreds of thousands of objects of the libraries stay for good: no collection need look at them again.
-        gc.freeze()
+        except DatabaseUnavailable:
+            if settings.database_url is None:
+                with suppress(StorageError):
+                    await asyncio.to_thread(revive, settings.data_dir)
+        except StorageError as error:
+            log.warning("the registry of models could not be read: %s", type(error).__name__)
         await asyncio.sleep(REFRESH_SECONDS)

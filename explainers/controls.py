@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest
 from explainers.language_model import LanguageModel, Token, TokenSequence
-from explainers.types import Control, Image, Item, Overlap, Place, Prompt, Span, Text, TokenIds
+from explainers.types import Checkpoint, Control, Image, Item, Overlap, Place, Prompt, Span, Text, TokenIds, never_stop
 
 Factors = Mapping[int, float]
 """Column -> factor, for the columns that one control addresses, in ascending order."""
@@ -32,11 +32,14 @@ def check_factor(factor: float, pointer: str) -> None:
         raise InvalidRequest(f"a factor can be {LARGEST_FACTOR:g} at most", pointer)
 
 
-def resolve(sequence: TokenSequence, prompt: Prompt, overlap: Overlap) -> list[Factors]:
+def resolve(
+    sequence: TokenSequence, prompt: Prompt, overlap: Overlap, checkpoint: Checkpoint = never_stop
+) -> list[Factors]:
     """The columns and factors of the caller's own controls; raises InvalidRequest where one lies outside its item."""
     resolved = []
     for item, part in enumerate(prompt):
         for index, control in enumerate(part.controls):
+            checkpoint()
             _check(part, control, f"/prompt/{item}/controls/{index}")
             resolved.append(addressed(sequence, item, control, control.overlap or overlap))
     return resolved
@@ -78,11 +81,13 @@ class FactorRule:
     model: LanguageModel
     sequence: TokenSequence
     threshold: float | None
+    checkpoint: Checkpoint = never_stop
 
     def combine(self, controls: Sequence[Factors], standing: Combined | None = None) -> Combined:
         """All of `controls` on top of those already `standing`; their order makes no difference, to the last bit."""
         combined = standing or self._untouched()
         for control in sorted(controls, key=lambda factors: tuple(factors.items())):
+            self.checkpoint()
             acting = {column: factor for column, factor in control.items() if factor != 1}
             if acting:
                 combined = self._with(combined, np.array(list(acting)), np.array(list(acting.values())))

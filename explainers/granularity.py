@@ -37,7 +37,7 @@ def paragraphs(text: str) -> list[Span]:
 
 def split_at(text: str, delimiter: str) -> list[Span]:
     """Pieces between the literal occurrences of `delimiter`, white space kept, empty pieces dropped."""
-    return _between(text, (match.span() for match in re.finditer(re.escape(delimiter), text)))
+    return _between(text, _occurrences(text, delimiter))
 
 
 CUTS: Mapping[Granularity, Callable[[str], list[Span]]] = {
@@ -51,6 +51,13 @@ CUTS: Mapping[Granularity, Callable[[str], list[Span]]] = {
 def automatic(counts: Sequence[tuple[Granularity, int]]) -> Granularity:
     """The granularity with the number of pieces nearest to thirty; of equals the finer (the earlier in `counts`)."""
     return min(counts, key=lambda entry: abs(entry[1] - AUTOMATIC_PIECES))[0]
+
+
+def _occurrences(text: str, delimiter: str) -> Iterator[tuple[int, int]]:
+    start = text.find(delimiter)
+    while start >= 0:
+        yield start, start + len(delimiter)
+        start = text.find(delimiter, start + len(delimiter))
 
 
 def _trimmed(text: str, start: int, stop: int) -> Span:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from explainers.attention_control import AttentionPass, only_rows
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
-from explainers.types import Image, Prompt, Span, Text, TokenIds
+from explainers.types import Image, Item, Prompt, Span, Text, TokenIds
+
+CHARACTERS_PER_TOKEN = 256
+"""More than any text has on average: what is longer than this many for each position is not even tokenised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +156,33 @@ class LanguageModel:
 
     def encode(self, prompt: Prompt, target: str) -> TokenSequence:
         """Tokenise each item and the target on its own, without special tokens, and put them one after another."""
-        ids: list[int] = []
-        tokens: list[Token] = []
-        for index, item in enumerate(prompt):
-            item_ids, item_tokens = self._encode_item(item, index)
-            tokens += item_tokens
-            ids += item_ids
-        target_ids, target_spans = self._encode_text(target, "/target")
-        if not target_ids:
+        encoded = [self._encode_item(item, f"/prompt/{index}") for index, item in enumerate(prompt)]
+        wanted = self.tokenize(target, "/target", special_tokens=False)
+        if not wanted.ids:
             raise InvalidRequest("the target holds no token", "/target")
+        ids = [token for item_ids, _ in encoded for token in item_ids]
         start, warnings = self._start(ids)
-        self._check_length(len(start) + len(ids), len(target_ids))
-        return TokenSequence(start, tuple(ids), tuple(target_ids), tuple(tokens), tuple(target_spans), warnings)
+        self._check_length(len(start) + len(ids), len(wanted.ids))  # before a million spans are made
+        tokens = [token for index, item in enumerate(prompt) for token in _tokens(item, index, encoded[index][1])]
+        spans = tuple(_in_order(wanted.offsets))
+        return TokenSequence(start, tuple(ids), tuple(wanted.ids), tuple(tokens), spans, warnings)
+
+    def tokenize(self, text: str, pointer: str, *, special_tokens: bool) -> Encoding:
+        """The tokenizer's own answer; raises InvalidRequest for what it cannot take, or what can never fit."""
+        if len(text) > self.context_length * CHARACTERS_PER_TOKEN:
+            raise ContextLengthExceeded(
+                f"a text of {len(text)} characters cannot fit into a context of {self.context_length} tokens", pointer
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("the text holds a lone surrogate, which is not a character", pointer) from error
+        try:
+            # As a batch of one, since only batches are encoded without stopping every other thread.
+            (encoding,) = self.tokenizer.encode_batch([text], add_special_tokens=special_tokens)
+        except Exception as error:  # the library's own errors have no common class
+            raise InvalidRequest("the model's tokenizer has no tokens for this text", pointer) from error
+        return encoding
 
     def _start(self, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
         if self.start or ids:
@@ -183,15 +201,15 @@ class LanguageModel:
                 "/prompt",
             )
 
-    def _encode_item(self, item: Text | TokenIds | Image, index: int) -> tuple[Sequence[int], list[Token]]:
-        pointer = f"/prompt/{index}"
+    def _encode_item(self, item: Item, pointer: str) -> tuple[Sequence[int], Encoding | None]:
         match item:
             case Text(data=text):
-                ids, spans = self._encode_text(text, f"{pointer}/data")
-                return ids, [Token(index, i, span, _body(text, span)) for i, span in enumerate(spans)]
+                encoding = self.tokenize(text, f"{pointer}/data", special_tokens=False)
+                return encoding.ids, encoding
             case TokenIds(ids=ids):
+                self._check_length(len(ids), 0)
                 self.check_ids(ids, f"{pointer}/data")
-                return ids, [Token(index, i, None, None) for i in range(len(ids))]
+                return ids, None
             case Image():
                 raise MissingCapability("this model reads text only: it cannot take an image", pointer)
 
@@ -204,13 +222,13 @@ class LanguageModel:
                     f"{pointer}/{position}",
                 )
 
-    def _encode_text(self, text: str, pointer: str) -> tuple[list[int], list[Span]]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest("the text holds a lone surrogate, which is not a character", pointer) from error
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, _in_order(encoding.offsets)
+
+def _tokens(item: Item, index: int, encoding: Encoding | None) -> Iterator[Token]:
+    if encoding is not None and isinstance(item, Text):
+        for position, span in enumerate(_in_order(encoding.offsets)):
+            yield Token(index, position, span, _body(item.data, span))
+    elif isinstance(item, TokenIds):
+        yield from (Token(index, position, None, None) for position in range(len(item.ids)))
 
 
 def _in_order(offsets: Sequence[tuple[int, int]]) -> list[Span]:

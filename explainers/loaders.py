@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -113,7 +112,7 @@ def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         if error.args != (attention_control.IMPLEMENTATION,):
             raise UnreadableModel(f"{folder} cannot be loaded: {error}") from error
         raise MissingCapability("the architecture computes attention in its own way, out of our reach") from error
-    except (OSError, ValueError, AttributeError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # broken files break the library in many ways, each with an error of its own
         raise UnreadableModel(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
     network: PreTrainedModel = loaded[0]
     _check_complete(loaded[1])

@@ -55,6 +55,12 @@ def embedded_postgres(data_dir: Path, *, patience_s: float = 120.0) -> Iterator[
         os.close(users)
 
 
+def revive(data_dir: Path, *, patience_s: float = 30.0) -> None:
+    """Starts the server again if its keeper was killed; for a process inside `embedded_postgres` of that folder."""
+    with _os_errors(data_dir):
+        _attach(_made(data_dir), time.monotonic() + patience_s)
+
+
 @contextmanager
 def _os_errors(data_dir: Path) -> Iterator[None]:
     try:

@@ -60,8 +60,8 @@ def attribute(
     chunks = _prompt_chunks(prompt, sequence, granularity, config)
     if config.target_granularity == "token":
         chunks += _target_chunks(len(prompt), sequence, target, config)
-    controls = resolve(sequence, prompt, config.overlap)
-    rule = FactorRule(model, sequence, config.threshold)
+    controls = resolve(sequence, prompt, config.overlap, checkpoint)
+    rule = FactorRule(model, sequence, config.threshold, checkpoint)
     standing = rule.combine(controls)
     scores = log_probabilities(
         model,

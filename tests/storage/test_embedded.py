@@ -19,9 +19,10 @@ import psycopg
 import pytest
 
 from storage import cluster
-from storage.embedded import embedded_postgres
+from storage.embedded import embedded_postgres, revive
 from storage.errors import DatabaseRefused, EmbeddedServerFailed
-from tests.postgres import Server, connection, reachable_folder
+from storage.migrations import migrate
+from tests.postgres import Server, connection, reachable_folder, running_server
 from tests.storage.test_migrations import in_processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -319,3 +320,14 @@ def test_a_server_that_cannot_start_says_why(made: Path, monkeypatch: pytest.Mon
 def test_an_unwritable_data_directory_is_told() -> None:
     with pytest.raises(EmbeddedServerFailed, match="use another data directory, or set WHENCE_DATABASE_URL"):
         embedded_postgres(Path("/proc/whence")).__enter__()
+
+
+def test_a_server_whose_keeper_was_killed_is_started_again() -> None:
+    with running_server() as server:
+        migrate(server.url)
+        postmaster = int((server.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        keeper = int(Path(f"/proc/{postmaster}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(keeper, signal.SIGKILL)
+        revive(server.data_dir)
+        with connection(server.url) as found:
+            assert found.execute("SELECT count(*) FROM tenants").fetchone() == (0,)

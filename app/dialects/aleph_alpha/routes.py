@@ -178,7 +178,7 @@ async def tokenizer(server: ServerState, caller: ReaderOrAsker, model: Model) ->
 async def tokenize(server: ServerState, caller: ReaderOrAsker, body: TokenizeBody) -> Response:
     """The tokens of a text, special tokens included if the tokenizer adds them."""
     loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, body.model)
-    encoding = await asyncio.to_thread(loaded.tokenizer.encode, body.prompt)
+    encoding = await asyncio.to_thread(loaded.tokenize, body.prompt, "/prompt", special_tokens=True)
     answer: dict[str, Any] = {"tokens": encoding.tokens} if body.tokens else {}
     return JsonResponse(answer | ({"token_ids": encoding.ids} if body.token_ids else {}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -114,7 +115,7 @@ async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accep
     if not prefers_html(accept):
         return JsonResponse(explanation_answer(stored), headers={"Vary": "Accept"})
     headers = {"Vary": "Accept", "Content-Security-Policy": page_policy()}
-    return Response(heat_map(stored), media_type="text/html", headers=headers)
+    return Response(await asyncio.to_thread(heat_map, stored), media_type="text/html", headers=headers)
 
 
 async def models(server: ServerState, caller: Reader) -> Response:
