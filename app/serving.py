@@ -71,6 +71,7 @@ async def serve_on(listener: socket.socket, settings: Settings, preparation: Pre
             log_level="debug" if settings.log_level == "debug" else "warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         greeter = asyncio.create_task(greet(host, port, greeting))

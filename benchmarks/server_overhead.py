@@ -49,6 +49,7 @@ def main() -> None:
             "model's own time": spread([model for _, model in computed]),
             "stored explanation, whole request": spread([wall for wall, _ in stored]),
             "GET /healthz, whole request": spread(health),
+            "a million additions in Python": spread([additions() for _ in range(30)]),
         },
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
@@ -78,6 +79,14 @@ def get(connection: http.client.HTTPConnection, path: str) -> float:
     started = time.perf_counter()
     connection.request("GET", path)
     connection.getresponse().read()
+    return time.perf_counter() - started
+
+
+def additions() -> float:
+    """How fast this machine runs plain Python, to compare machines by."""
+    started, total = time.perf_counter(), 0
+    for number in range(1_000_000):
+        total += number
     return time.perf_counter() - started
 
 
