@@ -147,8 +147,10 @@ async def store(
 
 
 def request_key(registration: Registration, question: Question) -> bytes:
-    """The name of one computation: the exact weights, how they are run, and the canonical question."""
-    return digest_of(registration.name, registration.digest, registration.dtype, registration.device, question.record)
+    """The name of one computation: exact weights, how they are run, the method and its revision, canonical question."""
+    revision = METHODS[question.method].revision
+    how = (registration.digest, registration.dtype, registration.device, revision)
+    return digest_of(registration.name, *how, question.record)
 
 
 async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:

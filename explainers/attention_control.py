@@ -95,9 +95,8 @@ class AttentionPass:
         else:
             keys, values = self.base.keys[layer].clone(), self.base.values[layer].clone()
         mask = self.recorded.masks[layer]
-        query = query.reshape(
-            key.shape[0], -1, *query.shape[1:]
-        )  # (H_kv, G, R, d): grouped heads share keys without copies
+        # (H_kv, G, R, d): grouped heads share keys without copies
+        query = query.reshape(key.shape[0], -1, *query.shape[1:])
         output = value.new_zeros(*query.shape[:3], value.shape[-1])
         offset = 0
         for segment in self.segments:

@@ -116,6 +116,10 @@ def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise UnreadableModel(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
     network: PreTrainedModel = loaded[0]
     _check_complete(loaded[1])
+    if getattr(network.config, "attn_temperature_tuning", False):
+        # It counts rows from the start of the forward pass, whatever their positions: wrong far into a packed row, and
+        # too far for the self-test's two dozen tokens to show.
+        raise MissingCapability("the architecture scales attention by row, not by position, so rows cannot be packed")
     network.train(mode=False).requires_grad_(requires_grad=False)
     return network
 

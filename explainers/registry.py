@@ -17,6 +17,8 @@ class Method:
     attribute: Callable[[LanguageModel, Prompt, str, AtmanConfig, Checkpoint], Attribution]
     config: type[AtmanConfig]
     approximate: bool = False
+    revision: int = 1
+    """Raised when the method's numbers change, so that stored answers of the old ones are not served as new."""
 
 
 METHODS: Mapping[str, Method] = {

@@ -63,6 +63,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
     "bloom": {"vocab_size": 320, "hidden_size": 32, "n_layer": 3, "n_head": 4},
     "qwen3_next": HEADS,
+    "llama4_text": {**HEADS, "attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64},
 }
 """Architectures whose attention, or part of it, is out of our reach: to be refused, never explained wrongly."""
 
