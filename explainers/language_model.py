@@ -91,6 +91,17 @@ def _stop(token: Token) -> int:
     return token.span.stop if token.span else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the network reads, one row per position."""
+
+    ids: Tensor  # (R,)
+    positions: Tensor  # (R,)
+
+    def at(self, rows: Tensor) -> Inputs:
+        return Inputs(self.ids[rows], self.positions[rows])
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded causal LM whose attention is under our control (`explainers.attention_control`)."""
@@ -130,13 +141,18 @@ class LanguageModel:
                 return found if isinstance(found, nn.Module) else None
         return None
 
-    def logits(self, ids: Tensor, positions: Tensor | None, rows: Tensor, attention: AttentionPass) -> Tensor:
-        """Next-token logits (n, V) at `rows` (n,) of one packed row of `ids` (R,) at `positions` (R,)."""
+    def inputs(self, sequence: TokenSequence) -> Inputs:
+        """What the network reads at each of the S positions of `sequence`."""
+        ids = torch.tensor(sequence.read, device=self.device)
+        return Inputs(ids, torch.arange(len(ids), device=self.device))
+
+    def logits(self, inputs: Inputs, rows: Tensor, attention: AttentionPass) -> Tensor:
+        """Next-token logits (n, V) at `rows` (n,) of one packed row of `inputs` (R)."""
         narrowed: AbstractContextManager[None] = only_rows(self.last_feed_forward, rows)
         with torch.inference_mode(), attention.active(), narrowed:
             output = self.network(
-                input_ids=ids.unsqueeze(0),
-                position_ids=None if positions is None else positions.unsqueeze(0),
+                input_ids=inputs.ids.unsqueeze(0),
+                position_ids=inputs.positions.unsqueeze(0),
                 logits_to_keep=rows,
                 use_cache=False,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,11 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+_LOADING = threading.Lock()
+"""transformers exchanges functions of its classes while it loads a model, and two loads at once would exchange them for
+good: tied weights then are never tied again."""
 
 
 def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = None) -> LanguageModel:
@@ -99,15 +105,16 @@ def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     attention_control.register()
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            attn_implementation=attention_control.IMPLEMENTATION,
-            output_loading_info=True,
-        )
+        with _LOADING:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                attn_implementation=attention_control.IMPLEMENTATION,
+                output_loading_info=True,
+            )
     except KeyError as error:
         if error.args != (attention_control.IMPLEMENTATION,):
             raise UnreadableModel(f"{folder} cannot be loaded: {error}") from error

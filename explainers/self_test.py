@@ -82,10 +82,10 @@ class _Trial:
 
     def every_layer(self) -> Check:
         """Each attention layer goes through our function exactly once per forward pass."""
-        ids = torch.tensor(self.sequence.read, device=self.model.device)
-        factors = torch.ones(len(ids), device=self.model.device)
+        inputs = self.model.inputs(self.sequence)
+        factors = torch.ones(self.sequence.positions, device=self.model.device)
         attention = AttentionPass([Segment(0, 0, factors)], log_additive=True, last_layer=self.model.layers - 1)
-        self.model.logits(ids, None, torch.arange(len(ids), device=ids.device), attention)
+        self.model.logits(inputs, torch.arange(len(factors), device=factors.device), attention)
         wrong = sum(attention.calls.get(layer, 0) != 1 for layer in range(self.model.layers))
         return Check("every layer's attention can be suppressed", wrong == 0, float(wrong), 0.0)
 

@@ -78,7 +78,7 @@ class _Engine:
     ) -> None:
         self.model, self.sequence = model, sequence
         self.log_additive, self.checkpoint = log_additive, checkpoint
-        self.ids = torch.tensor(sequence.read, device=model.device)  # (S,)
+        self.inputs = model.inputs(sequence)
         self.target = torch.tensor(sequence.target, device=model.device)  # (T,)
         self.recorded: Recorded | None = None
         self.forwards = self.rows = 0
@@ -105,7 +105,7 @@ class _Engine:
         attention = AttentionPass(
             segments, log_additive=self.log_additive, last_layer=self.model.layers - 1, base=self.recorded
         )
-        logits = self.model.logits(self.ids[positions], positions, rows, attention)
+        logits = self.model.logits(self.inputs.at(positions), rows, attention)
         self.recorded = attention.recorded
         self.forwards += 1
         self.rows += len(positions)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from explainers.errors import ExplainerError, MissingCapability, UnreadableModel
 from explainers.language_model import LanguageModel
@@ -103,3 +106,15 @@ def test_unknown_dtype_or_device_is_said(folder: Path, dtype: str | None, device
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_passes_its_self_test(folder: Path, dtype: str) -> None:
     assert load_causal_lm(folder, dtype).facts["dtype"] == dtype
+
+
+def test_models_can_be_loaded_at_the_same_time(tmp_path: Path) -> None:
+    """The library exchanges functions of its classes while it loads; two loads that overlap would leave them so."""
+    tied = tiny_models.save(tmp_path / "tied", "llama", tie_word_embeddings=True)
+    before = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(load_causal_lm, [tied] * 8))
+    assert PreTrainedModel.tie_weights is before
+    for model in loaded:
+        network: Any = model.network
+        assert network.lm_head.weight is network.get_input_embeddings().weight

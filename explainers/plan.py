@@ -1,0 +1,134 @@
+"""From a question to the passes that answer it, and from their log-probabilities to scores: what all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from explainers.chunks import Chunk, nearest_to_thirty, prompt_chunks, target_chunks, visible
+from explainers.controls import FactorRule, check_factor, resolve
+from explainers.errors import InvalidRequest, MissingCapability
+from explainers.language_model import LanguageModel, TokenSequence
+from explainers.types import (
+    AtmanConfig,
+    Attribution,
+    Checkpoint,
+    Granularity,
+    Postprocessing,
+    Prompt,
+    Span,
+    Target,
+    never_stop,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What explaining `target` asks of a model: base factors, and one variant of them per chunk."""
+
+    model: LanguageModel
+    sequence: TokenSequence
+    target: str
+    config: AtmanConfig
+    granularity: Granularity
+    chunks: tuple[Chunk, ...]  # F
+    base: NDArray[np.float64]  # (S,), the caller's own controls
+    variants: tuple[NDArray[np.float64], ...]  # F of (S,), the same with one chunk damped
+
+
+def plan(
+    model: LanguageModel, prompt: Prompt, target: str, config: AtmanConfig, checkpoint: Checkpoint = never_stop
+) -> Plan:
+    """Tokens, chunks and factors of a question; no forward pass. Raises InvalidRequest and its kin."""
+    _check(config)
+    sequence = model.encode(prompt, target)
+    granularity = config.granularity or nearest_to_thirty(prompt, sequence)
+    chunks = prompt_chunks(prompt, sequence, granularity, config)
+    if config.target_granularity == "token":
+        chunks += target_chunks(len(prompt), sequence, target, config)
+    rule = FactorRule(model, sequence, config.threshold, checkpoint)
+    standing = rule.combine(resolve(sequence, prompt, config.overlap, checkpoint))
+    variants = [rule.combine([chunk.factors], standing).factors for chunk in chunks]
+    return Plan(model, sequence, target, config, granularity, tuple(chunks), standing.factors, tuple(variants))
+
+
+def attribution(
+    plan: Plan,
+    method: str,
+    values: NDArray[np.float64],  # (T, F), falls of log-probability in nats
+    base: NDArray[np.float64],  # (T,), log-probabilities without any chunk damped
+    facts: Mapping[str, Any],
+) -> Attribution:
+    """Scores as the question wants them: post-processed, summed over the target, normalised; invisible ones 0."""
+    seen = visible(plan.sequence, plan.chunks)
+    values = _POSTPROCESSING[plan.config.postprocessing](values)
+    targets: tuple[Target, ...] = (Target(plan.target, Span(0, len(plan.target))),)
+    if plan.config.target_granularity == "token":
+        targets = _target_tokens(plan.sequence, plan.target)
+    else:
+        values, seen = values.sum(axis=0, keepdims=True), seen[-1:]
+        base = base.sum(keepdims=True)
+    if plan.config.normalize:
+        values = _normalised(values, seen)
+    features = tuple(chunk.feature for chunk in plan.chunks)
+    return Attribution(method, features, targets, np.where(seen, values, 0.0), base, facts=_facts(plan) | dict(facts))
+
+
+def check_finite(model: LanguageModel, *log_probabilities: NDArray[np.float64]) -> None:
+    """A model can leave the range of its numbers (float16 above all); what it says then is no score."""
+    if not all(np.isfinite(values).all() for values in log_probabilities):
+        raise MissingCapability(f"the model's log-probabilities overflow in {model.facts.get('dtype', 'its dtype')}")
+
+
+def _check(config: AtmanConfig) -> None:
+    check_factor(config.control_factor, "/control_factor")
+    if config.threshold is not None and not -1 <= config.threshold <= 1:
+        raise InvalidRequest("the similarity threshold must lie in -1..1", "/contextual_control_threshold")
+    if config.granularity == "custom" and not config.delimiter:
+        raise InvalidRequest("custom granularity needs a non-empty delimiter", "/prompt_granularity/delimiter")
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    return {
+        "granularity": plan.granularity,
+        "prompt_tokens": len(plan.sequence.prompt),
+        "target_tokens": len(plan.sequence.target),
+        "dtype": str(plan.model.facts.get("dtype", "")),
+        "device": str(plan.model.device),
+        "warnings": list(plan.sequence.warnings),
+    }
+
+
+_POSTPROCESSING: Mapping[Postprocessing, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "none": np.positive,
+    "absolute": np.abs,
+    "square": np.square,
+}
+
+
+def _normalised(values: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Min-max to 0..1 over the visible features of each target; all equal gives 0."""
+    if not values.shape[1]:
+        return values
+    low = np.where(visible, values, np.inf).min(axis=1, keepdims=True)
+    high = np.where(visible, values, -np.inf).max(axis=1, keepdims=True)
+    span = np.where(np.isfinite(high - low) & (high > low), high - low, np.inf)
+    return np.where(visible, values - np.where(np.isfinite(low), low, 0.0), 0.0) / span
+
+
+def _target_tokens(sequence: TokenSequence, target: str) -> tuple[Target, ...]:
+    """The target cut into its tokens, leading space included; joined they are the target again.
+
+    Where tokens share a character, the last of them carries it.
+    """
+    spans = sequence.target_spans
+    cuts = [0]
+    for span, following in pairwise(spans):
+        cuts.append(max(cuts[-1], min(span.stop, following.start)))
+    cuts.append(len(target))
+    return tuple(Target(target[a:b], span) for a, b, span in zip(cuts[:-1], cuts[1:], spans, strict=True))
