@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from explainers import suppression
 from explainers.errors import OutOfMemory
-from explainers.language_model import LanguageModel, TokenSequence
+from explainers.language_model import Inputs, LanguageModel, TokenSequence
 from explainers.suppression import log_probabilities
 from explainers.types import Text
 from tests.explainers import brute_force
@@ -163,9 +164,9 @@ def limit_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """A device on which more than `rows` rows at once do not fit."""
     compute = LanguageModel.logits
 
-    def bounded(self: LanguageModel, ids: torch.Tensor, *args: object) -> torch.Tensor:
-        if len(ids) > rows:
+    def bounded(self: LanguageModel, inputs: Inputs, *args: Any) -> torch.Tensor:
+        if len(inputs.ids) > rows:
             raise torch.OutOfMemoryError("simulated")
-        return compute(self, ids, *args)  # type: ignore[arg-type]
+        return compute(self, inputs, *args)
 
     monkeypatch.setattr(suppression.LanguageModel, "logits", bounded)
