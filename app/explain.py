@@ -91,11 +91,11 @@ async def explain_completion(
     """
     if question.method not in METHODS:
         raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
-    async with explainer.database.transaction(tenant=tenant) as session:
-        registration = registration_of(await find_model(session, question.model))
-        key = request_key(registration, question)
-        # Without a digest in the registry the key does not name the weights: nothing may be found under it.
-        row = None if fresh or registration.digest is None else await explanations.find(session, key)
+    registration = registration_of(await find_model(explainer.database, tenant, question.model))
+    key = request_key(registration, question)
+    # Without a digest in the registry the key does not name the weights: nothing may be found under it.
+    known = not fresh and registration.digest is not None
+    row = await explanations.find(explainer.database, tenant, key) if known else None
     if row is not None:
         return Explained(row.id, row.model_digest, attribution_from(row.attribution), row.seconds, row.forwards)
     new = explanations.new_id()
@@ -131,19 +131,19 @@ async def compute(
 async def store(
     database: Database, registration: Registration, question: Question, answer: Explained, key: bytes
 ) -> None:
-    async with database.transaction(tenant=registration.tenant) as session:
-        await explanations.add(
-            session,
-            id=answer.id,
-            kind=KIND,
-            model=registration.name,
-            model_digest=answer.model_digest,
-            request_key=key,
-            request=question.record,
-            attribution=attribution_record(answer.attribution),
-            seconds=answer.seconds,
-            forwards=answer.forwards,
-        )
+    await explanations.add(
+        database,
+        registration.tenant,
+        id=answer.id,
+        kind=KIND,
+        model=registration.name,
+        model_digest=answer.model_digest,
+        request_key=key,
+        request=question.record,
+        attribution=attribution_record(answer.attribution),
+        seconds=answer.seconds,
+        forwards=answer.forwards,
+    )
 
 
 def request_key(registration: Registration, question: Question) -> bytes:

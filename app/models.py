@@ -10,8 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from app.refusals import UnknownModel
 from app.runtime import Registration, Runtime, State
 from explainers.errors import ExplainerError, InvalidRequest
@@ -68,19 +66,18 @@ def registration_of(row: Any) -> Registration:
     )
 
 
-async def find_model(session: AsyncSession, name: str) -> Any:
+async def find_model(database: Database, tenant: str, name: str) -> Any:
     """The row of a model; raises `UnknownModel`, also for what cannot be a name at all."""
-    try:
-        return await models.get(session, name)
-    except (NotFound, InvalidValue):
-        raise UnknownModel(name) from None
+    with suppress(InvalidValue):
+        row = await models.find(database, tenant, name)
+        if row is not None:
+            return row
+    raise UnknownModel(name)
 
 
 async def load_model(database: Database, runtime: Runtime, tenant: str, name: str) -> LanguageModel:
     """The loaded model of that name."""
-    async with database.transaction(tenant=tenant) as session:
-        registration = registration_of(await find_model(session, name))
-    return await runtime.model(registration)
+    return await runtime.model(registration_of(await find_model(database, tenant, name)))
 
 
 async def list_loaded(database: Database, runtime: Runtime, tenant: str) -> list[tuple[Entry, LanguageModel]]:
@@ -101,8 +98,7 @@ async def list_models(database: Database, runtime: Runtime, tenant: str) -> list
 
 
 async def describe_model(database: Database, runtime: Runtime, tenant: str, name: str) -> Entry:
-    async with database.transaction(tenant=tenant) as session:
-        return entry_of(await find_model(session, name), runtime)
+    return entry_of(await find_model(database, tenant, name), runtime)
 
 
 def entry_of(row: Any, runtime: Runtime) -> Entry:
@@ -156,8 +152,8 @@ async def check_free(database: Database, tenant: str, name: str) -> None:
 
 async def remove_model(database: Database, runtime: Runtime, tenant: str, name: str) -> None:
     """Takes the registration away; files and stored explanations stay."""
+    await find_model(database, tenant, name)
     async with database.transaction(tenant=tenant) as session:
-        await find_model(session, name)
         await models.remove(session, name)
     runtime.forget(tenant, name)
 

@@ -6,24 +6,26 @@ import hashlib
 import secrets
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.database import Database
+from storage.database import Database, compiled
 from storage.errors import AlreadyExists, InvalidValue, NotFound
 from storage.ids import time_ordered
 from storage.tables import ApiKey
 
 SCOPES = ("read", "explain", "ingest", "admin")
 MIN_SECRET_LENGTH = 16
-# Built once: it runs for every request.
-USABLE = select(ApiKey).where(
-    ApiKey.key_hash == bindparam("key_hash"),
-    ApiKey.revoked_at.is_(None),
-    or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+USABLE = compiled(
+    select(ApiKey).where(
+        ApiKey.key_hash == bindparam("key_hash"),
+        ApiKey.revoked_at.is_(None),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+    )
 )
 
 
@@ -71,12 +73,10 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
-async def find_by_secret(database: Database, secret: str) -> ApiKey | None:
-    """The key of whatever tenant, in a transaction of its own; None when unknown, revoked or expired."""
+async def find_by_secret(database: Database, secret: str) -> Any | None:
+    """The row of the key, of whatever tenant; None when unknown, revoked or expired."""
     key_hash = digest(secret)
-    async with database.transaction(key_hash=key_hash) as session:
-        key: ApiKey | None = await session.scalar(USABLE, {"key_hash": key_hash})
-        return key
+    return await database.ask(USABLE, {"key_hash": key_hash}, key_hash=key_hash)
 
 
 async def list_all(session: AsyncSession) -> list[ApiKey]:

@@ -3,27 +3,36 @@
 A transaction costs two round trips beside its own statements: `BEGIN` travels together with the settings that row-level
 security reads, and `COMMIT`. The first of them also shows whether the pooled connection still lives, so a Postgres that
 was restarted costs no request and no extra ping.
+
+The few statements that every request makes take a shorter way, `Database.ask`: settings and statement in one message,
+past SQLAlchemy's sessions, whose bookkeeping costs several times what Postgres and the driver do.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
 from psycopg.sql import quote
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, ClauseElement, event, make_url
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
 from storage.values import json_text, plain
 
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 5.0
+DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
 # 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
 UNAVAILABLE = ("08", "53", "57P")
@@ -34,6 +43,7 @@ class Database:
     """A pool of connections; opens the first one when it is needed."""
 
     engine: AsyncEngine
+    pool_size: int
 
     @classmethod
     def connect(cls, url: str, *, pool_size: int = 10) -> Self:
@@ -49,7 +59,7 @@ class Database:
         )
         # The driver would send BEGIN in a round trip of its own.
         event.listen(engine.sync_engine, "connect", _leave_begin_to_us)
-        return cls(engine)
+        return cls(engine, pool_size)
 
     @asynccontextmanager
     async def transaction(
@@ -68,6 +78,40 @@ class Database:
                 yield session
                 await session.commit()
                 stack.pop_all()  # the commit has given the connection back: nothing is left to close
+
+    async def ask(
+        self, statement: str, values: Mapping[str, Any], *, tenant: str | None = None, key_hash: bytes | None = None
+    ) -> Any | None:
+        """The first row (a named tuple), or None, of one `compiled` statement in a transaction of its own.
+
+        When its connection turns out dead the statement is sent again, so it must bear being run twice. Rows and
+        errors are those of `transaction`.
+        """
+        settings = _settings(tenant, key_hash).replace("%", "%%")
+        message = f"SELECT {settings}; {statement}" if settings else statement
+        with translated_errors():
+            for _ in range(self.pool_size):  # after a restart of Postgres all that wait in the pool are dead
+                with suppress(_LostConnectionError):
+                    return await self._send(message, values)
+            return await self._send(message, values)
+
+    async def _send(self, message: str, values: Mapping[str, Any]) -> Any | None:
+        pooled = await self.engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        try:
+            # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
+            cursor = psycopg.AsyncClientCursor(connection, row_factory=namedtuple_row)
+            await cursor.execute(message.encode(), values)
+            while cursor.nextset():
+                pass
+            return await cursor.fetchone() if cursor.description else None
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise _LostConnectionError from error
+            raise
+        finally:
+            idle = connection.info.transaction_status == TransactionStatus.IDLE
+            await greenlet_spawn(pooled.close if idle else pooled.invalidate)
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable unless the database answers."""
@@ -111,9 +155,22 @@ def _opening(tenant: str | None, key_hash: bytes | None) -> str:
 
     Literals, since several statements in one message take no parameters.
     """
+    settings = _settings(tenant, key_hash)
+    return f"BEGIN; SELECT {settings}" if settings else "BEGIN"
+
+
+def _settings(tenant: str | None, key_hash: bytes | None) -> str:
     settings = {"whence.tenant": tenant, "whence.key_hash": key_hash and key_hash.hex()}
-    calls = [f"set_config('{name}', {quote(plain(value))}, true)" for name, value in settings.items() if value]
-    return f"BEGIN; SELECT {', '.join(calls)}" if calls else "BEGIN"
+    return ", ".join(f"set_config('{name}', {quote(plain(value))}, true)" for name, value in settings.items() if value)
+
+
+def compiled(statement: ClauseElement, columns: Collection[str] | None = None) -> str:
+    """A statement as text for `Database.ask`; of an insert, for values of these columns."""
+    return str(statement.compile(dialect=DIALECT, column_keys=columns and list(columns)))
+
+
+class _LostConnectionError(psycopg.OperationalError):
+    """The connection turned out dead."""
 
 
 @contextmanager
@@ -124,18 +181,20 @@ def translated_errors() -> Iterator[None]:
     except PoolTimeout:
         raise DatabaseUnavailable("all database connections are in use") from None
     except DBAPIError as error:
-        raise _translated(error) from None
+        raise _translated(error.orig, lost=error.connection_invalidated) from None
+    except psycopg.Error as error:
+        raise _translated(error, lost=isinstance(error, _LostConnectionError)) from None
 
 
-def _translated(error: DBAPIError) -> StorageError:
-    state = getattr(error.orig, "sqlstate", None)
-    kind = type(error.orig).__name__
-    if error.connection_invalidated or (state is None and kind == "OperationalError"):
+def _translated(error: BaseException | None, *, lost: bool) -> StorageError:
+    state = getattr(error, "sqlstate", None)
+    kind = type(error).__name__
+    if lost or (state is None and kind == "OperationalError"):
         return DatabaseUnavailable("the database cannot be reached")
     if kind == "ConnectionTimeout" or (state or "").startswith(UNAVAILABLE):
         return DatabaseUnavailable(f"the database cannot serve now ({kind})")
     if (state or "").startswith("22"):
         return InvalidValue(f"the database cannot hold or read a value ({kind})")
-    place = getattr(error.orig, "diag", None)
+    place = getattr(error, "diag", None)
     names = (getattr(place, part, None) for part in ("table_name", "constraint_name"))
     return StorageError(" ".join(["the database refused a statement:", kind, *filter(None, names)]))

@@ -9,21 +9,36 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, insert, select, tuple_
+from sqlalchemy import ColumnElement, bindparam, literal_column, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage.database import Database, compiled
 from storage.errors import InvalidCursor, InvalidValue, NotFound
 from storage.ids import time_ordered
 from storage.tables import Explanation
+from storage.values import json_text, plain
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_PAGE = 500
 NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
-# Built once: it runs for every request.
-SAME_REQUEST = (
-    select(Explanation).where(Explanation.request_key == bindparam("request_key")).order_by(*NEWEST_FIRST).limit(1)
+ONE = literal_column("1")  # otherwise a value to be handed in
+SAME_REQUEST = compiled(
+    select(Explanation).where(Explanation.request_key == bindparam("request_key")).order_by(*NEWEST_FIRST).limit(ONE)
 )
-INSERT = insert(Explanation).returning(Explanation.tenant_id, Explanation.created_at)
+GIVEN = (
+    "id",
+    "kind",
+    "model",
+    "model_digest",
+    "request_key",
+    "request",
+    "attribution",
+    "seconds",
+    "forwards",
+)
+# Sent a second time when the first answer is lost with its connection.
+INSERT = compiled(insert(Explanation).on_conflict_do_nothing(index_elements=("tenant_id", "id")), GIVEN)
 COLUMNS = ("id", "kind", "model", "model_digest", "request_key", "seconds", "forwards", "created_at")
 
 
@@ -53,7 +68,8 @@ new_id = time_ordered
 
 
 async def add(
-    session: AsyncSession,
+    database: Database,
+    tenant: str,
     *,
     id: UUID,
     kind: str,
@@ -64,23 +80,20 @@ async def add(
     attribution: dict[str, Any],
     seconds: float,
     forwards: int,
-) -> Explanation:
-    """Stores an explanation. Raises InvalidValue for what JSON cannot carry."""
-    fields = {
+) -> None:
+    """Stores an explanation, in a transaction of its own. Raises InvalidValue for what JSON cannot carry."""
+    values = {
         "id": id,
-        "kind": kind,
-        "model": model,
-        "model_digest": model_digest,
+        "kind": plain(kind),
+        "model": plain(model),
+        "model_digest": plain(model_digest),
         "request_key": request_key,
-        "request": request,
-        "attribution": attribution,
+        "request": json_text(request),
+        "attribution": json_text(attribution),
         "seconds": seconds,
         "forwards": forwards,
     }
-    # Past the session's bookkeeping, which costs more than the statement.
-    connection = await session.connection()
-    given = (await connection.execute(INSERT, fields)).one()
-    return Explanation(**fields, tenant_id=given.tenant_id, created_at=given.created_at)
+    await database.ask(INSERT, values, tenant=tenant)
 
 
 async def get(session: AsyncSession, id: UUID) -> Explanation:
@@ -91,10 +104,9 @@ async def get(session: AsyncSession, id: UUID) -> Explanation:
     return row
 
 
-async def find(session: AsyncSession, request_key: bytes) -> Explanation | None:
-    """The newest explanation of the same request to the same model."""
-    row: Explanation | None = await session.scalar(SAME_REQUEST, {"request_key": request_key})
-    return row
+async def find(database: Database, tenant: str, request_key: bytes) -> Any | None:
+    """The row of the newest explanation of the same request to the same model, in a transaction of its own."""
+    return await database.ask(SAME_REQUEST, {"request_key": request_key}, tenant=tenant)
 
 
 async def page(

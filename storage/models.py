@@ -8,11 +8,13 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage.database import Database, compiled
 from storage.errors import AlreadyExists, InUse, NotFound
 from storage.tables import Model
+from storage.values import plain
 
-# Built once: it runs for every request.
 NAMED = select(Model).where(Model.name == bindparam("name"))
+FIND = compiled(NAMED)
 
 
 async def add(
@@ -46,6 +48,11 @@ async def add(
     if model is None:
         raise AlreadyExists("a model with that name is registered")
     return model
+
+
+async def find(database: Database, tenant: str, name: str) -> Any | None:
+    """The row of the tenant's model of that name, in a transaction of its own."""
+    return await database.ask(FIND, {"name": plain(name)}, tenant=tenant)
 
 
 async def get(session: AsyncSession, name: str) -> Model:

@@ -31,6 +31,60 @@ async def hold(database: Database) -> None:
         await session.execute(text("SELECT pg_sleep(0.05)"))
 
 
+async def test_a_question_survives_a_restart(postgres: Server) -> None:
+    database = Database.connect(postgres.url, pool_size=3)
+    await asyncio.gather(*(hold(database) for _ in range(3)))
+    with connection(postgres.superuser_url) as superuser:
+        superuser.execute(OTHERS)
+    row = await database.ask("SELECT 1 AS one", {})
+    assert row is not None and row.one == 1
+    await database.close()
+
+
+async def test_a_question_that_kills_its_connection_is_told(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await database.ask("SELECT pg_terminate_backend(pg_backend_pid())", {})
+    await database.ping()
+
+
+async def test_a_question_is_one_transaction_of_one_tenant(database: Database, tenant: str) -> None:
+    name = f"t-{uuid.uuid4().hex}"
+    failing = "INSERT INTO tenants (id) VALUES (%(name)s); SELECT 1 / 0"
+    with pytest.raises(StorageError):
+        await database.ask(failing, {"name": name})
+    async with database.transaction() as session:
+        assert name not in {row.id for row in await tenants.list_all(session)}
+    shown = "SELECT current_setting('whence.tenant', true) AS tenant"
+    row = await database.ask(shown, {}, tenant=tenant)
+    assert row is not None and row.tenant == tenant
+    row = await database.ask(shown, {})  # on the same pooled connection
+    assert row is not None and not row.tenant
+
+
+async def test_a_question_without_rows_or_result(database: Database) -> None:
+    assert await database.ask("SELECT 1 WHERE false", {}) is None
+    assert await database.ask("SET LOCAL work_mem = '4MB'", {}) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["a'b", "a\\", "a\\'; DROP TABLE x; --", "é", '"', "$$", "%s", ":x", "%(value)s", ";"]
+)
+async def test_values_of_a_question_are_quoted(database: Database, value: str) -> None:
+    row = await database.ask("SELECT %(value)s::text AS shown", {"value": value}, tenant=value)
+    assert row is not None and row.shown == value
+
+
+async def test_a_cancelled_question_gives_its_connection_back(postgres: Server) -> None:
+    database = Database.connect(postgres.url, pool_size=1)
+    task = asyncio.create_task(database.ask("SELECT pg_sleep(30)", {}))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(database.ping(), 8)
+    await database.close()
+
+
 async def test_a_connection_lost_in_the_middle_is_told(database: Database, postgres: Server) -> None:
     with pytest.raises(DatabaseUnavailable):
         async with database.transaction() as session:
@@ -46,6 +100,8 @@ async def test_all_connections_taken(postgres: Server, monkeypatch: pytest.Monke
     async with database.transaction():
         with pytest.raises(DatabaseUnavailable, match="in use"):
             await database.ping()
+        with pytest.raises(DatabaseUnavailable, match="in use"):
+            await database.ask("SELECT 1", {})
     await database.close()
 
 
@@ -53,6 +109,9 @@ async def test_no_database_there() -> None:
     database = Database.connect("postgresql://u:secret@/d?host=/nonexistent")
     with pytest.raises(DatabaseUnavailable) as caught:
         await database.ping()
+    assert "secret" not in str(caught.value)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await database.ask("SELECT 1", {})
     assert "secret" not in str(caught.value)
     await database.close()
 
@@ -79,6 +138,9 @@ async def test_errors_do_not_quote_rows(database: Database, tenant: str) -> None
         shown = [str(caught.value), repr(caught.value.__cause__)]
         assert caught.value.__suppress_context__
         assert not any(secret in part for part in shown)
+    with pytest.raises(StorageError) as refused:
+        await database.ask("SELECT CAST(%(secret)s AS integer)", {"secret": secret}, tenant=tenant)
+    assert secret not in str(refused.value) and refused.value.__suppress_context__
 
 
 async def test_an_error_undoes_the_transaction(database: Database, tenant: str) -> None:

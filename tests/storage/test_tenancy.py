@@ -20,7 +20,7 @@ async def fill(database: Database, tenant: str) -> str:
     async with database.transaction(tenant) as session:
         _, secret = await api_keys.create(session, tenant=tenant, name="k", scopes=["read"])
         await models.add(session, name="m", kind="causal-lm", path="/m")
-        await explanations.add(session, **explanation())
+    await explanations.add(database, tenant, **explanation())
     return secret
 
 
