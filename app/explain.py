@@ -7,6 +7,7 @@ only after its transaction has been committed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -17,9 +18,9 @@ import numpy as np
 
 from app.device import Priority
 from app.flights import SingleFlight
-from app.models import find_model, registration_of
+from app.models import registration_of
 from app.records import Record, attribution_from, attribution_record, digest_of, request_record
-from app.refusals import NotFound
+from app.refusals import NotFound, UnknownModel
 from app.runtime import Registration, Runtime
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.registry import METHODS
@@ -74,31 +75,38 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """What answering needs: the store, the models and the flights of requests under way."""
+    """What answering needs: the store, the models and the flights of requests under way.
+
+    `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes.
+    """
 
     database: Database
     runtime: Runtime
     flights: SingleFlight[Explained]
-    deadline: float
+    deadline: float | None
 
 
 async def explain_completion(
-    explainer: Explainer, tenant: str, question: Question, *, fresh: bool = False, nice: bool = False
+    explainer: Explainer,
+    tenant: str,
+    question: Question,
+    *,
+    fresh: bool = False,
+    nice: bool = False,
+    id: UUID | None = None,
 ) -> Explained:
     """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
 
+    `id` is what a new one is stored under, unless somebody else's is on its way already.
     Raises `UnknownModel`, `QueueFull`, `StillRunning`, and what the method says about the question.
     """
     if question.method not in METHODS:
         raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
-    registration = registration_of(await find_model(explainer.database, tenant, question.model))
-    key = request_key(registration, question)
-    # Without a digest in the registry the key does not name the weights: nothing may be found under it.
-    known = not fresh and registration.digest is not None
-    row = await explanations.find(explainer.database, tenant, key) if known else None
-    if row is not None:
-        return Explained(row.id, row.model_digest, attribution_from(row.attribution), row.seconds, row.forwards)
-    new = explanations.new_id()
+    key = request_key(question)
+    registration, stored = await look_up(explainer.database, tenant, question, key)
+    if stored is not None and not fresh:
+        return stored
+    new = id or explanations.new_id()
 
     async def compute_and_store(priority: Priority) -> Explained:
         answer = await compute(explainer.runtime, registration, question, new, priority)
@@ -108,6 +116,22 @@ async def explain_completion(
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
     flight = (tenant, registration, key, fresh)
     return await explainer.flights.join(flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice)
+
+
+async def look_up(
+    database: Database, tenant: str, question: Question, key: bytes
+) -> tuple[Registration, Explained | None]:
+    """The model that is asked, and the stored answer to the same question; raises `UnknownModel`."""
+    with suppress(storage_errors.InvalidValue):
+        row = await explanations.find(database, tenant, question.model, key)
+        if row is not None:
+            known = row.id is not None
+            return registration_of(row), answer_from(row) if known else None
+    raise UnknownModel(question.model)
+
+
+def answer_from(row: Any) -> Explained:
+    return Explained(row.id, row.model_digest, attribution_from(row.attribution), row.seconds, row.forwards)
 
 
 async def compute(
@@ -146,11 +170,9 @@ async def store(
     )
 
 
-def request_key(registration: Registration, question: Question) -> bytes:
-    """The name of one computation: exact weights, how they are run, the method and its revision, canonical question."""
-    revision = METHODS[question.method].revision
-    how = (registration.digest, registration.dtype, registration.device, revision)
-    return digest_of(registration.name, *how, question.record)
+def request_key(question: Question) -> bytes:
+    """The name of a canonical question to a revision of a method; with exact weights it names one computation."""
+    return digest_of(METHODS[question.method].revision, question.record)
 
 
 async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:

@@ -1,7 +1,8 @@
 """Identical requests that are in flight at the same time are computed once.
 
 A flight goes on as long as somebody waits for it. When all waiters have gone away it is cancelled; when a waiter ran
-into its deadline it is detached: it goes on to its end, for its result will be asked for later.
+into its deadline it is detached: it goes on to its end, for its result will be asked for later. Who waits without a
+deadline (a job) looks after the flight, and takes it along when leaving.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class SingleFlight(Generic[Landed]):
         return len(self._flights)
 
     async def join(
-        self, key: Hashable, job: str, start: Start[Landed], *, deadline: float, nice: bool = False
+        self, key: Hashable, job: str, start: Start[Landed], *, deadline: float | None, nice: bool = False
     ) -> Landed:
         """The outcome of the flight named `key`, begun with `start` unless it is on its way already.
 
@@ -57,6 +58,7 @@ class SingleFlight(Generic[Landed]):
                 raise StillRunning(flight.job)
         finally:
             flight.waiters -= 1
+            flight.detached = flight.detached and deadline is not None
             self._abandon(key, flight)
         if flight.task.cancelled():  # only the end of the server cancels a flight that has waiters
             raise ShuttingDown

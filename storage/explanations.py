@@ -9,22 +9,35 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, bindparam, literal_column, select, true, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.database import Database, compiled
 from storage.errors import InvalidCursor, InvalidValue, NotFound
 from storage.ids import time_ordered
-from storage.tables import Explanation
+from storage.tables import Explanation, Model
 from storage.values import json_text, plain
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_PAGE = 500
 NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
-ONE = literal_column("1")  # otherwise a value to be handed in
-SAME_REQUEST = compiled(
-    select(Explanation).where(Explanation.request_key == bindparam("request_key")).order_by(*NEWEST_FIRST).limit(ONE)
+ANSWER = (Explanation.id, Explanation.model_digest, Explanation.attribution, Explanation.seconds, Explanation.forwards)
+# Stored for the registered weights, since they were registered: how they are run may have changed then.
+SAME_REQUEST = (
+    select(*ANSWER)
+    .where(
+        Explanation.request_key == bindparam("request_key"),
+        Explanation.model == Model.name,
+        Explanation.model_digest == Model.digest,
+        Explanation.created_at >= Model.created_at,
+    )
+    .order_by(*NEWEST_FIRST)
+    .limit(literal_column("1"))
+    .lateral("same")
+)
+FIND = compiled(
+    select(Model, SAME_REQUEST).join(SAME_REQUEST, true(), isouter=True).where(Model.name == bindparam("model"))
 )
 GIVEN = (
     "id",
@@ -104,9 +117,12 @@ async def get(session: AsyncSession, id: UUID) -> Explanation:
     return row
 
 
-async def find(database: Database, tenant: str, request_key: bytes) -> Any | None:
-    """The row of the newest explanation of the same request to the same model, in a transaction of its own."""
-    return await database.ask(SAME_REQUEST, {"request_key": request_key}, tenant=tenant)
+async def find(database: Database, tenant: str, model: str, request_key: bytes) -> Any | None:
+    """A model's row together with the newest explanation of the same request to it; `id` is None without one.
+
+    None for an unknown model. Raises InvalidValue for what cannot be a name.
+    """
+    return await database.ask(FIND, {"model": plain(model), "request_key": request_key}, tenant=tenant)
 
 
 async def page(

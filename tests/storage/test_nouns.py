@@ -91,16 +91,34 @@ async def test_names_that_postgres_cannot_hold_are_invalid(database: Database, t
 
 
 async def test_find_gives_the_newest_for_a_request(database: Database, tenant: str) -> None:
+    early = explanation(request_key=b"same")  # of an earlier registration under the same name
+    await explanations.add(database, tenant, **early)
+    async with database.transaction(tenant) as session:
+        await models.add(session, name="m", kind="causal-lm", path="/m", digest="d", dtype="float32")
+        await models.add(session, name="unread", kind="causal-lm", path="/m")
+    assert await found(database, tenant, "m") is None
+    other = explanation(request_key=b"same", model_digest="other weights")
+    unread = explanation(request_key=b"same", model="unread")
     older, newer = (explanation(request_key=b"same") for _ in range(2))
-    for fields in (older, newer):
+    for fields in (older, newer, other, unread):
         await explanations.add(database, tenant, **fields)
-    found = await explanations.find(database, tenant, b"same")
-    assert found is not None
-    assert {name: getattr(found, name) for name in newer} == newer
-    assert await explanations.find(database, tenant, b"other") is None
+    assert await found(database, tenant, "m") == newer["id"]
+    assert await found(database, tenant, "m", b"another") is None
+    assert await found(database, tenant, "unread") is None
+    row = await explanations.find(database, tenant, "m", b"same")
+    assert row is not None
+    assert (row.name, row.dtype, row.facts) == ("m", "float32", {})
+    assert (row.attribution, row.seconds, row.forwards) == (newer["attribution"], newer["seconds"], newer["forwards"])
+    assert await explanations.find(database, tenant, "unknown", b"same") is None
     async with database.transaction(tenant) as session:
         with pytest.raises(NotFound):
             await explanations.get(session, time_ordered())
+
+
+async def found(database: Database, tenant: str, model: str, request_key: bytes = b"same") -> Any:
+    row = await explanations.find(database, tenant, model, request_key)
+    assert row is not None
+    return row.id
 
 
 async def test_pages_are_newest_first_and_steady(database: Database, tenant: str) -> None:
