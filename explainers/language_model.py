@@ -146,10 +146,14 @@ class LanguageModel:
         ids = torch.tensor(sequence.read, device=self.device)
         return Inputs(ids, torch.arange(len(ids), device=self.device))
 
-    def logits(self, inputs: Inputs, rows: Tensor, attention: AttentionPass) -> Tensor:
-        """Next-token logits (n, V) at `rows` (n,) of one packed row of `inputs` (R)."""
+    def logits(self, inputs: Inputs, rows: Tensor, attention: AttentionPass, *, differentiable: bool = False) -> Tensor:
+        """Next-token logits (n, V) at `rows` (n,) of one packed row of `inputs` (R).
+
+        `differentiable` keeps the graph back to whatever in `attention` requires a gradient; no weight does.
+        """
         narrowed: AbstractContextManager[None] = only_rows(self.last_feed_forward, rows)
-        with torch.inference_mode(), attention.active(), narrowed:
+        recording = torch.enable_grad() if differentiable else torch.inference_mode()
+        with recording, attention.active(), narrowed:
             output = self.network(
                 input_ids=inputs.ids.unsqueeze(0),
                 position_ids=inputs.positions.unsqueeze(0),

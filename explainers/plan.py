@@ -40,6 +40,11 @@ class Plan:
     base: NDArray[np.float64]  # (S,), the caller's own controls
     variants: tuple[NDArray[np.float64], ...]  # F of (S,), the same with one chunk damped
 
+    @property
+    def by_target_token(self) -> bool:
+        """Whether scores are needed for each target token, or only their sum."""
+        return self.config.target_granularity == "token" or self.config.postprocessing != "none"
+
 
 def plan(
     model: LanguageModel, prompt: Prompt, target: str, config: AtmanConfig, checkpoint: Checkpoint = never_stop
@@ -60,7 +65,7 @@ def plan(
 def attribution(
     plan: Plan,
     method: str,
-    values: NDArray[np.float64],  # (T, F), falls of log-probability in nats
+    values: NDArray[np.float64],  # (T, F), falls of log-probability in nats; (1, F), their sum, is enough for a sum
     base: NDArray[np.float64],  # (T,), log-probabilities without any chunk damped
     facts: Mapping[str, Any],
 ) -> Attribution:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from explainers.language_model import LanguageModel
-from explainers.methods import atman
-from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt
+from explainers.methods import atman, gradient, screened
+from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, ScreenedConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """`attribute(model, prompt, target, config, checkpoint)` blocks until done; run it on the device thread."""
 
-    attribute: Callable[[LanguageModel, Prompt, str, AtmanConfig, Checkpoint], Attribution]
+    attribute: Callable[[LanguageModel, Prompt, str, Any, Checkpoint], Attribution]
     config: type[AtmanConfig]
     approximate: bool = False
     revision: int = 1
@@ -23,4 +24,6 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "atman": Method(atman.attribute, AtmanConfig),
+    "gradient": Method(gradient.attribute, AtmanConfig, approximate=True),
+    "screened": Method(screened.attribute, ScreenedConfig, approximate=True),
 }

@@ -137,3 +137,10 @@ class AtmanConfig:
     overlap: Overlap = "partial"
     postprocessing: Postprocessing = "none"
     normalize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenedConfig(AtmanConfig):
+    """Exact scores for the `exact` pieces that matter most by their gradient, first-order ones for the others."""
+
+    exact: int = 8

@@ -150,7 +150,7 @@ async def test_token_overlap_of_a_control_wins(running: Running) -> None:
         ({"prompt_granularity": {"type": "custom", "delimiter": ""}}, "INVALID_REQUEST", None),
         ({"target_granularity": "word"}, "INVALID_REQUEST", "/target_granularity"),
         ({"control_token_overlap": "half"}, "INVALID_REQUEST", "/control_token_overlap"),
-        ({"method": "gradient"}, "MISSING_CAPABILITY", "/method"),
+        ({"method": "sorcery"}, "MISSING_CAPABILITY", "/method"),
         ({"evaluate": True}, "MISSING_CAPABILITY", "/evaluate"),
         ({"uncertainty": True}, "MISSING_CAPABILITY", "/uncertainty"),
         ({"dry_run": True}, "MISSING_CAPABILITY", "/dry_run"),

@@ -1,0 +1,36 @@
+"""First-order attention suppression: what damping a part of the prompt would do, predicted from one derivative.
+
+The score of a chunk is the fall of the target's log-probability that `atman` measures, to first order in the change of
+the columns' factors. One forward and one backward pass for the whole target, whatever the number of chunks; with token
+targets (or where scores are post-processed token by token) one backward pass per target token. Approximate: it
+cannot see saturation, nor what several damped tokens do together.
+"""
+
+from __future__ import annotations
+
+import time
+
+from explainers.language_model import LanguageModel
+from explainers.plan import attribution, check_finite, plan
+from explainers.sensitivity import sensitivity
+from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, never_stop
+
+
+def attribute(
+    model: LanguageModel, prompt: Prompt, target: str, config: AtmanConfig, checkpoint: Checkpoint = never_stop
+) -> Attribution:
+    """Predicted scores of all chunks of `prompt` (and of earlier target tokens, for token targets) for `target`."""
+    started = time.perf_counter()
+    asked = plan(model, prompt, target, config, checkpoint)
+    found = sensitivity(
+        model,
+        asked.sequence,
+        asked.base,
+        log_additive=config.log_additive,
+        per_token=asked.by_target_token,
+        checkpoint=checkpoint,
+    )
+    values = found.predicted(asked.base, asked.variants, log_additive=config.log_additive)
+    check_finite(model, found.base, values)
+    facts = {"forwards": found.forwards, "backwards": found.backwards, "rows": found.rows}
+    return attribution(asked, "gradient", values, found.base, facts | {"seconds": time.perf_counter() - started})
