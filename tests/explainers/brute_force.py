@@ -5,7 +5,7 @@ It shares no code with the engine but the token ids and factor vectors it is han
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,15 +26,23 @@ def log_probabilities(
     model: LanguageModel, sequence: TokenSequence, factors: NDArray[np.float64], log_additive: bool = True
 ) -> NDArray[np.float64]:  # (T,)
     """Log p of every target token in one pass in which column k carries factors[k]."""
-    with _attention(model, factors, log_additive), torch.no_grad():
-        logits = model.network(input_ids=torch.tensor([sequence.read]), use_cache=False).logits[0].double()
+    rows = logits(model, sequence.read, factors, log_additive)
     first = len(sequence.start) + len(sequence.prompt) - 1
     return np.array(
         [
-            float(logits[first + t].log_softmax(-1)[token])  # row P - 1 + t predicts target token t
+            float(rows[first + t].log_softmax(-1)[token])  # row P - 1 + t predicts target token t
             for t, token in enumerate(sequence.target)
         ]
     )
+
+
+def logits(
+    model: LanguageModel, ids: Sequence[int], factors: NDArray[np.float64], log_additive: bool = True
+) -> Tensor:  # (S, V)
+    """What every row predicts."""
+    with _attention(model, factors, log_additive), torch.no_grad():
+        found: Tensor = model.network(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].double()
+    return found
 
 
 @contextmanager
