@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from explainers.controls import Factors, addressed
 from explainers.granularity import CUTS, automatic, split_at
 from explainers.language_model import TokenSequence
+from explainers.pictures import grid
 from explainers.types import AtmanConfig, Control, Feature, Granularity, Image, Prompt, Span, Text, TokenIds
+
+TILES_PER_SIDE: Mapping[Granularity, int] = {"token": 12, "word": 6, "sentence": 3, "paragraph": 1, "custom": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,11 @@ def nearest_to_thirty(prompt: Prompt, sequence: TokenSequence) -> Granularity:
     """The granularity whose number of prompt chunks is nearest to thirty."""
     texts = [item.data for item in prompt if isinstance(item, Text)]
     ids = sum(len(item.ids) for item in prompt if isinstance(item, TokenIds))
-    counts: list[tuple[Granularity, int]] = [("token", len(sequence.tokens))]
+    images = [index for index, item in enumerate(prompt) if isinstance(item, Image)]
+    visual = sum(len(sequence.tokens_of(index)) for index in images)
+    counts: list[tuple[Granularity, int]] = [("token", len(sequence.tokens) - visual)]
     counts += [(name, ids + sum(len(cut(text)) for text in texts)) for name, cut in CUTS.items()]
-    return automatic(counts)
+    return automatic([(name, count + len(images) * TILES_PER_SIDE[name] ** 2) for name, count in counts])
 
 
 def prompt_chunks(
@@ -44,9 +49,22 @@ def prompt_chunks(
                 )
                 for span in _cut(item.data, granularity, config.delimiter)
             ]
-        elif not isinstance(item, Image):
+        elif isinstance(item, Image):
+            chunks += _tile_chunks(index, sequence, TILES_PER_SIDE[granularity], config)
+        else:
             chunks += _token_chunks(item, index, sequence, config)
     return chunks
+
+
+def _tile_chunks(item: int, sequence: TokenSequence, side: int, config: AtmanConfig) -> list[Chunk]:
+    """One chunk per tile of the whole image, row by row; each acts on visual tokens by the area they share."""
+    return [
+        Chunk(
+            Feature(f"row {number // side + 1}, column {number % side + 1}", item, tile),
+            addressed(sequence, item, Control(tile, config.control_factor), config.overlap),
+        )
+        for number, tile in enumerate(grid(side, side))
+    ]
 
 
 def _token_chunks(item: Text | TokenIds, index: int, sequence: TokenSequence, config: AtmanConfig) -> list[Chunk]:

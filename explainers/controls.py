@@ -13,7 +13,20 @@ from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest
 from explainers.language_model import LanguageModel, Token, TokenSequence
-from explainers.types import Checkpoint, Control, Image, Item, Overlap, Place, Prompt, Span, Text, TokenIds, never_stop
+from explainers.types import (
+    Checkpoint,
+    Control,
+    Image,
+    Item,
+    Overlap,
+    Place,
+    Prompt,
+    Span,
+    Text,
+    Tile,
+    TokenIds,
+    never_stop,
+)
 
 Factors = Mapping[int, float]
 """Column -> factor, for the columns that one control addresses, in ascending order."""
@@ -22,6 +35,9 @@ Number = TypeVar("Number", float, NDArray[np.float64])
 
 LARGEST_FACTOR = 1e30
 """Beyond this the attention scores of the multiplicative form leave the range of their 32-bit numbers."""
+
+EDGE = 1e-9
+"""What rounding may put a rectangle beyond the edge of its image."""
 
 
 def check_factor(factor: float, pointer: str) -> None:
@@ -131,9 +147,8 @@ class FactorRule:
 
     @cached_property
     def _kinds(self) -> tuple[NDArray[np.int_], NDArray[np.float64]]:  # (S,), (U, U)
-        """For each column which of the U different token ids it holds, and the similarity of these."""
-        ids, kinds = np.unique(np.array(self.sequence.read), return_inverse=True)
-        return kinds, self.model.similarities(ids.tolist())
+        """For each column which of the U different embeddings it holds, and the similarity of these."""
+        return self.model.similarities(self.sequence)
 
 
 def _weighed(factor: Number, weight: Number) -> Number:
@@ -160,7 +175,9 @@ def _candidates(sequence: TokenSequence, item: int, place: Place) -> range:
 
 
 def _share(token: Token, place: Place) -> float:
-    """The part of a token (0 to 1, in characters) that lies inside a control."""
+    """The part of a token (0 to 1, in characters or area) that lies inside a control."""
+    if token.area is not None:
+        return _covered(token.area, place) if isinstance(place, Tile) else 0.0
     match token.body, place:
         case None, int(index):
             return float(token.index == index)
@@ -172,6 +189,20 @@ def _share(token: Token, place: Place) -> float:
     return 0.0
 
 
+def _covered(area: Tile, tile: Tile) -> float:
+    """The part of `area` inside `tile`; edges that agree but for rounding do agree."""
+    across = min(area.left + area.width, tile.left + tile.width) - max(area.left, tile.left)
+    down = min(area.top + area.height, tile.top + tile.height) - max(area.top, tile.top)
+    share = max(0.0, across / area.width) * max(0.0, down / area.height)
+    return min(1.0, round(share, 9))
+
+
+def _is_inside(tile: Tile) -> bool:
+    sides = (tile.left, tile.top, tile.width, tile.height)
+    ends = (tile.left + tile.width, tile.top + tile.height)
+    return all(math.isfinite(side) and side >= 0 for side in sides) and max(ends) <= 1 + EDGE
+
+
 def _check(item: Item, control: Control, pointer: str) -> None:
     check_factor(control.factor, f"{pointer}/factor")
     match item, control.place:
@@ -179,7 +210,9 @@ def _check(item: Item, control: Control, pointer: str) -> None:
             raise InvalidRequest(f"characters {start} to {stop} are not inside the item of {len(text)}", pointer)
         case TokenIds(ids=ids), int(index) if not 0 <= index < len(ids):
             raise InvalidRequest(f"index {index} is not inside the item of {len(ids)} token ids", pointer)
-        case (Text(), Span()) | (TokenIds(), int()) | (Image(), _):
+        case Image(), Tile() as tile if not _is_inside(tile):
+            raise InvalidRequest("the rectangle is not inside the image, which is 0 to 1 in both directions", pointer)
+        case (Text(), Span()) | (TokenIds(), int()) | (Image(), Tile()):
             return
         case _:
             raise InvalidRequest("a control of this form does not fit the kind of its prompt item", pointer)

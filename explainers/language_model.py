@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from explainers.attention_control import AttentionPass, only_rows
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
-from explainers.types import Image, Item, Prompt, Span, Text, TokenIds
+from explainers.pictures import Picture
+from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
 
 CHARACTERS_PER_TOKEN = 256
 """More than any text has on average: what is longer than this many for each position is not even tokenised."""
@@ -27,15 +28,17 @@ CHARACTERS_PER_TOKEN = 256
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of a prompt item. Spans are None for the tokens of a token_ids item.
+    """A token of a prompt item. Only tokens of a text have spans, only those of an image an area.
 
-    `span` is what the tokenizer reports; `body` leaves leading white space out (unless there is nothing else).
+    `span` is what the tokenizer reports; `body` leaves leading white space out (unless there is nothing else). `area`
+    is the part of the whole image that a visual token stands for; marks around an image have none.
     """
 
     item: int
     index: int
-    span: Span | None
-    body: Span | None
+    span: Span | None = None
+    body: Span | None = None
+    area: Tile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class TokenSequence:
     tokens: tuple[Token, ...]  # one per prompt id
     target_spans: tuple[Span, ...]  # one per target id
     warnings: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()  # one per image item
 
     @property
     def positions(self) -> int:
@@ -93,13 +97,37 @@ def _stop(token: Token) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the network reads, one row per position."""
+    """What the network reads, one row per position: ids, or embeddings where some rows are no token's."""
 
     ids: Tensor  # (R,)
-    positions: Tensor  # (R,)
+    positions: Tensor  # (R,), or (A, R) for an architecture whose positions have several axes
+    embeddings: Tensor | None = None  # (R, d)
+    added: Tensor | None = None  # (L, R, d), what the first L layers add to their outputs
 
     def at(self, rows: Tensor) -> Inputs:
-        return Inputs(self.ids[rows], self.positions[rows])
+        return Inputs(
+            self.ids[rows],
+            self.positions[..., rows],
+            None if self.embeddings is None else self.embeddings[rows],
+            None if self.added is None else self.added[:, rows],
+        )
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """As the network's forward method takes them."""
+        positions = self.positions.unsqueeze(-2)  # (1, R) or (A, 1, R)
+        if self.embeddings is None:
+            return {"input_ids": self.ids.unsqueeze(0), "position_ids": positions}
+        return {"inputs_embeds": self.embeddings.unsqueeze(0), "position_ids": positions}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The ids of one prompt item, and what they were made from."""
+
+    ids: Sequence[int]
+    encoding: Encoding | None = None
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +141,11 @@ class LanguageModel:
     start: tuple[int, ...]  # ids the tokenizer puts before any text (BOS), possibly none
     separator: int | None  # an end-of-text token, which stands in for BOS before an empty prompt
     facts: Mapping[str, Any] = field(default_factory=dict)
+    placeholders: frozenset[int] = frozenset()  # ids that mark where something else stands; no text may hold them
+
+    @property
+    def reads_images(self) -> bool:
+        return False
 
     @property
     def architecture(self) -> str:
@@ -124,7 +157,7 @@ class LanguageModel:
 
     @property
     def layers(self) -> int:
-        return int(self.network.config.num_hidden_layers)
+        return int(self.network.config.get_text_config().num_hidden_layers)
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -146,6 +179,18 @@ class LanguageModel:
         ids = torch.tensor(sequence.read, device=self.device)
         return Inputs(ids, torch.arange(len(ids), device=self.device))
 
+    def whole(self, sequence: TokenSequence) -> dict[str, Tensor]:
+        """The arguments of one plain forward pass of the whole network over `sequence`, as anyone would call it."""
+        return {"input_ids": torch.tensor([sequence.read], device=self.device)}
+
+    def attend_with(self, implementation: str) -> None:
+        """Let the layers that read the sequence use another attention function of transformers."""
+        self.network.set_attn_implementation(implementation)
+
+    def given(self, inputs: Inputs) -> AbstractContextManager[None]:
+        """Inside, the network also gets those of `inputs` that its forward method does not take."""
+        return nullcontext()
+
     def logits(self, inputs: Inputs, rows: Tensor, attention: AttentionPass, *, differentiable: bool = False) -> Tensor:
         """Next-token logits (n, V) at `rows` (n,) of one packed row of `inputs` (R).
 
@@ -153,39 +198,50 @@ class LanguageModel:
         """
         narrowed: AbstractContextManager[None] = only_rows(self.last_feed_forward, rows)
         recording = torch.enable_grad() if differentiable else torch.inference_mode()
-        with recording, attention.active(), narrowed:
-            output = self.network(
-                input_ids=inputs.ids.unsqueeze(0),
-                position_ids=inputs.positions.unsqueeze(0),
-                logits_to_keep=rows,
-                use_cache=False,
-            )
+        with recording, attention.active(), narrowed, self.given(inputs):
+            output = self.network(**inputs.arguments, logits_to_keep=rows, use_cache=False)
         logits: Tensor = output.logits[0]
         if logits.shape[0] != rows.numel():
             raise MissingCapability(f"{self.architecture} cannot return logits at chosen positions only")
         return logits
 
-    def similarities(self, ids: Sequence[int]) -> NDArray[np.float64]:  # (n, n)
-        """Cosine similarity in [-1, 1] of the input embeddings of each two `ids`; exactly 1 for the same embedding."""
+    def similarities(self, sequence: TokenSequence) -> tuple[NDArray[np.int_], NDArray[np.float64]]:  # (S,), (U, U)
+        """For each position which of U input embeddings it has, and the cosine of each two of these, in [-1, 1].
+
+        Input embeddings are what enters layer 0, before positions; one and the same has a cosine of exactly 1.
+        """
+        kinds, vectors = self.embedded(sequence)
         with torch.inference_mode():
-            embedded = self.network.get_input_embeddings()(torch.tensor(ids, device=self.device))
-            unit = torch.nn.functional.normalize(embedded.double(), dim=-1)
+            unit = torch.nn.functional.normalize(vectors.double(), dim=-1)
             cosine: NDArray[np.float64] = (unit @ unit.T).cpu().numpy()
         np.fill_diagonal(cosine, 1.0)
-        return cosine.round(12).clip(-1, 1)  # rounding: a threshold of 1 must reach what is equal
+        return kinds, cosine.round(12).clip(-1, 1)  # rounding: a threshold of 1 must reach what is equal
+
+    def embedded(self, sequence: TokenSequence) -> tuple[NDArray[np.int_], Tensor]:  # (S,), (U, d)
+        """For each position the number of its input embedding, and these."""
+        ids, kinds = np.unique(np.array(sequence.read), return_inverse=True)
+        with torch.inference_mode():
+            return kinds, self.network.get_input_embeddings()(torch.tensor(ids, device=self.device))
 
     def encode(self, prompt: Prompt, target: str) -> TokenSequence:
         """Tokenise each item and the target on its own, without special tokens, and put them one after another."""
-        encoded = [self._encode_item(item, f"/prompt/{index}") for index, item in enumerate(prompt)]
+        encoded: list[Encoded] = []
+        for index, item in enumerate(prompt):
+            encoded.append(self.encode_item(item, f"/prompt/{index}"))
+            if encoded[-1].picture:  # before more images are decoded
+                self._check_length(sum(len(part.ids) for part in encoded), 1)
         wanted = self.tokenize(target, "/target", special_tokens=False)
+        self.check_text(wanted.ids, "/target")
         if not wanted.ids:
             raise InvalidRequest("the target holds no token", "/target")
-        ids = [token for item_ids, _ in encoded for token in item_ids]
+        ids = [token for part in encoded for token in part.ids]
         start, warnings = self._start(ids)
         self._check_length(len(start) + len(ids), len(wanted.ids))  # before a million spans are made
-        tokens = [token for index, item in enumerate(prompt) for token in _tokens(item, index, encoded[index][1])]
+        tokens = [token for index, item in enumerate(prompt) for token in _tokens(item, index, encoded[index])]
         spans = tuple(_in_order(wanted.offsets))
-        return TokenSequence(start, tuple(ids), tuple(wanted.ids), tuple(tokens), spans, warnings)
+        pictures = tuple(part.picture for part in encoded if part.picture)
+        warnings += tuple(note for picture in pictures for note in picture.notes)
+        return TokenSequence(start, tuple(ids), tuple(wanted.ids), tuple(tokens), spans, warnings, pictures)
 
     def tokenize(self, text: str, pointer: str, *, special_tokens: bool) -> Encoding:
         """The tokenizer's own answer; raises InvalidRequest for what it cannot take, or what can never fit."""
@@ -221,17 +277,25 @@ class LanguageModel:
                 "/prompt",
             )
 
-    def _encode_item(self, item: Item, pointer: str) -> tuple[Sequence[int], Encoding | None]:
+    def encode_item(self, item: Item, pointer: str) -> Encoded:
+        """The ids of one prompt item; raises InvalidRequest and its kin, pointing to the item."""
         match item:
             case Text(data=text):
                 encoding = self.tokenize(text, f"{pointer}/data", special_tokens=False)
-                return encoding.ids, encoding
+                self.check_text(encoding.ids, f"{pointer}/data")
+                return Encoded(encoding.ids, encoding)
             case TokenIds(ids=ids):
                 self._check_length(len(ids), 0)
                 self.check_ids(ids, f"{pointer}/data")
-                return ids, None
+                self.check_text(ids, f"{pointer}/data")
+                return Encoded(ids)
             case Image():
                 raise MissingCapability("this model reads text only: it cannot take an image", pointer)
+
+    def check_text(self, ids: Sequence[int], pointer: str) -> None:
+        """Raise InvalidRequest where text holds the mark of something that is none."""
+        if not self.placeholders.isdisjoint(ids):
+            raise InvalidRequest("holds the model's own mark for an image: send images as items of the prompt", pointer)
 
     def check_ids(self, ids: Sequence[int], pointer: str) -> None:
         """Raise InvalidRequest, naming the position, when an id lies outside the vocabulary."""
@@ -243,12 +307,14 @@ class LanguageModel:
                 )
 
 
-def _tokens(item: Item, index: int, encoding: Encoding | None) -> Iterator[Token]:
-    if encoding is not None and isinstance(item, Text):
-        for position, span in enumerate(_in_order(encoding.offsets)):
+def _tokens(item: Item, index: int, encoded: Encoded) -> Iterator[Token]:
+    if encoded.encoding is not None and isinstance(item, Text):
+        for position, span in enumerate(_in_order(encoded.encoding.offsets)):
             yield Token(index, position, span, _body(item.data, span))
-    elif isinstance(item, TokenIds):
-        yield from (Token(index, position, None, None) for position in range(len(item.ids)))
+    elif encoded.picture is not None:
+        yield from (Token(index, position, area=area) for position, area in enumerate(encoded.picture.areas))
+    else:
+        yield from (Token(index, position) for position in range(len(encoded.ids)))
 
 
 def _in_order(offsets: Sequence[tuple[int, int]]) -> list[Span]:

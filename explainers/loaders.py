@@ -1,7 +1,8 @@
 """From a folder on disk to a model that is explained exactly, or a reason why not.
 
 Nothing here unpickles or runs code that came with a model: weights are safetensors, architectures those of the
-installed transformers, tokenizers the `tokenizer.json` of a fast tokenizer.
+installed transformers, tokenizers the `tokenizer.json` of a fast tokenizer, image processors those that need no more
+than Pillow.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from explainers import attention_control, self_test
+from explainers import attention_control, pictures, self_test
 from explainers.errors import MissingCapability, UnreadableModel
+from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -42,17 +44,54 @@ def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = 
     `dtype` None: float32 on a CPU, the stored one on a GPU. `device` None: the first CUDA device where there is one.
     Raises UnreadableModel for a folder that holds no complete, safe model, MissingCapability for one we cannot explain.
     """
-    folder = _checked(folder)
-    where = _device(device)
+    _check_files(folder)
+    config = _json(folder / "config.json")
+    if config.get("model_type") in pictures.FAMILIES:
+        raise UnreadableModel("this is an image-text model: its kind is image-text-lm")
+    network = _network(folder, AutoModelForCausalLM, attention_control.IMPLEMENTATION, dtype, _device(device))
     tokenizer = _tokenizer(folder)
-    network = _network(folder, _dtype(folder, dtype, where)).to(where)  # type: ignore[arg-type]
     start, separator = _special_ids(folder, tokenizer)
-    model = LanguageModel(
-        network, tokenizer, _digest(folder), _context_length(network), start, separator, _facts(network)
+    length, facts = _context_length(network), _facts(network)
+    return _tested(LanguageModel(network, tokenizer, _digest(folder), length, start, separator, facts))
+
+
+def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | None = None) -> ImageTextModel:
+    """Load a model of one of `pictures.FAMILIES` saved by `save_pretrained`, its image processor included.
+
+    Arguments and errors as for `load_causal_lm`.
+    """
+    _check_files(folder)
+    stored = _json(folder / "config.json")
+    if not isinstance(stored.get("vision_config"), dict):
+        raise UnreadableModel("this model reads no images: its kind is causal-lm")
+    family = pictures.family(stored)
+    text_only = {"text_config": attention_control.IMPLEMENTATION}  # the vision tower keeps its own
+    network = _network(folder, AutoModelForImageTextToText, text_only, dtype, _device(device))
+    tokenizer = _tokenizer(folder)
+    start, separator = _special_ids(folder, tokenizer)
+    config: Any = network.config
+    marks = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+    model = ImageTextModel(
+        network,
+        tokenizer,
+        _digest(folder),
+        _context_length(network),
+        start,
+        separator,
+        _facts(network),
+        frozenset(mark for mark in marks if mark is not None),
+        eyes=pictures.Eyes(_image_processor(folder), config, family),
     )
-    if tokenizer.get_vocab_size() > model.vocabulary_size:
+    return _tested(model)
+
+
+AnyModel = TypeVar("AnyModel", bound=LanguageModel)
+
+
+def _tested(model: AnyModel) -> AnyModel:
+    if model.tokenizer.get_vocab_size() > model.vocabulary_size:
         raise UnreadableModel(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.vocabulary_size} embeddings"
+            f"the tokenizer has {model.tokenizer.get_vocab_size()} tokens, the model {model.vocabulary_size} embeddings"
         )
     return replace(model, facts={**model.facts, "self_test": self_test.run(model)})
 
@@ -68,17 +107,23 @@ def use_cores(count: int | None = None) -> None:
 
 LOADERS: Mapping[str, Callable[[Path, str | None, str | None], LanguageModel]] = {
     "causal-lm": load_causal_lm,
+    "image-text-lm": load_image_text_lm,
 }
 """Kind of model -> its loader."""
 
 
-def _checked(folder: Path) -> Path:
+def _check_files(folder: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UnreadableModel(f"{folder} holds no {name}")
     if not any(folder.glob("*.safetensors")):
         raise UnreadableModel(f"{folder} holds no .safetensors weights; other formats can run code and are not read")
-    return folder
+    config = _json(folder / "config.json")
+    if config.get("is_encoder_decoder"):
+        raise MissingCapability(
+            f"{config.get('model_type')} is an encoder-decoder; only models that read prompt and target as one "
+            "sequence can be explained"
+        )
 
 
 def _device(name: str | None) -> torch.device:
@@ -101,18 +146,19 @@ def _dtype(folder: Path, name: str | None, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _network(folder: Path, architecture: Any, attention: Any, dtype: str | None, device: torch.device) -> Any:
     attention_control.register()
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    stored_dtype = _dtype(folder, dtype, device)
     try:
         with _LOADING:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded = architecture.from_pretrained(
                 folder,
-                dtype=dtype,
+                dtype=stored_dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                attn_implementation=attention_control.IMPLEMENTATION,
+                attn_implementation=attention,
                 output_loading_info=True,
             )
     except KeyError as error:
@@ -123,12 +169,11 @@ def _network(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise UnreadableModel(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
     network: PreTrainedModel = loaded[0]
     _check_complete(loaded[1])
-    if getattr(network.config, "attn_temperature_tuning", False):
+    if getattr(network.config.get_text_config(), "attn_temperature_tuning", False):
         # It counts rows from the start of the forward pass, whatever their positions: wrong far into a packed row, and
         # too far for the self-test's two dozen tokens to show.
         raise MissingCapability("the architecture scales attention by row, not by position, so rows cannot be packed")
-    network.train(mode=False).requires_grad_(requires_grad=False)
-    return network
+    return network.train(mode=False).requires_grad_(requires_grad=False).to(device)
 
 
 def _check_complete(report: Mapping[str, Any]) -> None:
@@ -150,6 +195,17 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def _image_processor(folder: Path) -> Any:
+    processors: Any = AutoImageProcessor
+    try:
+        return processors.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as for weights
+        raise UnreadableModel(f"the image processor cannot be loaded: {type(error).__name__}: {error}") from error
+
+
 def _special_ids(folder: Path, tokenizer: Tokenizer) -> tuple[tuple[int, ...], int | None]:
     """The ids that the tokenizer puts before a text, and an end-of-text id, where it has them."""
     plain = tokenizer.encode("a", add_special_tokens=False).ids
@@ -162,7 +218,7 @@ def _special_ids(folder: Path, tokenizer: Tokenizer) -> tuple[tuple[int, ...], i
 
 
 def _context_length(network: PreTrainedModel) -> int:
-    length = getattr(network.config, "max_position_embeddings", None)
+    length = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(length, int):
         raise MissingCapability(f"{type(network).__name__} states no context length")
     return length
@@ -172,6 +228,8 @@ def _digest(folder: Path) -> str:
     """One name for the exact weights, configuration and tokenizer: the sha256 of these files."""
     digest = hashlib.sha256()
     files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+    if "vision_config" in _json(folder / "config.json"):
+        files += [folder / name for name in IMAGE_PROCESSOR_FILES if (folder / name).is_file()]
     for path in sorted(files):
         with path.open("rb") as file:
             digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
@@ -182,7 +240,7 @@ def _facts(network: PreTrainedModel) -> dict[str, Any]:
     return {
         "architecture": type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "layers": int(network.config.num_hidden_layers),
+        "layers": int(network.config.get_text_config().num_hidden_layers),
         "dtype": str(network.dtype).removeprefix("torch."),
         "device": str(network.device),
     }

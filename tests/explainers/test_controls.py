@@ -131,7 +131,8 @@ def test_similar_tokens(llama: LanguageModel) -> None:
 
 def test_a_threshold_of_minus_one_reaches_all_that_points_the_same_way(llama: LanguageModel) -> None:
     prompt = (TokenIds((9, 20, 30), (Control(0, 0.1),)),)
-    cosine = llama.similarities([9, 20, 30])[0]
+    kinds, similarities = llama.similarities(llama.encode(prompt, "x"))
+    cosine = similarities[kinds[1], kinds[1:]]
     expected = [1, *(1 - 0.9 * max(0.0, s) for s in cosine)]
     np.testing.assert_allclose(combined(llama, prompt, threshold=-1.0, target="x"), expected)
     assert combined(llama, prompt, threshold=None, target="x").tolist() == [1, 0.1, 1, 1]

@@ -1,0 +1,131 @@
+"""Image files into RGB pictures, without trust: formats by name, limits before decoding, a clear reason to refuse.
+
+Format plugins of Pillow are called directly: its own `open` would try every format it knows, and its limits and
+warnings are settings of the whole process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from PIL import ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Image import Image, alpha_composite, new
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from explainers.errors import InvalidRequest
+
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 40_000_000
+
+FORMATS: Mapping[str, Callable[[BytesIO], Any]] = {
+    "image/png": PngImageFile,
+    "image/jpeg": JpegImageFile,
+    "image/webp": WebPImageFile,
+    "image/bmp": BmpImageFile,
+}
+"""Media type -> what reads such a file."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An upright RGB picture, and what had to be done to make it one."""
+
+    picture: Image
+    notes: tuple[str, ...]
+
+
+def media_type(data: bytes) -> str | None:
+    """The format that a file's first bytes announce; None when it is none of `FORMATS`."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return "image/bmp" if data.startswith(b"BM") else None
+
+
+def decode(data: bytes, pointer: str | None = None) -> Decoded:
+    """The picture in a file; raises InvalidRequest for all that is not a single picture of moderate size."""
+    opened = _opened(data, pointer)
+    try:
+        opened.load()
+        turned = opened.getexif().get(ORIENTATION, 1) not in (0, 1)
+        upright: Image = ImageOps.exif_transpose(opened) if turned else opened
+        picture, notes = _rgb(upright)
+    except Exception as error:  # damaged files break the library in many ways, each with an error of its own
+        raise InvalidRequest("the image is cut off or damaged", pointer) from error
+    if turned:
+        notes = ("turned upright as its EXIF orientation says; rectangles are those of the upright image", *notes)
+    return Decoded(picture, notes)
+
+
+def shown_size(data: bytes) -> tuple[int, int]:
+    """Width and height as a viewer shows the picture, from the head of the file; raises InvalidRequest."""
+    opened = _opened(data, None)
+    try:
+        lying = opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception as error:  # as above
+        raise InvalidRequest("the image is damaged") from error
+    return (opened.height, opened.width) if lying else (opened.width, opened.height)
+
+
+def _opened(data: bytes, pointer: str | None) -> Any:
+    """The file with its head read and its size checked, and nothing decoded yet."""
+    if len(data) > MAX_BYTES:
+        raise InvalidRequest(f"an image file can have {MAX_BYTES} bytes at most", pointer)
+    kind = media_type(data)
+    if kind is None:
+        raise InvalidRequest("must be an image in PNG, JPEG, WebP or BMP", pointer)
+    if kind == "image/webp":  # its reader makes room for all pixels at once
+        _check_pixels(*_webp_size(data), pointer)
+    try:
+        opened = FORMATS[kind](BytesIO(data))
+        width, height = opened.size
+    except Exception as error:  # as above
+        raise InvalidRequest("the image is cut off or damaged", pointer) from error
+    _check_pixels(width, height, pointer)
+    if getattr(opened, "is_animated", False):
+        raise InvalidRequest("the image is animated: send the one frame that is meant", pointer)
+    return opened
+
+
+def _check_pixels(width: int, height: int, pointer: str | None) -> None:
+    if width * height > MAX_PIXELS:
+        raise InvalidRequest(f"the image has {width} x {height} pixels; {MAX_PIXELS} in all are read at most", pointer)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the first chunk says them (RFC 9649); 0 where there is none: the reader will refuse it."""
+    body = data[20:30]
+    match data[12:16]:
+        case b"VP8X":
+            return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+        case b"VP8L":
+            bits = int.from_bytes(body[1:5], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        case b"VP8 ":
+            return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    return 0, 0
+
+
+def _rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
+    """8 bits of red, green and blue; transparent parts over white."""
+    if image.mode.startswith(("I", "F")):  # 16 bits of grey
+        return image.convert("I").point(lambda level: level * (1 / 257)).convert("L").convert("RGB"), ()
+    if not image.has_transparency_data:
+        notes = ("converted from CMYK without a colour profile",) if image.mode == "CMYK" else ()
+        return image.convert("RGB"), notes
+    with_alpha = image.convert("RGBA")
+    opaque = with_alpha.getchannel("A").getextrema()[0] == 255
+    white = new("RGBA", image.size, "white")
+    return alpha_composite(white, with_alpha).convert("RGB"), () if opaque else ("transparent parts shown on white",)
