@@ -105,15 +105,17 @@ class SensitivityPass(AttentionPass):
         self.calls[layer] = self.calls.get(layer, 0) + 1
         if mask is None:
             raise MissingCapability("the architecture hands its attention layers no mask, so suppression is not exact")
-        output: Tensor
         query = query.reshape(key.shape[0], -1, *query.shape[1:])  # (H_kv, G, S, d)
         keys = key.unsqueeze(1).expand(-1, query.shape[1], -1, -1)
         values = value.unsqueeze(1).expand(-1, query.shape[1], -1, -1)
-        if self.log_additive and kernel.softcap is None and kernel.sinks is None:
-            output = self._fused(query, keys, values, self._bias(mask).to(query.dtype), kernel.scaling)
-        else:
-            output = recomputed(self._explicit, query, keys, values, mask, kernel, use_reentrant=False)
+        output = self._outputs(query, keys, values, mask, kernel)  # (H_kv, G, S, d_v)
         return output.flatten(0, 1).transpose(0, 1)
+
+    def _outputs(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, kernel: Any) -> Tensor:
+        if self.log_additive and kernel.softcap is None and kernel.sinks is None:
+            return self._fused(query, keys, values, self._bias(mask).to(query.dtype), kernel.scaling)
+        output: Tensor = recomputed(self._explicit, query, keys, values, mask, kernel, use_reentrant=False)
+        return output
 
     def _fused(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scaling: float) -> Tensor:
         size, width = values.shape[-1], query.shape[-1] + EXTRA
@@ -122,7 +124,8 @@ class SensitivityPass(AttentionPass):
         query = pad(torch.cat([query, ones], dim=-1), (0, EXTRA - 1))
         keys = pad(torch.cat([keys, variable], dim=-1), (0, EXTRA - 1))
         values = pad(values, (0, max(0, width - size)))
-        return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling)[..., :size]
+        output: Tensor = scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling)
+        return output[..., :size]
 
     def _explicit(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, kernel: Any) -> Tensor:
         scores = query @ keys.transpose(-1, -2) * kernel.scaling  # (H_kv, G, S, S)
@@ -138,7 +141,8 @@ class SensitivityPass(AttentionPass):
         if kernel.sinks is not None:
             scores = torch.cat([scores, kernel.sinks.float().expand(*scores.shape[:-1], 1)], dim=-1)
         weights = scores.softmax(dim=-1)[..., : keys.shape[-2]]
-        return weights.to(values.dtype) @ values
+        output: Tensor = weights.to(values.dtype) @ values
+        return output
 
     def _bias(self, mask: Tensor) -> Tensor:  # (S, S)
         """log F on visible columns, -inf elsewhere; a row that loses all its columns keeps its own diagonal."""
