@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from app.explain import Explainer
+from app.jobs import Jobs
 from app.refusals import Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
 from storage import api_keys
@@ -36,6 +37,7 @@ class Server:
 
     settings: Settings
     explainer: Explainer
+    jobs: Jobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -36,6 +36,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
     refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
+    refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
     explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
     explainer_errors.MissingCapability: (400, "MISSING_CAPABILITY"),
@@ -125,7 +126,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable upper-case token for programs.")
     message: str = Field(description="Same as `detail`.")
     errors: list[FieldProblem] | None = Field(None, description="The fields at fault, where known.")
-    job: str | None = Field(None, description="With `STILL_RUNNING`: the id under which the result will be stored.")
+    job: str | None = Field(None, description="With `STILL_RUNNING`: the job that goes on; also the id of its result.")
 
 
 MEANINGS = {
@@ -173,7 +174,7 @@ def answer_refusal(_: Request, error: Exception) -> Response:
     return refusal_response(error)
 
 
-def refusal_response(error: Exception) -> ProblemResponse:
+def refusal_response(error: BaseException) -> ProblemResponse:
     status, code = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     message = str(error)
     pointer = getattr(error, "pointer", None)
@@ -184,7 +185,14 @@ def refusal_response(error: Exception) -> ProblemResponse:
     )
 
 
-def headers_for(error: Exception) -> dict[str, str]:
+def problem_body(error: BaseException) -> dict[str, Any]:
+    """What a client would be told of this error, for one that is told later."""
+    known = any(kind in ANSWERS for kind in type(error).__mro__)
+    body: dict[str, Any] = from_json(bytes((refusal_response(error) if known else internal_error(error)).body))
+    return body
+
+
+def headers_for(error: BaseException) -> dict[str, str]:
     match error:
         case refusals.Unauthorized():
             return {"WWW-Authenticate": "Bearer"}

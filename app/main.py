@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
@@ -13,14 +13,16 @@ from app import logs
 from app.dependencies import Server
 from app.dialects import DIALECTS
 from app.docs import add_docs
-from app.errors import add_error_answers
+from app.errors import add_error_answers, problem_body
 from app.explain import Explained, Explainer
 from app.flights import SingleFlight
+from app.jobs import Jobs
 from app.middleware import BodyLimit, Envelope
 from app.models import keep_loaded
 from app.runtime import Runtime
 from app.settings import Settings
 from app.start import first_key, open_database
+from app.worker import working
 from explainers.loaders import use_cores
 from storage.database import Database
 from storage.embedded import revive
@@ -63,17 +65,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """From the first connection to the database until the last piece of work has ended."""
     logs.configure(settings.log_level)
-    async with open_database(settings) as database, open_runtime(settings) as runtime, open_flights() as flights:
-        secret = await first_key(database, settings)
+    async with open_server(settings) as server:
+        secret = await first_key(server.explainer.database, settings)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
-        app.state.server = Server(settings, Explainer(database, runtime, flights, settings.deadline_seconds))
+        app.state.server = server
+        async with AsyncExitStack() as stack:
+            if settings.worker:
+                await stack.enter_async_context(working(server.jobs))
+            yield
+
+
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[Server]:
+    """Everything that answers, with the models kept loaded."""
+    async with open_database(settings) as database, open_runtime(settings) as runtime, open_flights() as flights:
+        explainer = Explainer(database, runtime, flights, settings.deadline_seconds)
+        jobs = Jobs(explainer, problem_body)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
-            yield
+            yield Server(settings, explainer, jobs)
         finally:
             refreshing.cancel()
             await asyncio.wait({refreshing})
+            await jobs.close()
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ Refusal
 ├── UnsupportedMediaType   not declared as JSON
 ├── BodyTooLarge           more bytes than the server reads
 ├── StillRunning           not ready within the deadline; the work goes on as a job
+├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
     └── ShuttingDown       the server takes no new work
 
@@ -58,11 +59,16 @@ class BodyTooLarge(Refusal):
 
 
 class StillRunning(Refusal):
-    """`job` is the id under which the result will be stored."""
+    """`job` is the id of the job that the work goes on as, and under which its result will be stored."""
 
     def __init__(self, job: str) -> None:
         super().__init__("the work goes on in the background: repeat the request later to get its stored result")
         self.job = job
+
+
+class WorkerLost(Refusal):
+    def __init__(self, attempts: int) -> None:
+        super().__init__(f"the worker ended in the middle of each of {attempts} attempts")
 
 
 class QueueFull(Refusal):

@@ -1,4 +1,4 @@
-"""Running the web server: the port first, then the database, then the application.
+"""Running the web server, or a worker alone: the port first, then the database, then the application.
 
 A port in use is found before a database is started, and the database is held here while the application inside attaches
 to it: an unusable one is then one line of text, not a traceback of the web server.
@@ -19,10 +19,12 @@ import typer
 import uvicorn
 import uvloop
 
-from app.main import create_app
+from app import logs
+from app.main import create_app, open_server
 from app.refusals import Refusal
 from app.settings import Settings
 from app.start import open_database
+from app.worker import working
 from storage.database import Database
 
 Preparation: TypeAlias = Callable[[Database, Settings, str], Awaitable[str]]
@@ -39,6 +41,24 @@ def run_server(settings: Settings, preparation: Preparation) -> None:
         signal.signal(number, interrupt)
     with closing(listener), suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_on(listener, settings, preparation))
+
+
+def run_worker(settings: Settings) -> None:
+    """Works on jobs until SIGTERM or Ctrl-C; what is under way then goes back into the queue."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work_until_stopped(settings))
+
+
+async def work_until_stopped(settings: Settings) -> None:
+    logs.configure(settings.log_level)
+    stopped = asyncio.Event()
+    async with open_server(settings) as server, working(server.jobs):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        typer.echo("Whence's worker is ready")
+        await stopped.wait()
 
 
 def interrupt(*_: object) -> NoReturn:
@@ -64,8 +84,9 @@ async def serve_on(listener: socket.socket, settings: Settings, preparation: Pre
     host, port = reachable(listener)
     async with open_database(settings) as database:
         greeting = await preparation(database, settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        app = create_app(settings)
         config = uvicorn.Config(
-            create_app(settings),
+            app,
             http="httptools",
             lifespan="on",
             log_level="debug" if settings.log_level == "debug" else "warning",
@@ -74,9 +95,11 @@ async def serve_on(listener: socket.socket, settings: Settings, preparation: Pre
             proxy_headers=False,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
+        server = uvicorn.Server(config)
+        app.state.stopping = lambda: server.should_exit  # streams end with it, so that nobody waits for them
         greeter = asyncio.create_task(greet(host, port, greeting))
         try:
-            await uvicorn.Server(config).serve(sockets=[listener])
+            await server.serve(sockets=[listener])
         finally:
             greeter.cancel()
 

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         lt=300,
         description="Longest time a request waits; its work then goes on in the background.",
     )
+    worker: bool = Field(
+        default=True, description="Whether the server also works on jobs; without it `whence worker` does."
+    )
     body_limit_bytes: int = Field(default=8 * 2**20, ge=1024, description="Largest request body; larger ones get 413.")
     open_docs: bool = Field(default=False, description="Whether /docs and /openapi.json are served without a key.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -111,7 +111,7 @@ class Model(Table):
 class Explanation(Table):
     """A finished explanation. Outlives its model, so `model` refers to no row.
 
-    `id` is a time-ordered UUID; `request_key` the digest of model digest and canonical request; `seconds` wall-clock.
+    `id` is a time-ordered UUID; `request_key` the digest of the canonical request; `seconds` wall-clock.
     """
 
     __tablename__ = "explanations"
@@ -140,3 +140,37 @@ _newest_first("newest")
 _newest_first("model", "model")
 _newest_first("kind", "kind")
 _newest_first("request_key", "request_key")
+
+
+class Job(Table):
+    """Work that goes on when its request has been answered. `result` is the id of what came out, by kind.
+
+    `done` of `total` steps of the current attempt, which began at `started_at` and was last heard of at `heartbeat_at`.
+    `version` grows with every change but a mere heartbeat: it numbers what followers of the job are told.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        _of_tenant(),
+        CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
+    )
+
+    tenant_id: Mapped[str] = _tenant_id()
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    model: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="queued")
+    done: Mapped[int] = mapped_column(server_default="0")
+    total: Mapped[int] = mapped_column(server_default="1")
+    result: Mapped[UUID | None]
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    version: Mapped[int] = mapped_column(server_default="1")
+    created_at: Mapped[datetime] = _created_at()
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+Index("jobs_newest_idx", Job.__table__.c.tenant_id, Job.created_at.desc(), Job.id.desc())

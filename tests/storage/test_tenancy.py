@@ -121,6 +121,8 @@ async def test_every_table_is_protected(database: Database) -> None:
     async with database.transaction() as session:
         protected = {name: forced and policies for name, forced, policies in await session.execute(query)}
     assert protected.pop("alembic_version") is False
+    # The job library's own tables hold no more of a job than its tenant and its id.
+    protected = {name: safe for name, safe in protected.items() if not name.startswith("procrastinate_")}
     assert protected == dict.fromkeys(Table.metadata.tables, True)
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.responses import Response
 
+from app.accepted import ACCEPTED, Prefer, accepted, prefers_async
 from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ReaderOrAsker, ServerState, while_connected
 from app.dialects.aleph_alpha.answers import (
     AvailableModel,
@@ -19,7 +20,7 @@ from app.dialects.aleph_alpha.answers import (
 )
 from app.dialects.aleph_alpha.schemas import DetokenizeRequest, ExplainRequest, NotServedYet, TokenizeRequest
 from app.errors import problems
-from app.explain import explain_completion
+from app.jobs import Order, explain_or_submit, submit
 from app.models import list_loaded, load_model
 from explainers.errors import InvalidRequest, MissingCapability
 
@@ -98,7 +99,10 @@ def aleph_alpha_router() -> APIRouter:
 def routes() -> APIRouter:
     keyed = APIRouter(route_class=KeyedRoute, tags=["Explain (Aleph Alpha's wire)"])
     keyed.post(
-        "/explain", summary="Explain a completion", responses=problems(*EVERY, 409, 503), response_model=ExplainResponse
+        "/explain",
+        summary="Explain a completion",
+        responses=ACCEPTED | problems(*EVERY, 409, 503),
+        response_model=ExplainResponse,
     )(explain)
     keyed.post("/tokenize", summary="Tokenize a text", responses=problems(*EVERY), response_model=TokenizeResponse)(
         tokenize
@@ -126,18 +130,23 @@ def routes() -> APIRouter:
 
 
 async def explain(
-    request: Request, server: ServerState, caller: Asker, body: ExplainBody, nice: Nice = False
+    request: Request, server: ServerState, caller: Asker, body: ExplainBody, nice: Nice = False, prefer: Prefer = None
 ) -> Response:
     """Which parts of the prompt made the model say the target?
 
     Each piece of the prompt is suppressed in turn; its score is the loss of the target's log-probability, in nats.
     Positive: the piece supports the target. The answer is stored, and the same request again is answered from there.
+
+    With `Prefer: respond-async` the answer is a job, at once. Without it, work that is not ready within the server's
+    deadline goes on as the job that the 409 names.
     """
-    question = body.to_domain()
+    order = Order(body.to_domain(), body.fresh)
+    if prefers_async(prefer):
+        return accepted(await submit(server.jobs, caller.tenant, order))
     answer = await while_connected(
-        request, explain_completion(server.explainer, caller.tenant, question, fresh=body.fresh, nice=nice)
+        request, explain_or_submit(server.explainer, server.jobs, caller.tenant, order, nice=nice)
     )
-    return JsonResponse(explain_answer(answer, question.prompt))
+    return JsonResponse(explain_answer(answer, order.question.prompt))
 
 
 async def version() -> str:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app.dependencies import Admin, JsonResponse, KeyedRoute, Reader, ServerState, while_connected
 from app.dialects.native.health import health_router
+from app.dialects.native.jobs import job_routes
 from app.dialects.native.schemas import (
     ExplanationPage,
     ExplanationResponse,
@@ -50,6 +51,7 @@ def native_router() -> APIRouter:
     router = APIRouter()
     router.include_router(health_router())
     router.include_router(explanation_routes())
+    router.include_router(job_routes())
     router.include_router(model_routes())
     return router
 

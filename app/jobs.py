@@ -1,0 +1,307 @@
+"""Durable jobs: the use cases of requests, called later, or for longer than a request waits.
+
+Context: a worker may be killed at any time, several may run, and a client may ask about a job long after its request.
+Decision: the row of a job (`storage.jobs`) is the truth, the queue only says who looks at it next. Work is claimed with
+an attempt's number and watched by a heartbeat; the explanation that a job stores has the id of the job, so that it is
+found instead of computed again when a worker died between storing it and saying so. What went wrong is tried again
+where the server failed (5xx), three attempts in all, never where the request did.
+Consequence: one result per job; a request that outlives its deadline becomes a job that is running already, and its
+flight is watched by this process until it lands or another process takes the job over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from app.explain import Explained, Explainer, Question, explain_completion
+from app.models import find_model
+from app.records import Record, request_from
+from app.refusals import Conflict, NotFound, QueueFull, ShuttingDown, StillRunning, WorkerLost
+from storage import errors as storage_errors
+from storage import explanations
+from storage import jobs as rows
+from storage.database import Database
+from storage.errors import StorageError
+from storage.ids import time_ordered
+from storage.jobs import Job, Page
+from storage.queue import Later, put
+
+log = logging.getLogger(__name__)
+
+KIND = "explain"
+BEAT_SECONDS = 2.0
+STALE_SECONDS = 8.0
+"""A worker not heard of for so long is taken for dead."""
+FOLLOW_SECONDS = 0.5
+LOOK_AGAIN_SECONDS = 5
+MOST_ATTEMPTS = 3
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""`progress(done, total)`: how many of its steps a job has made; may be called from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for: a question, and whether a stored answer will do."""
+
+    question: Question
+    fresh: bool = False
+
+    @property
+    def record(self) -> Record:
+        return {"question": self.question.record, "fresh": self.fresh}
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An attempt of this process at a job: the task that answers, and how far it says it is."""
+
+    answering: asyncio.Task[UUID]
+    done: int = 0
+    total: int = 1
+
+
+class Jobs:
+    """The jobs that this process works on, and what working on them needs.
+
+    `problem` puts an error into the words in which clients are told of it.
+    """
+
+    def __init__(self, explainer: Explainer, problem: Callable[[BaseException], Record]) -> None:
+        self.explainer = replace(explainer, deadline=None)
+        self.problem = problem
+        self._attempts: dict[UUID, Attempt] = {}
+        self._watched: set[asyncio.Task[None]] = set()
+
+    @property
+    def database(self) -> Database:
+        return self.explainer.database
+
+    async def look(self, tenant: str, id: UUID) -> None:
+        """Works on the job unless it is finished; raises `Later` when it must be looked at again."""
+        async with self.database.transaction(tenant=tenant) as session:
+            claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS)
+            if claimed is None:
+                error = self.problem(WorkerLost(MOST_ATTEMPTS))
+                await rows.give_up(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS, error=error)
+                await look_again_unless_finished(session, id)
+                return
+        job, request = claimed
+        await self.work(job, request)
+
+    def watch(self, job: Job, request: Record) -> None:
+        """Works on a job that this process has claimed, beside everything else."""
+        task = asyncio.create_task(self._work_quietly(job, request))
+        self._watched.add(task)
+        task.add_done_callback(self._watched.discard)
+
+    async def work(self, job: Job, request: Record) -> None:
+        """Answers a claimed job and writes down the outcome; raises `Later` when it is to be tried again."""
+        self._attempts[job.id] = attempt = Attempt(asyncio.create_task(self._answer(job, request)))
+        try:
+            while not attempt.answering.done():
+                await asyncio.wait({attempt.answering}, timeout=BEAT_SECONDS)
+                if not attempt.answering.done() and not await self._beat(job, attempt):
+                    attempt.answering.cancel()
+            await self._settle(job, attempt)
+        except asyncio.CancelledError:  # this process is about to end
+            attempt.answering.cancel()
+            await asyncio.wait({attempt.answering})
+            await self._release(job, counted=False)
+            raise Later(0) from None
+        finally:
+            del self._attempts[job.id]
+
+    def stop(self, id: UUID) -> None:
+        """Stops work on a job that is no longer wanted; another process notices with its next heartbeat."""
+        if id in self._attempts:
+            self._attempts[id].answering.cancel()
+
+    async def close(self) -> None:
+        """Lets go of the jobs that are watched beside the queue, so that others go on with them."""
+        for task in self._watched:
+            task.cancel()
+        await asyncio.gather(*self._watched, return_exceptions=True)
+
+    async def _work_quietly(self, job: Job, request: Record) -> None:
+        """Works on a job whose entry in the queue is only there for the case that this process dies."""
+        try:
+            await self.work(job, request)
+        except Later as later:
+            with suppress(StorageError):
+                async with self.database.transaction(tenant=job.tenant_id) as session:
+                    await put(session, job.tenant_id, job.id, seconds=later.seconds)
+        except Exception as error:  # noqa: BLE001 - a job loop: its error's text may hold a prompt
+            log.warning("job %s was left to others: %s", job.id, type(error).__name__)
+
+    async def _answer(self, job: Job, request: Record) -> UUID:
+        """The id of the result, stored by an earlier attempt or now."""
+        if await self._stored(job):
+            return job.id
+        attempt = self._attempts[job.id]
+
+        def progress(done: int, total: int) -> None:
+            attempt.done, attempt.total = done, total
+
+        while True:
+            try:
+                return await KINDS[job.kind](self.explainer, job, request, progress)
+            except ShuttingDown:
+                raise
+            except QueueFull as full:  # a job has time
+                await asyncio.sleep(full.retry_after)
+
+    async def _stored(self, job: Job) -> bool:
+        async with self.database.transaction(tenant=job.tenant_id) as session:
+            with suppress(storage_errors.NotFound):
+                return bool(await explanations.get(session, job.id))
+        return False
+
+    async def _beat(self, job: Job, attempt: Attempt) -> bool:
+        """Says that the attempt goes on; False when it must not. A database that is away does not stop it."""
+        try:
+            async with self.database.transaction(tenant=job.tenant_id) as session:
+                return await rows.beat(session, job.id, job.attempts, attempt.done, attempt.total)
+        except StorageError as error:
+            log.warning("job %s could not be heard of: %s", job.id, type(error).__name__)
+            return True
+
+    async def _settle(self, job: Job, attempt: Attempt) -> None:
+        """Writes down the outcome; an attempt that was stopped has none, for its row says why already."""
+        if attempt.answering.cancelled():
+            return
+        error = attempt.answering.exception()
+        problem = self.problem(error) if error is not None else {}
+        again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS
+        if again and await self._release(job, counted=True):
+            raise Later(2**job.attempts)
+        async with self.database.transaction(tenant=job.tenant_id) as session:
+            if error is not None:
+                await rows.fail(session, job.id, job.attempts, error=problem)
+            else:
+                result = attempt.answering.result()
+                await rows.succeed(session, job.id, job.attempts, total=attempt.total, result=result)
+
+    async def _release(self, job: Job, *, counted: bool) -> bool:
+        """Lets go of the job; False when it was ours no more. Without a database it is taken over when it is stale."""
+        try:
+            async with self.database.transaction(tenant=job.tenant_id) as session:
+                return await rows.release(session, job.id, job.attempts, counted=counted)
+        except StorageError:
+            return False
+
+
+async def answer_question(explainer: Explainer, job: Job, request: Record, progress: Progress) -> UUID:
+    """Explains as a request would, behind all requests that wait."""
+    progress(0, 1)
+    method, prompt, target, config = request_from(request["question"])
+    question = Question(job.model, prompt, target, config, method)
+    fresh = request["fresh"]
+    answer = await explain_completion(explainer, job.tenant_id, question, fresh=fresh, nice=True, id=job.id)
+    progress(1, 1)
+    return answer.id
+
+
+KINDS: Mapping[str, Callable[[Explainer, Job, Record, Progress], Awaitable[UUID]]] = {KIND: answer_question}
+"""What each kind of job calls. It stores its result under the id of the job, or names one stored before."""
+
+
+async def look_again_unless_finished(session: Any, id: UUID) -> None:
+    """Raises `Later` for a job that somebody else works on."""
+    with suppress(storage_errors.NotFound):  # its tenant was removed
+        if not (await rows.get(session, id)).finished:
+            raise Later(LOOK_AGAIN_SECONDS)
+
+
+async def submit(jobs: Jobs, tenant: str, order: Order) -> Job:
+    """A new job, which a worker will look at; raises `UnknownModel`."""
+    model = order.question.model
+    await find_model(jobs.database, tenant, model)
+    async with jobs.database.transaction(tenant=tenant) as session:
+        job = await rows.add(session, id=time_ordered(), kind=KIND, model=model, request=order.record)
+    assert job is not None  # noqa: S101 - its id is new
+    return job
+
+
+async def explain_or_submit(
+    explainer: Explainer, jobs: Jobs, tenant: str, order: Order, *, nice: bool = False
+) -> Explained:
+    """The answer; one that is not ready within the deadline goes on as the job that the `StillRunning` names."""
+    try:
+        return await explain_completion(explainer, tenant, order.question, fresh=order.fresh, nice=nice)
+    except StillRunning as late:
+        await go_on(jobs, tenant, UUID(late.job), order)
+        raise
+
+
+async def go_on(jobs: Jobs, tenant: str, id: UUID, order: Order) -> None:
+    """Makes a flight that goes on a job with that id, unless it is one."""
+    async with jobs.database.transaction(tenant=tenant) as session:
+        job = await rows.add(
+            session,
+            id=id,
+            kind=KIND,
+            model=order.question.model,
+            request=order.record,
+            running=True,
+            seconds=int(STALE_SECONDS) + 1,
+        )
+    if job is not None:
+        jobs.watch(job, order.record)
+
+
+async def fetch_job(database: Database, tenant: str, name: str) -> Job:
+    """One job of this tenant; raises `NotFound` for anything else."""
+    async with database.transaction(tenant=tenant) as session:
+        return await found(rows.get(session, identity(name)))
+
+
+async def list_jobs(database: Database, tenant: str, **filters: Any) -> Page:
+    """One page of the tenant's jobs, newest first."""
+    async with database.transaction(tenant=tenant) as session:
+        return await rows.page(session, **filters)
+
+
+async def cancel_job(jobs: Jobs, tenant: str, name: str) -> Job:
+    """Ends a job at once; work on it stops at its next checkpoint. Raises `NotFound`, or `Conflict` when it is over."""
+    async with jobs.database.transaction(tenant=tenant) as session:
+        job = await found(rows.cancel(session, identity(name)))
+    if job.state != "cancelled":
+        raise Conflict(f"the job has {job.state} already")
+    jobs.stop(job.id)
+    return job
+
+
+async def follow(database: Database, job: Job, seen: int, stopping: Callable[[], bool]) -> AsyncIterator[Job | None]:
+    """The job each time its version is above the last one `seen`, up to its end; None while nothing changes."""
+    while True:
+        if job.version > seen:
+            seen = job.version
+            yield job
+        else:
+            yield None
+        if job.finished or stopping():
+            return
+        await asyncio.sleep(FOLLOW_SECONDS)
+        with suppress(storage_errors.DatabaseUnavailable):
+            job = await fetch_job(database, job.tenant_id, str(job.id))
+
+
+def identity(name: str) -> UUID:
+    try:
+        return UUID(name)
+    except ValueError:
+        raise NotFound("there is no job with this id") from None
+
+
+async def found(job: Awaitable[Job]) -> Job:
+    try:
+        return await job
+    except storage_errors.NotFound:
+        raise NotFound("there is no job with this id") from None

@@ -1,0 +1,190 @@
+"""`whence keys` and `whence models`: what is registered, each command beside a running server or without one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from app.console import AsJson, DataDir, Name, Row, Tenant, in_tenant, opened, settings_from, show, with_database
+from app.refusals import Refusal
+from app.settings import Settings
+from app.start import DEFAULT_TENANT
+from storage import api_keys, models, tenants
+from storage.database import Database
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+key_commands = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+model_commands = typer.Typer(no_args_is_help=True, help="Models: add, list, remove.")
+
+
+class Scope(StrEnum):
+    read = "read"
+    explain = "explain"
+    ingest = "ingest"
+    admin = "admin"
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+@key_commands.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it may do; repeatable. Default: read and explain.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="Time until it expires: 90d, 12h, 4w. Default: never.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key and show its secret, this once."""
+    scopes = [str(chosen) for chosen in scope or (Scope.read, Scope.explain)]
+    until = None if expires is None else datetime.now(UTC) + duration(expires)
+
+    async def create(database: Database) -> Row:
+        async with database.transaction(tenant=tenant) as session:
+            await tenants.ensure(session, tenant)
+            row, secret = await api_keys.create(session, tenant=tenant, name=name, scopes=scopes, expires_at=until)
+            return key_record(row) | {"secret": secret}
+
+    record = with_database(data_dir, create)
+    if as_json:
+        show([record], as_json=True)
+    else:
+        typer.echo(
+            f"{record['secret']}\n\nThis is shown only now. Key {record['id']}, tenant {tenant}: {', '.join(scopes)}."
+        )
+
+
+@key_commands.command("list")
+def list_keys(tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List the keys of a tenant, never their secrets."""
+    show([key_record(row) for row in in_tenant(data_dir, tenant, api_keys.list_all)], as_json=as_json)
+
+
+@key_commands.command("revoke")
+def revoke_key(
+    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `whence keys list` shows it.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    data_dir: DataDir = None,
+) -> None:
+    """Revoke a key: it stops working at once."""
+    in_tenant(data_dir, tenant, lambda session: api_keys.revoke(session, key_id))
+    typer.echo(f"revoked {key_id}")
+
+
+def key_record(row: Any) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "name": row.name,
+        "tenant": row.tenant_id,
+        "scopes": list(row.scopes),
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+    }
+
+
+def duration(text: str) -> timedelta:
+    """`90d` as a length of time."""
+    match = re.fullmatch(r"([1-9]\d{0,4})([mhdw])", text)
+    if match is None:
+        raise Refusal(f"--expires must be a number and one of {', '.join(UNITS)}, such as 90d")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@model_commands.command("add")
+def add_model(
+    name: Name,
+    path: Annotated[Path, typer.Argument(help="Folder of the model, as saved by save_pretrained.")],
+    kind: Annotated[str, typer.Option(help="What it is: causal-lm.")],
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: float32 on a CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:0. Default: WHENCE_DEVICE, else the best.")] = None,
+    description: Annotated[str, typer.Option(help="One line for the list of models.")] = "",
+    tenant: Tenant = DEFAULT_TENANT,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model once to see that it can be explained exactly, then register it. Nothing is copied."""
+    settings, folder = settings_from(data_dir=data_dir), path.resolve()
+    if not folder.is_dir():
+        raise Refusal(f"{path} is not a folder")
+
+    async def add(database: Database) -> Row:
+        async with database.transaction(tenant=tenant) as session:
+            await tenants.ensure(session, tenant)
+        return await register(database, settings, tenant, name, folder, kind, dtype, device, description)
+
+    record = asyncio.run(opened(settings, add))
+    if as_json:
+        show([record], as_json=True)
+    else:
+        typer.echo(f"registered {name}, {record['digest']}")
+
+
+@model_commands.command("list")
+def list_models(tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List the models of a tenant."""
+    show([model_record(row) for row in in_tenant(data_dir, tenant, models.list_all)], as_json=as_json)
+
+
+@model_commands.command("remove")
+def remove_model(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None) -> None:
+    """Stop serving a model. Its files and the stored explanations stay."""
+    in_tenant(data_dir, tenant, lambda session: models.remove(session, name))
+    typer.echo(f"removed {name}")
+
+
+async def register(
+    database: Database,
+    settings: Settings,
+    tenant: str,
+    name: str,
+    folder: Path,
+    kind: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    description: str = "",
+) -> Row:
+    """Loads the folder and registers it; the row as it then stands."""
+    from app.models import NewModel, add_model  # noqa: PLC0415 - brings PyTorch
+    from app.runtime import Runtime  # noqa: PLC0415 - brings PyTorch
+
+    runtime = Runtime(queue_limit=1, device=settings.device)
+    try:
+        new = NewModel(name, kind, folder.name, dtype, device, description)
+        await add_model(database, runtime, folder.parent, tenant, new)
+    finally:
+        await runtime.close()
+    return model_record(await find(database, tenant, name))
+
+
+async def find(database: Database, tenant: str, name: str) -> Any:
+    async with database.transaction(tenant=tenant) as session:
+        return await models.get(session, name)
+
+
+def model_record(row: Any) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "tenant": row.tenant_id,
+        "dtype": row.dtype,
+        "device": row.device,
+        "path": row.path,
+        "digest": row.digest,
+        "description": row.description or "",
+        "created_at": row.created_at,
+    }

@@ -1,0 +1,95 @@
+"""The job worker: looks at the jobs in the queue one after the other, in the server or in a process of its own.
+
+One at a time, for all jobs of a process share one device. The library's worker ends when it loses the database, so it
+is begun again until the program ends; what it left behind is put back into the queue by whichever worker notices first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from procrastinate import App
+from procrastinate.exceptions import ConnectorException
+
+from app.jobs import BEAT_SECONDS, LOOK_AGAIN_SECONDS, STALE_SECONDS, Jobs
+from storage.database import Database
+from storage.errors import StorageError
+from storage.queue import QUEUE, Later, put_back_stalled, queue_of
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+"""New entries are noticed at once; this is for those whose time has come."""
+RESTART_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def working(jobs: Jobs) -> AsyncIterator[None]:
+    """Works on jobs as long as the context is open; those under way at its end go back into the queue."""
+    worker = asyncio.create_task(work(jobs))
+    try:
+        yield
+    finally:
+        worker.cancel()
+        await asyncio.wait({worker})
+
+
+async def work(jobs: Jobs) -> None:
+    """Works on jobs until it is cancelled."""
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # its lines hold errors' texts; ours say what matters
+
+    async def look(tenant: str, id: UUID) -> None:
+        await look_safely(jobs, tenant, id)
+
+    while True:
+        try:
+            async with queue_of(jobs.database, look).open_async() as queue:
+                await run(queue, jobs.database)
+        except (ConnectorException, StorageError) as error:
+            log.warning("the job worker lost the database: %s", type(error).__name__)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def run(queue: App, database: Database) -> None:
+    """Looks at entries, and after those left behind, until the database is lost."""
+    watch = asyncio.create_task(put_back(queue, database))
+    try:
+        await queue.run_worker_async(
+            queues=[QUEUE],
+            concurrency=1,
+            install_signal_handlers=False,
+            fetch_job_polling_interval=POLL_SECONDS,
+            shutdown_graceful_timeout=0,
+            update_heartbeat_interval=BEAT_SECONDS,
+            stalled_worker_timeout=STALE_SECONDS,
+            delete_jobs="always",
+        )
+    finally:
+        watch.cancel()
+        await asyncio.wait({watch})
+
+
+async def put_back(queue: App, database: Database) -> None:
+    while True:
+        try:
+            count = await put_back_stalled(database, queue, STALE_SECONDS)
+            if count:
+                log.warning("jobs whose worker has ended are looked at again: %s", count)
+        except StorageError as error:
+            log.warning("the queue could not be searched for jobs left behind: %s", type(error).__name__)
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+async def look_safely(jobs: Jobs, tenant: str, id: UUID) -> None:
+    """Whatever goes wrong, the job stays in the queue, and the library never sees an error's text."""
+    try:
+        await jobs.look(tenant, id)
+    except Later:
+        raise
+    except Exception as error:  # noqa: BLE001 - the job loop
+        log.warning("job %s is looked at again: %s", id, type(error).__name__)
+        raise Later(LOOK_AGAIN_SECONDS) from None
