@@ -31,7 +31,8 @@ def nearest_to_thirty(prompt: Prompt, sequence: TokenSequence) -> Granularity:
     ids = sum(len(item.ids) for item in prompt if isinstance(item, TokenIds))
     images = [index for index, item in enumerate(prompt) if isinstance(item, Image)]
     visual = sum(len(sequence.tokens_of(index)) for index in images)
-    counts: list[tuple[Granularity, int]] = [("token", len(sequence.tokens) - visual)]
+    around = sum(token.span is not None and token.body is None for token in sequence.tokens)
+    counts: list[tuple[Granularity, int]] = [("token", len(sequence.tokens) - visual - around)]
     counts += [(name, ids + sum(len(cut(text)) for text in texts)) for name, cut in CUTS.items()]
     return automatic([(name, count + len(images) * TILES_PER_SIDE[name] ** 2) for name, count in counts])
 
@@ -72,6 +73,8 @@ def _token_chunks(item: Text | TokenIds, index: int, sequence: TokenSequence, co
     chunks = []
     for position in sequence.tokens_of(index):
         token = sequence.tokens[position]
+        if token.span is not None and token.body is None:
+            continue
         feature = Feature(str(sequence.prompt[position]), index, token.index)
         if isinstance(item, Text) and token.span is not None:
             feature = Feature(item.data[token.span.start : token.span.stop], index, token.span)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from explainers.attention_control import AttentionPass, only_rows
+from explainers.chat_template import ChatTemplate
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
 from explainers.pictures import Picture
 from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
@@ -30,6 +31,7 @@ CHARACTERS_PER_TOKEN = 256
 class Token:
     """A token of a prompt item. Only tokens of a text have spans, only those of an image an area.
 
+    What a chat template puts around a text has an empty span there and no body: it is part of no feature.
     `span` is what the tokenizer reports; `body` leaves leading white space out (unless there is nothing else). `area`
     is the part of the whole image that a visual token stands for; marks around an image have none.
     """
@@ -128,6 +130,7 @@ class Encoded:
     ids: Sequence[int]
     encoding: Encoding | None = None
     picture: Picture | None = None
+    around: tuple[int, int] = (0, 0)  # how many ids stand before and after those of the text itself
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class LanguageModel:
     separator: int | None  # an end-of-text token, which stands in for BOS before an empty prompt
     facts: Mapping[str, Any] = field(default_factory=dict)
     placeholders: frozenset[int] = frozenset()  # ids that mark where something else stands; no text may hold them
+    chat: ChatTemplate | None = None
 
     @property
     def reads_images(self) -> bool:
@@ -283,7 +287,8 @@ class LanguageModel:
             case Text(data=text):
                 encoding = self.tokenize(text, f"{pointer}/data", special_tokens=False)
                 self.check_text(encoding.ids, f"{pointer}/data")
-                return Encoded(encoding.ids, encoding)
+                before, after = (self._around(around, pointer) for around in (item.before, item.after))
+                return Encoded([*before, *encoding.ids, *after], encoding, around=(len(before), len(after)))
             case TokenIds(ids=ids):
                 self._check_length(len(ids), 0)
                 self.check_ids(ids, f"{pointer}/data")
@@ -291,6 +296,9 @@ class LanguageModel:
                 return Encoded(ids)
             case Image():
                 raise MissingCapability("this model reads text only: it cannot take an image", pointer)
+
+    def _around(self, text: str, pointer: str) -> list[int]:
+        return self.tokenize(text, pointer, special_tokens=False).ids if text else []
 
     def check_text(self, ids: Sequence[int], pointer: str) -> None:
         """Raise InvalidRequest where text holds the mark of something that is none."""
@@ -309,8 +317,12 @@ class LanguageModel:
 
 def _tokens(item: Item, index: int, encoded: Encoded) -> Iterator[Token]:
     if encoded.encoding is not None and isinstance(item, Text):
-        for position, span in enumerate(_in_order(encoded.encoding.offsets)):
+        before, after = encoded.around
+        yield from (Token(index, position, Span(0, 0)) for position in range(before))
+        for position, span in enumerate(_in_order(encoded.encoding.offsets), before):
             yield Token(index, position, span, _body(item.data, span))
+        end = Span(len(item.data), len(item.data))
+        yield from (Token(index, position, end) for position in range(len(encoded.ids) - after, len(encoded.ids)))
     elif encoded.picture is not None:
         yield from (Token(index, position, area=area) for position, area in enumerate(encoded.picture.areas))
     else:

@@ -22,6 +22,7 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForI
 from transformers.utils.logging import disable_progress_bar
 
 from explainers import attention_control, pictures, self_test
+from explainers.chat_template import ChatTemplate
 from explainers.errors import MissingCapability, UnreadableModel
 from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel
@@ -52,7 +53,8 @@ def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = 
     tokenizer = _tokenizer(folder)
     start, separator = _special_ids(folder, tokenizer)
     length, facts = _context_length(network), _facts(network)
-    return _tested(LanguageModel(network, tokenizer, _digest(folder), length, start, separator, facts))
+    chat = _chat_template(folder)
+    return _tested(LanguageModel(network, tokenizer, _digest(folder), length, start, separator, facts, chat=chat))
 
 
 def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | None = None) -> ImageTextModel:
@@ -80,6 +82,7 @@ def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | Non
         separator,
         _facts(network),
         frozenset(mark for mark in marks if mark is not None),
+        _chat_template(folder),
         eyes=pictures.Eyes(_image_processor(folder), config, family),
     )
     return _tested(model)
@@ -224,8 +227,23 @@ def _context_length(network: PreTrainedModel) -> int:
     return length
 
 
+def _chat_template(folder: Path) -> ChatTemplate | None:
+    """The template of chats that came with the model, where it has one."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    config = _json(settings) if settings.is_file() else {}
+    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+        source = named.get("default")
+    if not isinstance(source, str):
+        return None
+    tokens = {name: config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return ChatTemplate(source, {name: str(text or "") for name, text in texts.items()})
+
+
 def _digest(folder: Path) -> str:
-    """One name for the exact weights, configuration and tokenizer: the sha256 of these files."""
+    """One name for the exact weights, configuration, tokenizer and chat template: the sha256 of these."""
     digest = hashlib.sha256()
     files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
     if "vision_config" in _json(folder / "config.json"):
@@ -233,6 +251,9 @@ def _digest(folder: Path) -> str:
     for path in sorted(files):
         with path.open("rb") as file:
             digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    chat = _chat_template(folder)
+    if chat is not None:
+        digest.update(repr((chat.source, sorted(chat.tokens.items()))).encode())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -62,9 +62,23 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Which message of a chat a text is (a part of), who says it, and what the part is called."""
+
+    message: int
+    role: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
+    """`before` and `after` are what a chat template puts around the text: read by the model, part of no feature."""
+
     data: str
     controls: tuple[Control, ...] = ()
+    turn: Turn | None = None
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

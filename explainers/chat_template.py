@@ -1,0 +1,121 @@
+"""Chats as models were taught to read them: the template that came with a model, run in a sandbox.
+
+A template is a program in Jinja's language, written by whoever made the model. It runs without access to anything but
+the messages, and with a bound on what it may produce.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NoReturn
+
+from jinja2 import Template
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from explainers.errors import InvalidRequest, MissingCapability
+from explainers.types import Prompt, Text, Turn
+
+LONGEST = 4_000_000
+"""Characters that a rendered chat may have, far beyond any context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+def messages_of(texts: Sequence[Text]) -> list[Message]:
+    """The turns that texts are parts of, in order."""
+    turns: dict[int, tuple[Turn, list[str]]] = {}
+    for text in texts:
+        if text.turn is not None:
+            turns.setdefault(text.turn.message, (text.turn, []))[1].append(text.data)
+    return [Message(turn.role, "".join(parts)) for turn, parts in turns.values()]
+
+
+class TemplateRefusal(Exception):
+    """What a template says when it does not take these messages."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """`tokens` are the special tokens that the template may name: `bos_token`, `eos_token`, ..."""
+
+    source: str
+    tokens: Mapping[str, str]
+
+    def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
+        """The chat as one text; with `reply` it ends where the assistant's answer begins."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            pieces, length = [], 0
+            for piece in self._compiled.generate(messages=turns, add_generation_prompt=reply, **self.tokens):
+                pieces.append(piece)
+                length += len(piece)
+                if length > LONGEST:
+                    raise InvalidRequest("the chat is too long", "/messages")
+        except TemplateRefusal as refusal:
+            told = str(refusal)
+            said = "" if any(message.content and message.content in told for message in messages) else f": {told}"
+            raise InvalidRequest(f"the model's chat template refuses these messages{said}", "/messages") from None
+        except SecurityError:
+            raise MissingCapability("the model's chat template does what is not allowed", "/messages") from None
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            reason = f"the model's chat template cannot render these messages ({type(error).__name__})"
+            raise InvalidRequest(reason, "/messages") from None
+        return "".join(pieces)
+
+    def around(self, prompt: Prompt, start: bool) -> Prompt:
+        """The texts of a chat, each with what the template puts before it, the last also with what comes after.
+
+        `start` says whether a start token is put before every prompt anyway. Raises InvalidRequest when the template
+        changes a content, so that its parts cannot be told apart.
+        """
+        texts = [item for item in prompt if isinstance(item, Text)]
+        marked = [replace(text, data=f"\ue000{number}\ue001") for number, text in enumerate(texts)]
+        rest, pieces = self.render(messages_of(marked)), []
+        for text in marked:
+            before, found, rest = rest.partition(text.data)
+            if not found:
+                raise InvalidRequest("the model's chat template leaves a message out", "/messages")
+            pieces.append(before)
+        whole = "".join(before + text.data for before, text in zip(pieces, texts, strict=True)) + rest
+        if whole != self.render(messages_of(texts)):
+            reason = "the model's chat template changes the contents: leave out white space at their ends"
+            raise InvalidRequest(reason, "/messages")
+        if start:
+            pieces[0] = pieces[0].removeprefix(self.tokens.get("bos_token", ""))
+        afters = [""] * (len(texts) - 1) + [rest]
+        return tuple(replace(t, before=b, after=a) for t, b, a in zip(texts, pieces, afters, strict=True))
+
+    @cached_property
+    def _compiled(self) -> Template:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+        try:
+            return environment.from_string(self.source)
+        except TemplateSyntaxError as error:
+            raise MissingCapability("the model's chat template cannot be read", "/messages") from error
+
+
+def _refuse(reason: object) -> NoReturn:
+    raise TemplateRefusal(str(reason)[:200])
+
+
+def _now(form: str) -> str:
+    """What a template takes for today: always the same, since a request must have the same answer at any time."""
+    return datetime(2026, 1, 1, tzinfo=UTC).strftime(form)
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
