@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from explainers.registry import METHODS
 from explainers.types import (
     AtmanConfig,
     Attribution,
@@ -56,7 +57,8 @@ def request_record(method: str, prompt: Prompt, target: str, config: AtmanConfig
 def request_from(record: Mapping[str, Any]) -> tuple[str, Prompt, str, AtmanConfig]:
     """The inverse of `request_record`: method, prompt, target, configuration."""
     prompt = tuple(item_from(item) for item in record["prompt"])
-    return record["method"], prompt, record["target"], AtmanConfig(**record["config"])
+    method = record["method"]
+    return method, prompt, record["target"], METHODS[method].config(**record["config"])
 
 
 def item_record(item: Item) -> Record:

@@ -7,6 +7,6 @@ that lives as long as the transaction; requests and results are JSON in ASCII in
 prompts come back exactly, with NUL characters and lone surrogates; errors never quote rows.
 Consequences: functions need no tenant argument and cannot forget a filter; a role above row-level security is refused;
 two extra round trips per transaction; what JSON cannot carry (NaN, infinity) must be spelt another way by the caller.
-The files from the bottom up: errors, values | ids, database, tables, migrations beside one file per noun; keeper,
-cluster, embedded stand beside them.
+The files from the bottom up: errors, values | ids, database, tables | cursors | queue, migrations beside one file per
+noun; keeper, cluster, embedded stand beside them.
 """

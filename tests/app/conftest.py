@@ -115,6 +115,6 @@ async def until(condition: Callable[[], bool]) -> None:
 async def empty(running: Running) -> None:
     database = running.server.explainer.database
     async with database.transaction(tenant="default") as session:
-        for table in ("explanations", "models"):
+        for table in ("jobs", "explanations", "models"):
             await session.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - fixed names
     running.server.explainer.runtime.keep_only([])

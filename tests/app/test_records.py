@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from app.records import attribution_from, attribution_record, digest_of, request_from, request_record
+from explainers.registry import METHODS
 from explainers.types import (
     AtmanConfig,
     Attribution,
@@ -37,6 +38,9 @@ def test_request() -> None:
     config = AtmanConfig(threshold=0.0, granularity="custom", delimiter="\x00|", normalize=True)
     record = through_json(request_record("atman", PROMPT, " t\x00", config))
     assert request_from(record) == ("atman", PROMPT, " t\x00", config)
+    for name, method in METHODS.items():
+        record = through_json(request_record(name, PROMPT, " t", method.config()))
+        assert request_from(record) == (name, PROMPT, " t", method.config())
 
 
 def test_attribution() -> None:

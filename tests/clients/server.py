@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +80,11 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def running(data_dir: Path, command: str = "serve", returncode: int = 0, **settings: str) -> Iterator[Server]:
+def running(
+    data_dir: Path, command: str = "serve", returncode: int = 0, options: Sequence[str] = (), **settings: str
+) -> Iterator[Server]:
     """A server on a free port, ready to answer; stopped at the end, with that exit status or else the test fails."""
-    arguments = [sys.executable, "-m", "app.cli", command, "--port", "0"]
+    arguments = [sys.executable, "-m", "app.cli", command, "--port", "0", *options]
     with subprocess.Popen(
         arguments, env=environment(data_dir, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
