@@ -8,14 +8,19 @@ from typing import Any
 
 from explainers.language_model import LanguageModel
 from explainers.methods import atman, gradient, screened
+from explainers.plan import Plan
 from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, ScreenedConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`attribute(model, prompt, target, config, checkpoint)` blocks until done; run it on the device thread."""
+    """`attribute(model, prompt, target, config, checkpoint)` blocks until done; run it on the device thread.
+
+    `explain(plan, checkpoint)` does the same for a question that is planned already.
+    """
 
     attribute: Callable[[LanguageModel, Prompt, str, Any, Checkpoint], Attribution]
+    explain: Callable[[Plan, Checkpoint], Attribution]
     config: type[AtmanConfig]
     approximate: bool = False
     revision: int = 1
@@ -23,7 +28,7 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "atman": Method(atman.attribute, AtmanConfig),
-    "gradient": Method(gradient.attribute, AtmanConfig, approximate=True),
-    "screened": Method(screened.attribute, ScreenedConfig, approximate=True),
+    "atman": Method(atman.attribute, atman.explain, AtmanConfig),
+    "gradient": Method(gradient.attribute, gradient.explain, AtmanConfig, approximate=True),
+    "screened": Method(screened.attribute, screened.explain, ScreenedConfig, approximate=True),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from explainers.language_model import LanguageModel
-from explainers.plan import attribution, check_finite, plan
+from explainers.plan import Plan, attribution, check_finite, plan
 from explainers.suppression import log_probabilities
 from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, never_stop
 
@@ -22,10 +22,14 @@ def attribute(
 
     Raises InvalidRequest and its kin for input this model cannot take, OutOfMemory, and what `checkpoint` raises.
     """
-    started = time.perf_counter()
-    asked = plan(model, prompt, target, config, checkpoint)
+    return explain(plan(model, prompt, target, config, checkpoint), checkpoint)
+
+
+def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
+    """The scores that a plan asks for."""
+    started, model, additive = time.perf_counter(), asked.model, asked.config.log_additive
     scores = log_probabilities(
-        model, asked.sequence, asked.base, asked.variants, log_additive=config.log_additive, checkpoint=checkpoint
+        model, asked.sequence, asked.base, asked.variants, log_additive=additive, checkpoint=checkpoint
     )
     check_finite(model, scores.base, scores.variants)
     facts = {"forwards": scores.forwards, "rows": scores.rows, "seconds": time.perf_counter() - started}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 
 from explainers.language_model import LanguageModel
-from explainers.plan import attribution, check_finite, plan
+from explainers.plan import Plan, attribution, check_finite, plan
 from explainers.sensitivity import sensitivity
 from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, never_stop
 
@@ -20,17 +20,16 @@ def attribute(
     model: LanguageModel, prompt: Prompt, target: str, config: AtmanConfig, checkpoint: Checkpoint = never_stop
 ) -> Attribution:
     """Predicted scores of all chunks of `prompt` (and of earlier target tokens, for token targets) for `target`."""
-    started = time.perf_counter()
-    asked = plan(model, prompt, target, config, checkpoint)
+    return explain(plan(model, prompt, target, config, checkpoint), checkpoint)
+
+
+def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
+    """The predicted scores of what a plan asks for."""
+    started, additive, by_token = time.perf_counter(), asked.config.log_additive, asked.by_target_token
     found = sensitivity(
-        model,
-        asked.sequence,
-        asked.base,
-        log_additive=config.log_additive,
-        per_token=asked.by_target_token,
-        checkpoint=checkpoint,
+        asked.model, asked.sequence, asked.base, log_additive=additive, per_token=by_token, checkpoint=checkpoint
     )
-    values = found.predicted(asked.base, asked.variants, log_additive=config.log_additive)
-    check_finite(model, found.base, values)
+    values = found.predicted(asked.base, asked.variants, log_additive=additive)
+    check_finite(asked.model, found.base, values)
     facts = {"forwards": found.forwards, "backwards": found.backwards, "rows": found.rows}
     return attribution(asked, "gradient", values, found.base, facts | {"seconds": time.perf_counter() - started})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest
 from explainers.language_model import LanguageModel
-from explainers.plan import attribution, check_finite, plan
+from explainers.plan import Plan, attribution, check_finite, plan
 from explainers.sensitivity import sensitivity
 from explainers.suppression import log_probabilities
 from explainers.types import Attribution, Checkpoint, Prompt, ScreenedConfig, never_stop
@@ -23,16 +23,21 @@ def attribute(
     model: LanguageModel, prompt: Prompt, target: str, config: ScreenedConfig, checkpoint: Checkpoint = never_stop
 ) -> Attribution:
     """Scores of all chunks; exactly computed for the `config.exact` of the largest predicted size."""
-    started = time.perf_counter()
     if config.exact < 1:
         raise InvalidRequest("at least one piece must be scored exactly", "/exact_scores")
-    asked = plan(model, prompt, target, config, checkpoint)
+    return explain(plan(model, prompt, target, config, checkpoint), checkpoint)
+
+
+def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
+    """The scores of what a plan asks for."""
+    started, model, config = time.perf_counter(), asked.model, asked.config
     additive, by_token = config.log_additive, asked.by_target_token
+    count = config.exact if isinstance(config, ScreenedConfig) else ScreenedConfig().exact
     screen = sensitivity(
         model, asked.sequence, asked.base, log_additive=additive, per_token=by_token, checkpoint=checkpoint
     )
     predicted = screen.predicted(asked.base, asked.variants, log_additive=additive)  # (G, F)
-    largest = np.sort(np.argsort(-np.abs(predicted).sum(axis=0), kind="stable")[: config.exact])  # (k,)
+    largest = np.sort(np.argsort(-np.abs(predicted).sum(axis=0), kind="stable")[:count])  # (k,)
     variants = [asked.variants[column] for column in largest]
     measured = log_probabilities(
         model, asked.sequence, asked.base, variants, log_additive=additive, checkpoint=checkpoint
