@@ -128,4 +128,4 @@ def _rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
     with_alpha = image.convert("RGBA")
     opaque = with_alpha.getchannel("A").getextrema()[0] == 255
     white = new("RGBA", image.size, "white")
-    return alpha_composite(white, with_alpha).convert("RGB"), () if opaque else ("transparent parts shown on white",)
+    return alpha_composite(white, with_alpha).convert("RGB"), () if opaque else ("shown on white where it is transparent",)

@@ -82,9 +82,9 @@ IMAGE_MARKS = (
     *("<image>", "<fake_token_around_image>", "<global-img>"),
     *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
 )
-"""Special tokens of the image-text families, with ids from 320 on."""
+"""Special tokens of the image-text families, with ids from 298 on, behind all others."""
 
-TEXT = {**GROUPED, "vocab_size": 328}
+TEXT = {**GROUPED, "bos_token_id": 0, "eos_token_id": 1}
 PATCHES = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -93,15 +93,15 @@ PATCHES = {
     "patch_size": 4,
 }
 AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-QWEN = {"image_token_id": 323, "video_token_id": 324, "vision_start_token_id": 325, "vision_end_token_id": 326}
+QWEN = {"image_token_id": 301, "video_token_id": 302, "vision_start_token_id": 303, "vision_end_token_id": 304}
 QWEN_TOWER = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 CLIP = {
     "vision_config": {**PATCHES, "model_type": "clip_vision_model", "image_size": 24, "projection_dim": 32},
     "text_config": {**TEXT, "model_type": "llama"},
-    "image_token_index": 320,
+    "image_token_index": 298,
     "image_seq_length": 36,
 }
-SHUFFLED = {"vision_config": {**PATCHES, "image_size": 32}, "image_token_id": 320, "scale_factor": 2}
+SHUFFLED = {"vision_config": {**PATCHES, "image_size": 32}, "image_token_id": 298, "scale_factor": 2}
 IMAGE_FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "llava": (CLIP, CLIPImageProcessorPil()),  # crops to 224 pixels, as it comes
     "idefics3": ({**SHUFFLED, "text_config": {**TEXT, "model_type": "llama"}}, Idefics3ImageProcessorPil()),
@@ -182,7 +182,8 @@ def save_image_text(folder: Path, family: str = "llava", **overrides: Any) -> Pa
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
     marked = tokenizer()
-    marked.add_special_tokens({"additional_special_tokens": list(IMAGE_MARKS)})
+    marked.add_tokens(list(IMAGE_MARKS), special_tokens=True)
+    assert marked.convert_tokens_to_ids(IMAGE_MARKS[0]) == 298
     marked.save_pretrained(folder)
     return folder
 

@@ -5,7 +5,7 @@ It shares no code with the engine but the token ids and factor vectors it is han
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +23,14 @@ NAME = "test_brute_force"
 
 
 def log_probabilities(
-    model: LanguageModel, sequence: TokenSequence, factors: NDArray[np.float64], log_additive: bool = True
+    model: LanguageModel,
+    sequence: TokenSequence,
+    factors: NDArray[np.float64],
+    log_additive: bool = True,
+    images: Mapping[str, Tensor] | None = None,
 ) -> NDArray[np.float64]:  # (T,)
     """Log p of every target token in one pass in which column k carries factors[k]."""
-    rows = logits(model, sequence.read, factors, log_additive)
+    rows = logits(model, sequence.read, factors, log_additive, images)
     first = len(sequence.start) + len(sequence.prompt) - 1
     return np.array(
         [
@@ -37,11 +41,19 @@ def log_probabilities(
 
 
 def logits(
-    model: LanguageModel, ids: Sequence[int], factors: NDArray[np.float64], log_additive: bool = True
+    model: LanguageModel,
+    ids: Sequence[int],
+    factors: NDArray[np.float64],
+    log_additive: bool = True,
+    images: Mapping[str, Tensor] | None = None,
 ) -> Tensor:  # (S, V)
-    """What every row predicts."""
+    """What every row predicts.
+
+    `images` are the arguments by which the whole network, vision tower included, gets the images of the prompt.
+    """
+    arguments = {"input_ids": torch.tensor([list(ids)]), **(images or {})}
     with _attention(model, factors, log_additive), torch.no_grad():
-        found: Tensor = model.network(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].double()
+        found: Tensor = model.network(**arguments, use_cache=False).logits[0].double()
     return found
 
 
@@ -87,8 +99,10 @@ def _attention(model: LanguageModel, factors: NDArray[np.float64], log_additive:
 
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, mask)
-    model.network.set_attn_implementation(NAME)
+    network: Any = model.network
+    text_only = "vision_config" in network.config.sub_configs  # a vision tower keeps its own attention
+    network.set_attn_implementation({"text_config": NAME} if text_only else NAME)
     try:
         yield
     finally:
-        model.network.set_attn_implementation(IMPLEMENTATION)
+        network.set_attn_implementation({"text_config": IMPLEMENTATION} if text_only else IMPLEMENTATION)
