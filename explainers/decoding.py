@@ -6,9 +6,9 @@ be shown at once in `completion_text`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -87,6 +87,12 @@ Listener: TypeAlias = Callable[[Piece | Completion], None]
 """Hears each piece as it becomes certain, and each candidate when it has finished; called between two passes."""
 
 
+Outcome = TypeVar("Outcome")
+
+Steps: TypeAlias = Generator[None, None, Outcome]
+"""Work that pauses after each of its passes, so that others may have the device in between."""
+
+
 def nobody(_: Piece | Completion) -> None:
     """The listener of a completion that is only wanted whole."""
 
@@ -102,17 +108,38 @@ def complete(
 
     Raises InvalidRequest and its kin, OutOfMemory, and whatever `checkpoint` raises (called before each pass).
     """
-    _check(config)
+    return outcome_of(completing(model, prompt, config, checkpoint, listen))
+
+
+def completing(
+    model: LanguageModel,
+    prompt: Prompt,
+    config: CompletionConfig,
+    checkpoint: Checkpoint = never_stop,
+    listen: Listener = nobody,
+) -> Steps[Completions]:
+    """`complete`, which pauses after each pass."""
+    _check(model, config)
     sequence = encoded(model, prompt)
     limit = _limit(model, sequence, config)
     try:
-        finished = _Decoder(model, sequence, prompt, config, checkpoint, listen).run(limit)
+        finished = yield from _Decoder(model, sequence, prompt, config, checkpoint, listen).run(limit)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"{sequence.positions + limit} positions do not fit into the memory of the device") from error
     best = sorted(finished, key=_per_token, reverse=True)[: config.n] if config.best_of else finished
     items = tuple(replace(completion, index=index) for index, completion in enumerate(best))
     generated = sum(len(completion.generated) for completion in finished)
     return Completions(items, prompt_tokens(sequence), generated, sequence.warnings)
+
+
+def outcome_of(steps: Steps[Outcome]) -> Outcome:
+    """Takes all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
 
 
 def encoded(model: LanguageModel, prompt: Prompt) -> TokenSequence:
@@ -136,11 +163,14 @@ def end_ids(model: LanguageModel) -> frozenset[int]:
     return frozenset(token for token in listed if isinstance(token, int) and 0 <= token < model.vocabulary_size)
 
 
-def _check(config: CompletionConfig) -> None:
+def _check(model: LanguageModel, config: CompletionConfig) -> None:
     if config.best_of is not None and config.best_of <= config.n:
         raise InvalidRequest(f"must be above n, which is {config.n}", "/best_of")
     if "" in config.stop_sequences:
         raise InvalidRequest("a stop sequence must not be empty", "/stop_sequences")
+    for token, _ in config.sampling.logit_bias:
+        if not 0 <= token < model.vocabulary_size:
+            raise InvalidRequest(f"token ids go from 0 to {model.vocabulary_size - 1}", f"/logit_bias/{token}")
 
 
 def _limit(model: LanguageModel, sequence: TokenSequence, config: CompletionConfig) -> int:
@@ -203,7 +233,7 @@ class _Decoder:
         self.controls = resolve(sequence, prompt, config.overlap, checkpoint)
         self.known_factors: dict[int, float] = {}
 
-    def run(self, limit: int) -> list[Completion]:
+    def run(self, limit: int) -> Steps[list[Completion]]:
         candidates = [self._candidate(index) for index in range(self.config.best_of or self.config.n)]
         continuation = Continuation(
             self.model,
@@ -215,10 +245,13 @@ class _Decoder:
         )
         rows = self._prompt_logits(continuation) if limit or self._scores_prompt else []
         self._echo(candidates, rows)
-        self._grow(candidates, continuation, rows[-1:] * len(candidates), limit)
+        yield
+        yield from self._grow(candidates, continuation, rows[-1:] * len(candidates), limit)
         return [candidate.completion for candidate in candidates]
 
-    def _grow(self, candidates: list[_Candidate], continuation: Continuation, logits: list[Logits], limit: int) -> None:
+    def _grow(
+        self, candidates: list[_Candidate], continuation: Continuation, logits: list[Logits], limit: int
+    ) -> Steps[None]:
         """Adds up to `limit` tokens to each; `logits` are those behind the prompt."""
         active = candidates
         for number in range(limit):
@@ -229,6 +262,7 @@ class _Decoder:
                 break
             read = [(each.branch, each.ids[-1], self._factor_of(each.ids[-1])) for each in active]
             logits = self._checked(continuation.read(read))
+            yield
         for candidate in active:
             self._finish(candidate, "maximum_tokens")
 

@@ -18,6 +18,7 @@ from app.dialects.aleph_alpha.answers import (
     TokenizeResponse,
     explain_answer,
 )
+from app.dialects.aleph_alpha.completion_routes import completion_routes
 from app.dialects.aleph_alpha.schemas import DetokenizeRequest, ExplainRequest, NotServedYet, TokenizeRequest
 from app.errors import problems
 from app.jobs import Order, explain_or_submit, submit
@@ -28,8 +29,6 @@ DIALECT_LEVEL = "1.19.0"
 """The level of the vendor's API that is served, not the release of this server."""
 
 NOT_SERVED_YET = {
-    "/evaluate": "Evaluating an expected completion",
-    "/complete": "Completion",
     "/chat/completions": "Chat",
     "/embed": "Embedding",
     "/embeddings": "Embedding",
@@ -125,6 +124,7 @@ def routes() -> APIRouter:
     opened.get("/version", summary="Level of the vendor's API", response_class=PlainTextResponse)(version)
     both = APIRouter()
     both.include_router(keyed)
+    both.include_router(completion_routes())
     both.include_router(opened)
     return both
 

@@ -1,0 +1,104 @@
+"""What would the model say? Completions of a prompt while its controls act.
+
+Nothing is stored: a completion that is not ready within the deadline is stopped, and says so. One that is streamed has
+no deadline, and stops as soon as nobody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from app.device import Priority
+from app.explain import Explainer
+from app.models import load_model
+from app.refusals import Conflict
+from app.turns import take_turns
+from explainers.decoding import Completion, CompletionConfig, Completions, Listener, Piece, completing, nobody
+from explainers.language_model import LanguageModel
+from explainers.types import Prompt
+
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Go on with this prompt."""
+
+    model: str
+    prompt: Prompt
+    config: CompletionConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Completions, and the weights that made them."""
+
+    model_digest: str
+    completions: Completions
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One candidate of a stream that has come to its end."""
+
+    model_digest: str
+    completion: Completion
+
+
+Event: TypeAlias = Piece | Finished | Completed
+"""What a stream tells: pieces of candidates, each candidate when it has finished, everything at the end."""
+
+
+async def complete_prompt(explainer: Explainer, tenant: str, asked: Request, *, nice: bool = False) -> Completed:
+    """All candidates, finished. Raises `UnknownModel`, `QueueFull`, `Conflict` past the deadline, InvalidRequest."""
+    model = await load_model(explainer.database, explainer.runtime, tenant, asked.model)
+    return await within_deadline(explainer, run(explainer, model, asked, Priority(nice=nice), nobody))
+
+
+async def stream_completion(
+    explainer: Explainer, tenant: str, asked: Request, *, nice: bool = False
+) -> AsyncGenerator[Event, None]:
+    """The same, piece by piece; closing the generator stops the work."""
+    model = await load_model(explainer.database, explainer.runtime, tenant, asked.model)
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def listen(event: Piece | Completion) -> None:
+        told = Finished(model.digest, event) if isinstance(event, Completion) else event
+        loop.call_soon_threadsafe(events.put_nowait, told)
+
+    task = asyncio.create_task(run(explainer, model, asked, Priority(nice=nice), listen))
+    task.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        yield task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def run(
+    explainer: Explainer, model: LanguageModel, asked: Request, priority: Priority, listen: Listener
+) -> Completed:
+    """Generates on the device thread, where `listen` is called too."""
+    completions = await take_turns(
+        explainer.runtime,
+        lambda checkpoint: completing(model, asked.prompt, asked.config, checkpoint, listen),
+        priority,
+    )
+    return Completed(model.digest, completions)
+
+
+async def within_deadline(explainer: Explainer, work: Awaitable[Outcome]) -> Outcome:
+    """Raises `Conflict` when the work is not ready in time; it is stopped then."""
+    try:
+        async with asyncio.timeout(explainer.deadline):
+            return await work
+    except TimeoutError:
+        raise Conflict(
+            f"not ready within {explainer.deadline:g} seconds, and stopped: ask for fewer tokens, or for a stream"
+        ) from None
