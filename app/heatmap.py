@@ -1,5 +1,7 @@
 """A stored explanation as a page that stands alone: coloured pieces of the prompt, no script, nothing from elsewhere.
 
+Images of the prompt are in the page itself, with their tiles laid over them.
+
 Colours run from blue (hinders the target) over none to orange (supports it), which colour-blind people can tell apart;
 the sign also shows as a dashed or solid underline.
 """
@@ -10,14 +12,15 @@ import hashlib
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app.explain import Stored
 from app.records import item_from
-from explainers.types import Attribution, Feature, Item, Span, Text, TokenIds
+from explainers.images import media_type, shown_size
+from explainers.types import Attribution, Feature, Image, Item, Span, Text, Tile, TokenIds
 
 LEVELS = 10
 FAINT = 0.02
@@ -32,6 +35,7 @@ class Piece:
     text: str
     scores: tuple[float, ...] = ()
     level: int = 0
+    tile: Tile | None = None  # its place in an image, in pixels
 
     @property
     def label(self) -> str:
@@ -43,13 +47,32 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of the prompt, as the page shows it."""
+
+    id: str
+    width: int
+    height: int
+    url: str  # with the whole file in it
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An item of the prompt, or the target so far; the pieces of a picture are tiles on it."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """One explained target: the target with its place marked, and the pieces of each prompt item."""
 
     before: str
     target: str
     after: str
-    items: tuple[tuple[str, tuple[Piece, ...]], ...]
+    items: tuple[Part, ...]
 
 
 def heat_map(stored: Stored) -> str:
@@ -57,18 +80,32 @@ def heat_map(stored: Stored) -> str:
     attribution = stored.attribution
     prompt = tuple(item_from(item) for item in stored.request["prompt"])
     scale = max([STRONG, *abs(attribution.values).ravel().tolist()])
-    sections = [
-        section(attribution, prompt, stored.request["target"], row, scale) for row in range(len(attribution.targets))
-    ]
+    pictures = {index: picture_of(item, index) for index, item in enumerate(prompt) if isinstance(item, Image)}
+    target = stored.request["target"]
+    sections = [section(attribution, prompt, pictures, target, row, scale) for row in range(len(attribution.targets))]
     page = environment().get_template("heatmap.html")
-    return page.render(stored=stored, sections=sections, scale=scale, levels=legend(scale), facts=shown_facts(stored))
+    return page.render(
+        stored=stored,
+        pictures=list(pictures.values()),
+        sections=sections,
+        scale=scale,
+        levels=legend(scale),
+        facts=shown_facts(stored),
+    )
+
+
+def picture_of(image: Image, index: int) -> Picture:
+    width, height = shown_size(image.data)
+    url = f"data:{media_type(image.data)};base64,{b64encode(image.data).decode()}"
+    return Picture(f"image{index + 1}", width, height, url)
 
 
 def page_policy() -> str:
-    """The Content-Security-Policy of the page: nothing at all but its own style sheet."""
+    """The Content-Security-Policy of the page: nothing at all but its own style sheet and the images in it."""
     digest = b64encode(hashlib.sha256(style().encode()).digest()).decode()
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
 
 
@@ -83,17 +120,26 @@ def style() -> str:
     return environment().get_template("heatmap.css").render()
 
 
-def section(attribution: Attribution, prompt: Sequence[Item], target: str, row: int, scale: float) -> Section:
+def section(
+    attribution: Attribution,
+    prompt: Sequence[Item],
+    pictures: Mapping[int, Picture],
+    target: str,
+    row: int,
+    scale: float,
+) -> Section:
     """The explanation of target number `row`; of the target's own tokens only those before it count."""
     scores = attribution.values[row].tolist()
     scored = list(zip(attribution.features, scores, strict=True))
     items = []
     for index, item in enumerate(prompt):
         mine = [(feature, score) for feature, score in scored if feature.item == index]
-        items.append((f"prompt item {index + 1}", pieces_of(item, mine, scale)))
+        picture = pictures.get(index)
+        pieces = tile_pieces(picture, mine, scale) if picture else pieces_of(item, mine, scale)
+        items.append(Part(f"prompt item {index + 1}", pieces, picture))
     earlier = [(feature, score) for feature, score in scored if feature.item == len(prompt)][:row]
     if earlier:
-        items.append(("target so far", text_pieces(target_so_far(target, earlier), earlier, scale)))
+        items.append(Part("target so far", text_pieces(target_so_far(target, earlier), earlier, scale)))
     before = "".join(part.text for part in attribution.targets[:row])
     after = "".join(part.text for part in attribution.targets[row + 1 :])
     return Section(before, attribution.targets[row].text, after, tuple(items))
@@ -112,7 +158,21 @@ def pieces_of(item: Item, scored: Sequence[tuple[Feature, float]], scale: float)
             numbers = [piece(str(token), (score,), scale) for token, (_, score) in zip(ids, scored, strict=True)]
             return tuple(part for number in numbers for part in (number, Piece(" ")))
         case _:
-            return tuple(piece(f"tile {number + 1}", (score,), scale) for number, (_, score) in enumerate(scored))
+            return ()
+
+
+def tile_pieces(picture: Picture, scored: Sequence[tuple[Feature, float]], scale: float) -> tuple[Piece, ...]:
+    return tuple(
+        replace(piece(feature.name, (score,), scale), tile=in_pixels(feature.place, picture))
+        for feature, score in scored
+        if isinstance(feature.place, Tile)
+    )
+
+
+def in_pixels(tile: Tile, picture: Picture) -> Tile:
+    across, down = picture.width, picture.height
+    sides = (tile.left * across, tile.top * down, tile.width * across, tile.height * down)
+    return Tile(*(round(side, 2) for side in sides))
 
 
 def text_pieces(text: str, scored: Sequence[tuple[Feature, float]], scale: float) -> tuple[Piece, ...]:

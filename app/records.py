@@ -62,6 +62,7 @@ def request_from(record: Mapping[str, Any]) -> tuple[str, Prompt, str, AtmanConf
 
 
 def item_record(item: Item) -> Record:
+    """An image is kept as the file that was sent: the record answers what was asked, and names it by its content."""
     controls = [control_record(control) for control in item.controls]
     match item:
         case Text():
@@ -69,7 +70,8 @@ def item_record(item: Item) -> Record:
         case TokenIds():
             return {"type": "token_ids", "data": list(item.ids), "controls": controls}
         case Image():
-            return {"type": "image", "data": b64encode(item.data).decode(), "controls": controls}
+            record = {"type": "image", "data": b64encode(item.data).decode(), "controls": controls}
+            return record | ({"cropped": True} if item.cropped else {})
 
 
 def item_from(record: Mapping[str, Any]) -> Item:
@@ -80,7 +82,7 @@ def item_from(record: Mapping[str, Any]) -> Item:
         case "token_ids":
             return TokenIds(tuple(record["data"]), controls)
         case _:
-            return Image(b64decode(record["data"]), controls)
+            return Image(b64decode(record["data"]), controls, record.get("cropped", False))
 
 
 def control_record(control: Control) -> Record:

@@ -57,6 +57,8 @@ class ImageTextModel(LanguageModel):
             return super().encode_item(item, pointer)
         decoded = decode(item.data, f"{pointer}/data")
         notes = tuple(f"{pointer}: the image was {note}" for note in decoded.notes)
+        if item.cropped:
+            notes += (f"{pointer}: x, y and size have no effect, the whole image is read",)
         try:
             return self.look(decoded.picture, notes)
         except InvalidRequest as error:

@@ -127,5 +127,5 @@ def _rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
         return image.convert("RGB"), notes
     with_alpha = image.convert("RGBA")
     opaque = with_alpha.getchannel("A").getextrema()[0] == 255
-    white = new("RGBA", image.size, "white")
-    return alpha_composite(white, with_alpha).convert("RGB"), () if opaque else ("shown on white where it is transparent",)
+    notes = () if opaque else ("shown on white where it is transparent",)
+    return alpha_composite(new("RGBA", image.size, "white"), with_alpha).convert("RGB"), notes

@@ -93,6 +93,8 @@ class Image:
 
     data: bytes
     controls: tuple[Control, ...] = ()
+    cropped: bool = False
+    """Whether the caller named a part of it: that has no effect but a warning, since images are read whole."""
 
 
 Item: TypeAlias = Text | TokenIds | Image

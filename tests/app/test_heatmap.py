@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from html import unescape
+from io import BytesIO
 from uuid import UUID
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from app.explain import Stored
 from app.heatmap import LEVELS, heat_map, level, page_policy, text_pieces
 from app.records import request_record
-from explainers.types import AtmanConfig, Attribution, Feature, Prompt, Span, Target, Text, TokenIds
+from explainers.pictures import grid
+from explainers.types import AtmanConfig, Attribution, Feature, Image, Prompt, Span, Target, Text, TokenIds
 from tests.app.conftest import Running
 
 EVIL = "<script>alert('x')</script> & \"quoted\"\n\n  two  blanks\t👩‍👧"
@@ -116,3 +119,19 @@ def test_policy_names_the_style_that_is_served() -> None:
     page = heat_map(stored((), "x", Attribution("atman", (), (Target("x"),), np.zeros((1, 0)))))
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     assert b64encode(hashlib.sha256(style.encode()).digest()).decode() in page_policy()
+
+
+def test_tiles_lie_over_their_image() -> None:
+    """The file is in the page once, however many targets there are."""
+    data = BytesIO()
+    Pillow.new("RGB", (90, 60), "red").save(data, "PNG")
+    features = tuple(Feature(f"tile {n}", 1, tile) for n, tile in enumerate(grid(3, 3)))
+    targets = (Target(" a", Span(0, 2)), Target(" b", Span(2, 4)))
+    values = np.array([np.linspace(-1, 1, 9)] * 2)
+    page = heat_map(
+        stored((Text("x"), Image(data.getvalue())), " a b", Attribution("atman", features, targets, values))
+    )
+    assert page.count("data:image/png;base64,") == 1 and page.count('<use href="#image2"/>') == 2
+    assert page.count("<rect") == 18
+    assert '<rect class="s p10" tabindex="0" x="60.0" y="40.0" width="30.0" height="20.0" data-score="+1">' in page
+    assert "img-src data:" in page_policy()

@@ -26,6 +26,7 @@ PROMPT: Prompt = (
     Text("a\x00b 👩‍👧 \u2028", (Control(Span(0, 2), 0.1, "complete"), Control(Span(1, 1), 1e-300))),
     TokenIds((3, 0, 7), (Control(2, 3.0),)),
     Image(bytes(range(256)), (Control(Tile(0.1, 0.2, 0.3, 1 / 3), 0.0, "partial"),)),
+    Image(b"other", cropped=True),
 )
 
 

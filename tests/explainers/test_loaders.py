@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from explainers.errors import ExplainerError, MissingCapability, UnreadableModel
 from explainers.language_model import LanguageModel
-from explainers.loaders import load_causal_lm
+from explainers.loaders import LOADERS, load_causal_lm, load_image_text_lm
 from tests import tiny_models
 
 
@@ -118,3 +118,99 @@ def test_models_can_be_loaded_at_the_same_time(tmp_path: Path) -> None:
     for model in loaded:
         network: Any = model.network
         assert network.lm_head.weight is network.get_input_embeddings().weight
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_image_text(tmp_path_factory.mktemp("models") / "llava")
+
+
+@pytest.fixture
+def images_folder(llava_folder: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(llava_folder, tmp_path / "image-model"))
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def test_an_image_text_model_is_tested_with_and_without_an_image(images_folder: Path) -> None:
+    model = load_image_text_lm(images_folder)
+    checks = model.facts["self_test"]
+    assert [check["name"].startswith("with an image") for check in checks] == [False] * 6 + [True] * 6
+    assert all(check["passed"] for check in checks)
+    assert model.reads_images
+    json.dumps(model.facts)
+
+
+def test_the_image_processor_belongs_to_the_digest(images_folder: Path) -> None:
+    before = load_image_text_lm(images_folder).digest
+    path = images_folder / "preprocessor_config.json"
+    processor = json.loads(path.read_text())
+    path.write_text(json.dumps(processor | {"image_mean": [0.1, 0.1, 0.1]}))
+    assert load_image_text_lm(images_folder).digest != before
+
+
+@pytest.mark.parametrize("change", ["missing", "broken", "unknown", "with code"])
+def test_without_a_known_image_processor_nothing_is_loaded(images_folder: Path, tmp_path: Path, change: str) -> None:
+    path = images_folder / "preprocessor_config.json"
+    processor = json.loads(path.read_text())
+    code = {"image_processor_type": "Theirs", "auto_map": {"AutoImageProcessor": "theirs.Processor"}}
+    (images_folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    texts = {
+        "missing": None,
+        "broken": "{",
+        "unknown": json.dumps({"image_processor_type": "Theirs"}),
+        "with code": json.dumps(processor | code),
+    }
+    path.unlink()
+    if texts[change] is not None:
+        path.write_text(str(texts[change]))
+    with pytest.raises(UnreadableModel, match="image processor"):
+        load_image_text_lm(images_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_wrong_kind_names_the_right_one(images_folder: Path, folder: Path) -> None:
+    with pytest.raises(UnreadableModel, match="image-text-lm"):
+        load_causal_lm(images_folder)
+    with pytest.raises(UnreadableModel, match="causal-lm"):
+        load_image_text_lm(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("mllama", "cross-attention"),
+        ("idefics2", "resampler"),
+        ("blip-2", "resampler"),
+        ("gemma3", "see later ones"),
+        ("paligemma", "see later ones"),
+        ("their_own", "known only for llava"),
+    ],
+)
+def test_images_without_known_places_are_refused(images_folder: Path, kind: str, reason: str) -> None:
+    with pytest.raises(MissingCapability, match=f"{kind} cannot be explained: .*{reason}"):
+        load_image_text_lm(configured(images_folder, model_type=kind))
+
+
+def test_a_llava_with_an_unknown_vision_tower_is_refused(images_folder: Path) -> None:
+    with pytest.raises(MissingCapability, match="vision tower pixtral"):
+        load_image_text_lm(configured(images_folder, vision_config={"model_type": "pixtral"}))
+
+
+def test_a_tower_that_makes_more_tokens_than_its_grid_has_is_refused(images_folder: Path) -> None:
+    """The class token of CLIP lies nowhere in the image."""
+    with pytest.raises(MissingCapability, match="37 tokens of an image where its grid has 36"):
+        load_image_text_lm(configured(images_folder, vision_feature_select_strategy="full"))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_decoders_are_refused(tmp_path: Path, family: str) -> None:
+    folder = tiny_models.save_encoder_decoder(tmp_path / family, family)
+    for load in LOADERS.values():
+        with pytest.raises(MissingCapability, match=f"{family} is an encoder-decoder"):
+            load(folder, None, None)

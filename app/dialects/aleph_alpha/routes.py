@@ -24,6 +24,7 @@ from app.errors import problems
 from app.jobs import Order, explain_or_submit, submit
 from app.models import list_loaded, load_model
 from explainers.errors import InvalidRequest, MissingCapability
+from explainers.language_model import LanguageModel
 
 DIALECT_LEVEL = "1.19.0"
 """The level of the vendor's API that is served, not the release of this server."""
@@ -157,22 +158,20 @@ async def version() -> str:
 async def models_available(server: ServerState, caller: Reader) -> Response:
     """The models that can be asked."""
     loaded = await list_loaded(server.explainer.database, server.explainer.runtime, caller.tenant)
-    return JsonResponse(
-        [available(entry.registration.name, entry.description, model.context_length) for entry, model in loaded]
-    )
+    return JsonResponse([available(entry.registration.name, entry.description, model) for entry, model in loaded])
 
 
-def available(name: str, description: str, context_length: int) -> dict[str, Any]:
+def available(name: str, description: str, model: LanguageModel) -> dict[str, Any]:
     return {
         "name": name,
         "description": description,
-        "max_context_size": context_length,
+        "max_context_size": model.context_length,
         "hostings": [],
-        "image_support": False,
+        "image_support": model.reads_images,
         "qa_support": False,
         "summarization_support": False,
         "embedding_types": [],
-        "maximum_completion_tokens": context_length,
+        "maximum_completion_tokens": model.context_length,
         "aligned": False,
     }
 

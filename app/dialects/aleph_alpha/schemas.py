@@ -135,10 +135,10 @@ class ImageItem(Wire):
     """An image of the prompt. It is never cropped: `x`, `y` and `size` are checked and have no effect."""
 
     type: Literal["image"] = Field(description="`image`.", examples=["image"])
-    data: str = Field(description="The image file (PNG, JPEG, ...) in base64.", examples=["iVBORw0KGgo="])
-    x: int | None = Field(None, description="Left edge of a square crop, in pixels.", examples=[0])
-    y: int | None = Field(None, description="Upper edge of a square crop, in pixels.", examples=[0])
-    size: int | None = Field(None, description="Side of a square crop, in pixels.", examples=[224])
+    data: str = Field(description="The image file (PNG, JPEG, WebP or BMP) in base64.", examples=["iVBORw0KGgo="])
+    x: int | None = Field(None, ge=0, description="Left edge of a square crop, in pixels.", examples=[0])
+    y: int | None = Field(None, ge=0, description="Upper edge of a square crop, in pixels.", examples=[0])
+    size: int | None = Field(None, ge=1, description="Side of a square crop, in pixels.", examples=[224])
     controls: Array[ImageControl] = Field([], description="Changes of attention to rectangles.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
@@ -148,7 +148,8 @@ class ImageItem(Wire):
             data = b64decode(self.data, validate=True)
         except ValueError:
             raise InvalidRequest("must be base64", f"{pointer}/data") from None
-        return Image(data, tuple(c.to_domain(f"{pointer}/controls/{i}") for i, c in enumerate(self.controls)))
+        controls = tuple(c.to_domain(f"{pointer}/controls/{i}") for i, c in enumerate(self.controls))
+        return Image(data, controls, cropped=self.size is not None)
 
 
 AnyItem = Annotated[TextItem | TokenIdsItem | ImageItem, Field(discriminator="type")]
