@@ -65,7 +65,7 @@ def faithfulness(
     ranked = np.argsort(-totals, kind="stable")
     generator = np.random.default_rng(seed)
     orders = [ranked, *(generator.permutation(len(ranked)) for _ in range(ORDERS))]
-    removed = _steps(len(ranked))
+    removed = steps(len(ranked))
     variants = [asked.base * _kept(shares[order[:count]]) for order in orders for count in removed]
     found = log_probabilities(model, asked.sequence, asked.base, variants, log_additive=True, checkpoint=checkpoint)
     check_finite(model, found.base, found.variants)
@@ -104,7 +104,7 @@ def _judged(drops: NDArray[np.float64], removed: Sequence[int], forwards: int, r
     )
 
 
-def _steps(pieces: int) -> tuple[int, ...]:
+def steps(pieces: int) -> tuple[int, ...]:
     """1, 2, 3, ... pieces; of many, numbers evenly apart, the first and all always among them."""
     if pieces <= STEPS:
         return tuple(range(1, pieces + 1))

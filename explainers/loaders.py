@@ -82,7 +82,7 @@ def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | Non
         separator,
         _facts(network),
         frozenset(mark for mark in marks if mark is not None),
-        _chat_template(folder),
+        chat=_chat_template(folder),
         eyes=pictures.Eyes(_image_processor(folder), config, family),
     )
     return _tested(model)

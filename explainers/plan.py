@@ -33,6 +33,7 @@ class Plan:
 
     model: LanguageModel
     sequence: TokenSequence
+    items: int  # of the prompt
     target: str
     config: AtmanConfig
     granularity: Granularity
@@ -59,7 +60,9 @@ def plan(
     rule = FactorRule(model, sequence, config.threshold, checkpoint)
     standing = rule.combine(resolve(sequence, prompt, config.overlap, checkpoint))
     variants = [rule.combine([chunk.factors], standing).factors for chunk in chunks]
-    return Plan(model, sequence, target, config, granularity, tuple(chunks), standing.factors, tuple(variants))
+    return Plan(
+        model, sequence, len(prompt), target, config, granularity, tuple(chunks), standing.factors, tuple(variants)
+    )
 
 
 def attribution(

@@ -16,19 +16,25 @@ from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, Scree
 class Method:
     """`attribute(model, prompt, target, config, checkpoint)` blocks until done; run it on the device thread.
 
-    `explain(plan, checkpoint)` does the same for a question that is planned already.
+    `explain(plan, checkpoint)` does the same for a question that is planned already. A method that runs a `gradient`
+    approximates; `exact` says whether it also runs passes for single chunks.
     """
 
     attribute: Callable[[LanguageModel, Prompt, str, Any, Checkpoint], Attribution]
     explain: Callable[[Plan, Checkpoint], Attribution]
     config: type[AtmanConfig]
-    approximate: bool = False
+    gradient: bool = False
+    exact: bool = True
     revision: int = 1
     """Raised when the method's numbers change, so that stored answers of the old ones are not served as new."""
+
+    @property
+    def approximate(self) -> bool:
+        return self.gradient
 
 
 METHODS: Mapping[str, Method] = {
     "atman": Method(atman.attribute, atman.explain, AtmanConfig),
-    "gradient": Method(gradient.attribute, gradient.explain, AtmanConfig, approximate=True),
-    "screened": Method(screened.attribute, screened.explain, ScreenedConfig, approximate=True),
+    "gradient": Method(gradient.attribute, gradient.explain, AtmanConfig, gradient=True, exact=False),
+    "screened": Method(screened.attribute, screened.explain, ScreenedConfig, gradient=True),
 }
