@@ -60,11 +60,19 @@ class Order:
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt of this process at a job: the task that answers, and how far it says it is."""
+    """An attempt of this process at a job: the task that answers, and how far it says it is.
+
+    Once it is `left` to others, its job goes back where it was.
+    """
 
     answering: asyncio.Task[UUID]
     done: int = 0
     total: int = 1
+    left: bool = False
+
+    def leave(self) -> None:
+        self.left = True
+        self.answering.cancel()
 
 
 class Jobs:
@@ -78,6 +86,7 @@ class Jobs:
         self.problem = problem
         self._attempts: dict[UUID, Attempt] = {}
         self._watched: set[asyncio.Task[None]] = set()
+        self._leaving = False
 
     @property
     def database(self) -> Database:
@@ -85,6 +94,8 @@ class Jobs:
 
     async def look(self, tenant: str, id: UUID) -> None:
         """Works on the job unless it is finished; raises `Later` when it must be looked at again."""
+        if self._leaving:
+            raise Later(0)
         async with self.database.transaction(tenant=tenant) as session:
             claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS)
             if claimed is None:
@@ -110,23 +121,27 @@ class Jobs:
                 if not attempt.answering.done() and not await self._beat(job, attempt):
                     attempt.answering.cancel()
             await self._settle(job, attempt)
-        except asyncio.CancelledError:  # this process is about to end
-            attempt.answering.cancel()
+        except asyncio.CancelledError:  # whoever runs this is about to end
+            attempt.leave()
             await asyncio.wait({attempt.answering})
-            await self._release(job, counted=False)
-            raise Later(0) from None
+            await self._settle(job, attempt)
         finally:
-            del self._attempts[job.id]
+            self._attempts.pop(job.id, None)
 
     def stop(self, id: UUID) -> None:
         """Stops work on a job that is no longer wanted; another process notices with its next heartbeat."""
         if id in self._attempts:
             self._attempts[id].answering.cancel()
 
+    def leave(self) -> None:
+        """Stops all work, for good; the jobs go back into the queue."""
+        self._leaving = True
+        for attempt in self._attempts.values():
+            attempt.leave()
+
     async def close(self) -> None:
-        """Lets go of the jobs that are watched beside the queue, so that others go on with them."""
-        for task in self._watched:
-            task.cancel()
+        """Stops all work, and waits until the jobs that are watched beside the queue are in it."""
+        self.leave()
         await asyncio.gather(*self._watched, return_exceptions=True)
 
     async def _work_quietly(self, job: Job, request: Record) -> None:
@@ -173,8 +188,11 @@ class Jobs:
             return True
 
     async def _settle(self, job: Job, attempt: Attempt) -> None:
-        """Writes down the outcome; an attempt that was stopped has none, for its row says why already."""
+        """Writes down the outcome. An attempt that was stopped has none: its row says why, unless it was left."""
         if attempt.answering.cancelled():
+            if attempt.left:
+                await self._release(job, counted=False)
+                raise Later(0)
             return
         error = attempt.answering.exception()
         problem = self.problem(error) if error is not None else {}

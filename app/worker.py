@@ -13,11 +13,9 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from procrastinate import App
-from procrastinate.exceptions import ConnectorException
 
 from app.jobs import BEAT_SECONDS, LOOK_AGAIN_SECONDS, STALE_SECONDS, Jobs
 from storage.database import Database
-from storage.errors import StorageError
 from storage.queue import QUEUE, Later, put_back_stalled, queue_of
 
 log = logging.getLogger(__name__)
@@ -35,6 +33,7 @@ async def working(jobs: Jobs) -> AsyncIterator[None]:
         yield
     finally:
         worker.cancel()
+        jobs.leave()
         await asyncio.wait({worker})
 
 
@@ -49,13 +48,14 @@ async def work(jobs: Jobs) -> None:
         try:
             async with queue_of(jobs.database, look).open_async() as queue:
                 await run(queue, jobs.database)
-        except (ConnectorException, StorageError) as error:
-            log.warning("the job worker lost the database: %s", type(error).__name__)
+            log.warning("the job worker ended and begins again: most likely it lost the database")
+        except Exception as error:  # noqa: BLE001 - the job loop
+            log.warning("the job worker ended and begins again: %s", type(error).__name__)
         await asyncio.sleep(RESTART_SECONDS)
 
 
 async def run(queue: App, database: Database) -> None:
-    """Looks at entries, and after those left behind, until the database is lost."""
+    """Looks at entries, and for those left behind, until the database is lost; a job under way is seen to its end."""
     watch = asyncio.create_task(put_back(queue, database))
     try:
         await queue.run_worker_async(
@@ -63,7 +63,6 @@ async def run(queue: App, database: Database) -> None:
             concurrency=1,
             install_signal_handlers=False,
             fetch_job_polling_interval=POLL_SECONDS,
-            shutdown_graceful_timeout=0,
             update_heartbeat_interval=BEAT_SECONDS,
             stalled_worker_timeout=STALE_SECONDS,
             delete_jobs="always",
@@ -79,7 +78,7 @@ async def put_back(queue: App, database: Database) -> None:
             count = await put_back_stalled(database, queue, STALE_SECONDS)
             if count:
                 log.warning("jobs whose worker has ended are looked at again: %s", count)
-        except StorageError as error:
+        except Exception as error:  # noqa: BLE001 - a job loop
             log.warning("the queue could not be searched for jobs left behind: %s", type(error).__name__)
         await asyncio.sleep(BEAT_SECONDS)
 

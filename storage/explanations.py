@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,13 +11,13 @@ from sqlalchemy import ColumnElement, bindparam, literal_column, select, true, t
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage.cursors import cursor_at, position
 from storage.database import Database, compiled
-from storage.errors import InvalidCursor, InvalidValue, NotFound
+from storage.errors import InvalidValue, NotFound
 from storage.ids import time_ordered
 from storage.tables import Explanation, Model
 from storage.values import json_text, plain
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_PAGE = 500
 NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
 ANSWER = (Explanation.id, Explanation.model_digest, Explanation.attribution, Explanation.seconds, Explanation.forwards)
@@ -144,7 +142,7 @@ async def page(
     query = select(*columns).where(*_conditions(model, kind, since, cursor)).order_by(*NEWEST_FIRST).limit(limit + 1)
     rows = tuple(Summary(*row) for row in await session.execute(query))
     more = len(rows) > limit
-    return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
+    return Page(rows[:limit], cursor_at(rows[limit - 1].created_at, rows[limit - 1].id) if more else None)
 
 
 def _conditions(
@@ -160,21 +158,5 @@ def _conditions(
             raise InvalidValue("`since` needs a time zone")
         conditions.append(Explanation.created_at >= since)
     if cursor is not None:
-        conditions.append(tuple_(Explanation.created_at, Explanation.id) < tuple_(*_position(cursor)))
+        conditions.append(tuple_(Explanation.created_at, Explanation.id) < tuple_(*position(cursor)))
     return conditions
-
-
-def _cursor(row: Summary) -> str:
-    """24 bytes, microseconds since 1970 and the id, as text."""
-    microseconds = (row.created_at - EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(microseconds.to_bytes(8) + row.id.bytes).decode()
-
-
-def _position(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        packed = base64.b64decode(cursor, altchars="-_", validate=True)
-        if len(packed) != 24:
-            raise InvalidCursor("not a cursor of this list")
-        return EPOCH + timedelta(microseconds=int.from_bytes(packed[:8])), UUID(bytes=packed[8:])
-    except (binascii.Error, ValueError, OverflowError):
-        raise InvalidCursor("not a cursor of this list") from None

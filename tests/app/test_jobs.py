@@ -114,7 +114,7 @@ async def test_answered_later_like_at_once(running: Running, path: str) -> None:
 async def test_a_stored_answer_will_do(running: Running) -> None:
     first = (await running.explain()).json()
     job = await submitted(running)
-    assert (await ended(running, job["id"]))["explanation"] == first["number"]
+    assert (await ended(running, job["id"]))["explanation"] == first["id"]
 
 
 async def test_what_cannot_be_asked_is_refused_at_once(running: Running) -> None:
