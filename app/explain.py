@@ -8,43 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-
 from app.device import Priority
 from app.flights import SingleFlight
-from app.models import registration_of
-from app.records import Record, attribution_from, attribution_record, digest_of, request_record
+from app.forecasts import Rates
+from app.models import find_model, registration_of
+from app.questions import Forecast, Question, answer, forecast
+from app.records import attribution_from, attribution_record
 from app.refusals import NotFound, UnknownModel
 from app.runtime import Registration, Runtime
-from explainers.errors import InvalidRequest, MissingCapability
+from explainers.errors import MissingCapability
 from explainers.registry import METHODS
-from explainers.types import AtmanConfig, Attribution, Prompt
+from explainers.types import Attribution
 from storage import errors as storage_errors
 from storage import explanations
 from storage.database import Database
 
 KIND = "completion"
-
-
-@dataclass(frozen=True)
-class Question:
-    """Why did the model say `target` after `prompt`?"""
-
-    model: str
-    prompt: Prompt
-    target: str
-    config: AtmanConfig
-    method: str = "atman"
-
-    @cached_property
-    def record(self) -> Record:
-        return request_record(self.method, self.prompt, self.target, self.config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +40,16 @@ class Explained:
     attribution: Attribution
     seconds: float
     forwards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasted:
+    """`seconds` is None as long as no answer of this model has been timed."""
+
+    model_digest: str
+    method: str
+    forecast: Forecast
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +78,7 @@ class Explainer:
     runtime: Runtime
     flights: SingleFlight[Explained]
     deadline: float | None
+    rates: Rates = field(default_factory=Rates)
 
 
 async def explain_completion(
@@ -100,18 +95,17 @@ async def explain_completion(
     `id` is what a new one is stored under, unless somebody else's is on its way already.
     Raises `UnknownModel`, `QueueFull`, `StillRunning`, and what the method says about the question.
     """
-    if question.method not in METHODS:
-        raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
-    key = request_key(question)
+    check_method(question)
+    key = question.key
     registration, stored = await look_up(explainer.database, tenant, question, key)
     if stored is not None and not fresh:
         return stored
     new = id or explanations.new_id()
 
     async def compute_and_store(priority: Priority) -> Explained:
-        answer = await compute(explainer.runtime, registration, question, new, priority)
-        await store(explainer.database, registration, question, answer, key)
-        return answer
+        explained = await compute(explainer, registration, question, new, priority)
+        await store(explainer.database, registration, question, explained, key)
+        return explained
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
     flight = (tenant, registration, key, fresh)
@@ -135,44 +129,52 @@ def answer_from(row: Any) -> Explained:
 
 
 async def compute(
-    runtime: Runtime, registration: Registration, question: Question, new: UUID, priority: Priority
+    explainer: Explainer, registration: Registration, question: Question, new: UUID, priority: Priority
 ) -> Explained:
-    """Runs the method on the device thread."""
-    model = await runtime.model(registration)
-    method = METHODS[question.method]
-    attribution = await runtime.run(
-        lambda checkpoint: method.attribute(model, question.prompt, question.target, question.config, checkpoint),
-        priority,
-    )
-    if method.approximate:
-        attribution = replace(attribution, facts={**attribution.facts, "approximate": True})
-    if not np.isfinite(attribution.values).all():
-        raise InvalidRequest("the scores of this request are not finite numbers")
-    seconds, forwards = attribution.facts.get("seconds", 0.0), attribution.facts.get("forwards", 0)
-    return Explained(new, model.digest, attribution, float(seconds), int(forwards))
+    """Answers on the device thread."""
+    model = await explainer.runtime.model(registration)
+    attribution = await explainer.runtime.run(lambda checkpoint: answer(model, question, checkpoint), priority)
+    facts = attribution.facts
+    explainer.rates.note(speed_of(registration, question), facts["operations"], facts["explaining_seconds"])
+    return Explained(new, model.digest, attribution, float(facts["seconds"]), int(facts["forwards"]))
+
+
+async def forecast_completion(explainer: Explainer, tenant: str, question: Question) -> Forecasted:
+    """What answering would take; nothing is run, and nothing stored."""
+    check_method(question)
+    registration = registration_of(await find_model(explainer.database, tenant, question.model))
+    model = await explainer.runtime.model(registration)
+    found = await explainer.runtime.run(lambda _: forecast(model, question))
+    seconds = explainer.rates.seconds(speed_of(registration, question), found.cost.operations)
+    return Forecasted(model.digest, question.method, found, seconds)
+
+
+def speed_of(registration: Registration, question: Question) -> tuple[object, ...]:
+    """What answers must have in common for the time of one to tell that of another."""
+    return (*registration.weights, question.method)
+
+
+def check_method(question: Question) -> None:
+    if question.method not in METHODS:
+        raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
 
 
 async def store(
-    database: Database, registration: Registration, question: Question, answer: Explained, key: bytes
+    database: Database, registration: Registration, question: Question, explained: Explained, key: bytes
 ) -> None:
     await explanations.add(
         database,
         registration.tenant,
-        id=answer.id,
+        id=explained.id,
         kind=KIND,
         model=registration.name,
-        model_digest=answer.model_digest,
+        model_digest=explained.model_digest,
         request_key=key,
         request=question.record,
-        attribution=attribution_record(answer.attribution),
-        seconds=answer.seconds,
-        forwards=answer.forwards,
+        attribution=attribution_record(explained.attribution),
+        seconds=explained.seconds,
+        forwards=explained.forwards,
     )
-
-
-def request_key(question: Question) -> bytes:
-    """The name of a canonical question to a revision of a method; with exact weights it names one computation."""
-    return digest_of(METHODS[question.method].revision, question.record)
 
 
 async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:

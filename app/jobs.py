@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from app.explain import Explained, Explainer, Question, explain_completion
+from app.explain import Explained, Explainer, explain_completion
 from app.models import find_model
-from app.records import Record, request_from
+from app.questions import Question, question_from
+from app.records import Record
 from app.refusals import Conflict, NotFound, QueueFull, ShuttingDown, StillRunning, WorkerLost
 from storage import errors as storage_errors
 from storage import explanations
@@ -218,8 +219,7 @@ class Jobs:
 async def answer_question(explainer: Explainer, job: Job, request: Record, progress: Progress) -> UUID:
     """Explains as a request would, behind all requests that wait."""
     progress(0, 1)
-    method, prompt, target, config = request_from(request["question"])
-    question = Question(job.model, prompt, target, config, method)
+    question = question_from(job.model, request["question"])
     fresh = request["fresh"]
     answer = await explain_completion(explainer, job.tenant_id, question, fresh=fresh, nice=True, id=job.id)
     progress(1, 1)

@@ -29,6 +29,7 @@ from explainers.types import (
     Text,
     Tile,
     TokenIds,
+    Turn,
 )
 
 Record: TypeAlias = dict[str, Any]
@@ -66,7 +67,7 @@ def item_record(item: Item) -> Record:
     controls = [control_record(control) for control in item.controls]
     match item:
         case Text():
-            return {"type": "text", "data": item.data, "controls": controls}
+            return {"type": "text", "data": item.data, "controls": controls} | turn_record(item)
         case TokenIds():
             return {"type": "token_ids", "data": list(item.ids), "controls": controls}
         case Image():
@@ -78,11 +79,15 @@ def item_from(record: Mapping[str, Any]) -> Item:
     controls = tuple(control_from(control) for control in record["controls"])
     match record["type"]:
         case "text":
-            return Text(record["data"], controls)
+            return Text(record["data"], controls, Turn(**record["turn"]) if "turn" in record else None)
         case "token_ids":
             return TokenIds(tuple(record["data"]), controls)
         case _:
             return Image(b64decode(record["data"]), controls, record.get("cropped", False))
+
+
+def turn_record(text: Text) -> Record:
+    return {} if text.turn is None else {"turn": asdict(text.turn)}
 
 
 def control_record(control: Control) -> Record:

@@ -79,7 +79,7 @@ async def test_null_means_default(running: Running) -> None:
     optional = (
         "hosting", "control_factor", "contextual_control_threshold", "control_log_additive", "postprocessing",
         "normalize", "prompt_granularity", "target_granularity", "control_token_overlap", "method", "fresh",
-        "evaluate", "uncertainty", "dry_run", "generate", "tags", "unknown",
+        "evaluate", "uncertainty", "dry_run", "generate", "messages", "exact_scores", "tags", "unknown",
     )  # fmt: skip
     plain = await running.explain()
     nulls = await running.explain(**dict.fromkeys(optional))
@@ -151,10 +151,24 @@ async def test_token_overlap_of_a_control_wins(running: Running) -> None:
         ({"target_granularity": "word"}, "INVALID_REQUEST", "/target_granularity"),
         ({"control_token_overlap": "half"}, "INVALID_REQUEST", "/control_token_overlap"),
         ({"method": "sorcery"}, "MISSING_CAPABILITY", "/method"),
-        ({"evaluate": True}, "MISSING_CAPABILITY", "/evaluate"),
-        ({"uncertainty": True}, "MISSING_CAPABILITY", "/uncertainty"),
-        ({"dry_run": True}, "MISSING_CAPABILITY", "/dry_run"),
-        ({"generate": {}, "target": None}, "MISSING_CAPABILITY", "/generate"),
+        ({"method": 7}, "INVALID_REQUEST", "/method"),
+        ({"method": "screened", "exact_scores": 0}, "INVALID_REQUEST", "/exact_scores"),
+        ({"exact_scores": 2.0}, "INVALID_REQUEST", "/exact_scores"),
+        ({"evaluate": 1}, "INVALID_REQUEST", "/evaluate"),
+        ({"uncertainty": "true"}, "INVALID_REQUEST", "/uncertainty"),
+        ({"dry_run": []}, "INVALID_REQUEST", "/dry_run"),
+        ({"dry_run": True, "generate": {}, "target": None}, "INVALID_REQUEST", "/dry_run"),
+        ({"dry_run": True, "target": None}, "INVALID_REQUEST", "/target"),
+        ({"generate": True, "target": None}, "INVALID_REQUEST", "/generate"),
+        ({"generate": {"maximum_tokens": 0}, "target": None}, "INVALID_REQUEST", "/generate/maximum_tokens"),
+        ({"generate": {"maximum_tokens": True}, "target": ""}, "INVALID_REQUEST", "/generate/maximum_tokens"),
+        ({"generate": {"temperature": -1}, "target": ""}, "INVALID_REQUEST", "/generate/temperature"),
+        ({"generate": {"stop_sequences": [""]}, "target": ""}, "INVALID_REQUEST", "/generate/stop_sequences/0"),
+        ({"generate": {"maximum_tokens": 999}, "target": ""}, "CONTEXT_LENGTH_EXCEEDED", "/generate/maximum_tokens"),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "INVALID_REQUEST", "/messages"),
+        ({"prompt": None, "messages": []}, "INVALID_REQUEST", "/messages"),
+        ({"prompt": None, "messages": [{"role": "god", "content": ""}]}, "INVALID_REQUEST", "/messages/0/role"),
+        ({"prompt": None, "messages": [{"role": "user"}]}, "INVALID_REQUEST", "/messages/0/content"),
         ({"prompt": "Oslo " * 300}, "CONTEXT_LENGTH_EXCEEDED", "/prompt"),
     ],
 )

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.explain import Explained
+from app.explain import Explained, Forecasted
 from explainers.types import Attribution, Feature, Image, Prompt, Span, Text, Tile
 
 Score = dict[str, Any] | float
 
+EXTRAS = ("approximate", "completion", "faithfulness", "warnings")
+"""Facts that stand in the answer where there are any."""
 
-class TextScore(BaseModel):
+
+class ScoreFacts(BaseModel):
+    """What else is known of a score, where it was asked for."""
+
+    uncertainty: float | None = Field(
+        None,
+        description="With `uncertainty`: how much of the score is rounding of the model's arithmetic.",
+        examples=[0.0004],
+    )
+    below_noise: bool | None = Field(
+        None, description="True when the score is no larger than its `uncertainty`; else absent.", examples=[True]
+    )
+    exact: bool | None = Field(
+        None, description="With method `screened`: whether this score is exact.", examples=[True]
+    )
+
+
+class TextScore(ScoreFacts):
     start: int = Field(description="First character, relative to the item (code points).", examples=[0])
     length: int = Field(description="Number of characters.", examples=[18])
     score: float = Field(description="Nats by which the piece supports the target; negative: hinders.", examples=[1.84])
@@ -26,7 +46,7 @@ class TileRectangle(BaseModel):
     height: float = Field(description="Height, 0 to 1 of the whole image.", examples=[0.5])
 
 
-class ImageScore(BaseModel):
+class ImageScore(ScoreFacts):
     rect: TileRectangle = Field(description="The tile.")
     score: float = Field(description="Nats by which the tile supports the target.", examples=[0.4])
 
@@ -39,11 +59,62 @@ class ItemScores(BaseModel):
         description="Text and target: characters and score. token_ids: one number per id. Image: tiles and score.",
         examples=[[{"start": 0, "length": 18, "score": 1.84}]],
     )
+    uncertainty: list[float] | None = Field(
+        None, description="With `uncertainty`, of a token_ids item: that of each score.", examples=[[0.0004]]
+    )
+    exact: list[bool] | None = Field(
+        None, description="With method `screened`, of a token_ids item: that of each score.", examples=[[True]]
+    )
+    message: int | None = Field(None, description="Of a chat: the number of the message, from 0.", examples=[1])
+    role: str | None = Field(None, description="Of a chat: who says it.", examples=["user"])
+    name: str | None = Field(None, description="Of a chat: what the part is called.", examples=["atlas, page 7"])
 
 
 class TargetExplanation(BaseModel):
     target: str = Field(description="The whole target, or one of its tokens.", examples=[" Norway"])
     items: list[ItemScores] = Field(description="One per prompt item in order, then the target.")
+
+
+class FaithfulnessResponse(BaseModel):
+    """What happened to the target when the top-scored pieces were removed together."""
+
+    score: float | None = Field(
+        description="(area - mean random area) / (largest area - mean random area). 1: the first piece was all that "
+        "mattered; 0: no better than chance; null: no order could be told from another.",
+        examples=[0.82],
+    )
+    removed: list[int] = Field(description="How many pieces were removed at each step.", examples=[[1, 2, 3]])
+    drops: list[float] = Field(
+        description="By how many nats the target's log-probability was lower then, highest score first.",
+        examples=[[2.4, 2.5, 2.6]],
+    )
+    random_drops: list[float] = Field(description="The mean over the random orders.", examples=[[0.9, 1.8, 2.6]])
+    area: float = Field(description="The mean of `drops`.", examples=[2.5])
+    random_areas: list[float] = Field(description="The same for each random order.", examples=[[1.5, 1.9, 2.0, 1.6]])
+    largest_area: float = Field(description="The largest drop seen.", examples=[2.6])
+    forwards: int = Field(description="Passes through the model that the test took.", examples=[3])
+    rows: int = Field(description="Rows of these passes.", examples=[420])
+
+
+class DryRunResponse(BaseModel):
+    """What an answer would take; nothing was run."""
+
+    dry_run: Literal[True] = Field(description="Always true.", examples=[True])
+    model_version: str = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
+    method: str = Field(description="How it would be computed.", examples=["atman"])
+    granularity: str = Field(description="Into what the prompt would be cut.", examples=["sentence"])
+    prompt_tokens: int = Field(description="Tokens of the prompt.", examples=[16])
+    target_tokens: int = Field(description="Tokens of the target.", examples=[1])
+    chunks: int = Field(description="Pieces that would get a score.", examples=[3])
+    forwards: int = Field(description="Passes forwards, at most.", examples=[2])
+    backwards: int = Field(description="Passes backwards, at most.", examples=[0])
+    rows: int = Field(description="Rows of these passes, at most.", examples=[51])
+    bytes: int = Field(description="Memory beyond the weights, estimated.", examples=[4194304])
+    seconds: float | None = Field(
+        description="Time it would take, by that of similar answers of this model since the server started; null "
+        "before the first.",
+        examples=[0.021],
+    )
 
 
 class ExplainResponse(BaseModel):
@@ -62,6 +133,10 @@ class ExplainResponse(BaseModel):
     approximate: bool | None = Field(
         None, description="True when the method approximates; else absent.", examples=[True]
     )
+    completion: str | None = Field(
+        None, description="With `generate`: what the model said and what is explained.", examples=[" Norway"]
+    )
+    faithfulness: FaithfulnessResponse | None = Field(None, description="With `evaluate`: a test of the scores.")
     warnings: list[str] | None = Field(
         None, description="What was accepted without effect; absent when empty.", examples=[["x has no effect"]]
     )
@@ -100,24 +175,79 @@ def explain_answer(answer: Explained, prompt: Prompt) -> dict[str, Any]:
         "seconds": answer.seconds,
         "forwards": answer.forwards,
     }
-    extra = {"approximate": attribution.facts.get("approximate"), "warnings": attribution.facts.get("warnings")}
-    return body | {name: value for name, value in extra.items() if value}
+    facts = attribution.facts
+    return body | {name: facts[name] for name in EXTRAS if facts.get(name)}
+
+
+def dry_run_answer(found: Forecasted) -> dict[str, Any]:
+    asked, cost = found.forecast.plan, found.forecast.cost
+    return {
+        "dry_run": True,
+        "model_version": found.model_digest,
+        "method": found.method,
+        "granularity": asked.granularity,
+        "prompt_tokens": len(asked.sequence.prompt),
+        "target_tokens": len(asked.sequence.target),
+        "chunks": len(asked.chunks),
+        "forwards": cost.forwards,
+        "backwards": cost.backwards,
+        "rows": cost.rows,
+        "bytes": cost.bytes,
+        "seconds": found.seconds,
+    }
 
 
 def explanations_of(attribution: Attribution, prompt: Prompt) -> list[dict[str, Any]]:
     """One per target: the scores of each prompt item, then those of the target tokens before this one."""
     columns = columns_by_item(attribution.features, len(prompt))
     rows: list[list[float]] = (attribution.values + 0.0).tolist()  # T x F; a negative zero becomes zero
+    notes = notes_of(attribution)
     explanations = []
     for position, (target, row) in enumerate(zip(attribution.targets, rows, strict=True)):
-        items = [
-            {"type": type_of(item), "scores": [score_of(attribution.features[column], row[column]) for column in mine]}
-            for item, mine in zip(prompt, columns, strict=False)
-        ]
-        earlier = columns[-1][:position]  # target token j explains only those after it
-        scores = [score_of(attribution.features[column], row[column]) for column in earlier]
-        explanations.append({"target": target.text, "items": [*items, {"type": "target", "scores": scores}]})
+        columns_shown = [*columns[:-1], columns[-1][:position]]  # target token j explains only those after it
+        items = []
+        for item, mine in zip([*prompt, None], columns_shown, strict=True):
+            scores = [score_of(attribution.features[column], row[column]) for column in mine]
+            items.append({"type": type_of(item), "scores": scores} | turn_of(item))
+            for column, score in zip(mine, scores, strict=True) if notes else ():
+                note(items[-1], score, notes[position][column])
+        explanations.append({"target": target.text, "items": items})
     return explanations
+
+
+def notes_of(attribution: Attribution) -> list[list[dict[str, Any]]]:  # T x F
+    """What else is to be said of each score; nothing at all in most cases."""
+    exact = attribution.facts.get("exact")
+    floor = None if attribution.uncertainty is None else attribution.uncertainty.tolist()
+    if exact is None and floor is None:
+        return []
+    notes: list[list[dict[str, Any]]] = [[{} for _ in attribution.features] for _ in attribution.targets]
+    for row, of_row in enumerate(notes):
+        for column, about in enumerate(of_row):
+            if floor is not None:
+                about["uncertainty"] = floor[row][column]
+                if abs(attribution.values[row, column]) <= floor[row][column]:
+                    about["below_noise"] = True
+            if exact is not None:
+                about["exact"] = exact[column]
+    return notes
+
+
+def note(item: dict[str, Any], score: Score, about: Mapping[str, Any]) -> None:
+    """Writes it into the score; beside the bare numbers of a token_ids item, as lists."""
+    if isinstance(score, dict):
+        score |= about
+        return
+    for name in ("uncertainty", "exact"):
+        if name in about:
+            item.setdefault(name, []).append(about[name])
+
+
+def turn_of(item: object) -> dict[str, Any]:
+    """Which message of a chat it is, if it is one."""
+    if not isinstance(item, Text) or item.turn is None:
+        return {}
+    return {name: value for name, value in asdict(item.turn).items() if value is not None}
 
 
 def columns_by_item(features: Sequence[Feature], items: int) -> list[list[int]]:
@@ -129,6 +259,8 @@ def columns_by_item(features: Sequence[Feature], items: int) -> list[list[int]]:
 
 
 def type_of(item: object) -> str:
+    if item is None:
+        return "target"
     return "text" if isinstance(item, Text) else "image" if isinstance(item, Image) else "token_ids"
 
 

@@ -14,13 +14,17 @@ from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ReaderOrAs
 from app.dialects.aleph_alpha.answers import (
     AvailableModel,
     DetokenizeResponse,
+    DryRunResponse,
     ExplainResponse,
     TokenizeResponse,
+    dry_run_answer,
     explain_answer,
 )
 from app.dialects.aleph_alpha.completion_routes import completion_routes
-from app.dialects.aleph_alpha.schemas import DetokenizeRequest, ExplainRequest, NotServedYet, TokenizeRequest
+from app.dialects.aleph_alpha.explain_schemas import ExplainRequest
+from app.dialects.aleph_alpha.schemas import DetokenizeRequest, NotServedYet, TokenizeRequest
 from app.errors import problems
+from app.explain import forecast_completion
 from app.jobs import Order, explain_or_submit, submit
 from app.models import list_loaded, load_model
 from explainers.errors import InvalidRequest, MissingCapability
@@ -69,6 +73,24 @@ ExplainBody = Annotated[
                     "normalize": True,
                 },
             },
+            "quick and tested": {
+                "summary": "Approximately, in one pass each way, and how well the scores stand a test",
+                "value": {
+                    "model": "demo-lm",
+                    "prompt": SENTENCES,
+                    "target": " Norway",
+                    "method": "gradient",
+                    "evaluate": True,
+                },
+            },
+            "its own words": {
+                "summary": "Let the model go on, then ask where that comes from",
+                "value": {"model": "demo-lm", "prompt": SENTENCES, "generate": {"maximum_tokens": 4}},
+            },
+            "dry run": {
+                "summary": "What would it take?",
+                "value": {"model": "demo-lm", "prompt": SENTENCES, "target": " Norway", "dry_run": True},
+            },
         }
     ),
 ]
@@ -102,7 +124,7 @@ def routes() -> APIRouter:
         "/explain",
         summary="Explain a completion",
         responses=ACCEPTED | problems(*EVERY, 409, 503),
-        response_model=ExplainResponse,
+        response_model=ExplainResponse | DryRunResponse,
     )(explain)
     keyed.post("/tokenize", summary="Tokenize a text", responses=problems(*EVERY), response_model=TokenizeResponse)(
         tokenize
@@ -142,6 +164,9 @@ async def explain(
     deadline goes on as the job that the 409 names.
     """
     order = Order(body.to_domain(), body.fresh)
+    if body.dry_run:
+        found = forecast_completion(server.explainer, caller.tenant, order.question)
+        return JsonResponse(dry_run_answer(await while_connected(request, found)))
     if prefers_async(prefer):
         return accepted(await submit(server.jobs, caller.tenant, order))
     answer = await while_connected(

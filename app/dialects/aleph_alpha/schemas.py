@@ -8,31 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from app.explain import Question
 from app.wire import Array, Count, ModelName, Number, Wire
-from explainers.errors import InvalidRequest, MissingCapability
+from explainers.errors import InvalidRequest
 from explainers.types import (
-    AtmanConfig,
     Control,
     Image,
     Item,
     Overlap,
-    Postprocessing,
     Prompt,
     Span,
-    TargetGranularity,
     Text,
     Tile,
     TokenIds,
 )
-from explainers.types import Granularity as GranularityName
-
-NOT_SERVED_YET = {
-    "evaluate": "a faithfulness evaluation",
-    "uncertainty": "uncertainty of scores",
-    "dry_run": "a dry run",
-}
-"""Members of /explain that ask for what no release serves yet: refused, never silently ignored."""
 
 Factor = Annotated[
     Number,
@@ -173,107 +161,6 @@ PromptItems = Annotated[
 
 def prompt_from(items: Sequence[TextItem | TokenIdsItem | ImageItem]) -> Prompt:
     return tuple(item.to_domain(f"/prompt/{index}") for index, item in enumerate(items))
-
-
-class PromptGranularity(Wire):
-    """Into what pieces the prompt is cut."""
-
-    type: GranularityName = Field(
-        description="`token`, `word`, `sentence` (Unicode rules), `paragraph` (empty lines) or `custom` (at every "
-        "`delimiter`).",
-        examples=["sentence"],
-    )
-    delimiter: str | None = Field(
-        None, description="Where `custom` cuts; not empty. Ignored with the other types.", examples=[","]
-    )
-
-
-class ExplainRequest(Wire):
-    """Which parts of the prompt made the model say the target?"""
-
-    model: ModelName
-    prompt: PromptItems
-    target: str | None = Field(None, description="The output to explain; required and not empty.", examples=[" Norway"])
-    hosting: str | None = Field(None, description="Accepted for the vendor's client; no effect.", examples=[None])
-    control_factor: Factor = Field(0.1, description="What attention to each piece is multiplied with in turn.")
-    contextual_control_threshold: Annotated[Number, Field(ge=-1, le=1)] | None = Field(
-        None,
-        description="When set, tokens whose embedding has at least this cosine similarity are changed along.",
-        examples=[None],
-    )
-    control_log_additive: StrictBool = Field(
-        True,
-        description="True: log(factor) is added to the attention scores. False: their distance to the row's minimum is "
-        "multiplied.",
-        examples=[True],
-    )
-    postprocessing: Postprocessing = Field(
-        "none",
-        description="Applied to the score of each target token: `none`, `absolute` or `square`.",
-        examples=["none"],
-    )
-    normalize: StrictBool = Field(
-        False, description="Min-max scaling to 0..1 over all scores of an explanation.", examples=[False]
-    )
-    prompt_granularity: PromptGranularity | None = Field(
-        None,
-        description="Into what pieces the prompt is cut; null: the granularity that gives nearest to thirty pieces.",
-        examples=[{"type": "sentence"}],
-    )
-    target_granularity: TargetGranularity = Field(
-        "complete",
-        description="`complete`: one explanation of the whole target. `token`: one for each of its tokens.",
-        examples=["complete"],
-    )
-    control_token_overlap: Overlap = Field(
-        "partial",
-        description="How tokens partly inside a piece or control count: by their share, or fully (`complete`).",
-        examples=["partial"],
-    )
-    method: str = Field(
-        "atman", description="How to explain. `atman`: attention suppression, exact.", examples=["atman"]
-    )
-    fresh: StrictBool = Field(
-        False, description="True: compute anew even when the answer to this very request is stored.", examples=[False]
-    )
-    evaluate: StrictBool = Field(False, description="Reserved: true is refused until it is served.", examples=[False])
-    uncertainty: StrictBool = Field(
-        False, description="Reserved: true is refused until it is served.", examples=[False]
-    )
-    dry_run: StrictBool = Field(False, description="Reserved: true is refused until it is served.", examples=[False])
-    generate: dict[str, Any] | None = Field(
-        None, description="Reserved: a completion by the server; refused until it is served.", examples=[None]
-    )
-
-    def to_domain(self) -> Question:
-        self._refuse_unserved()
-        if not self.target:
-            raise InvalidRequest("must be a non-empty string", "/target")
-        return Question(self.model, prompt_from(self.prompt), self.target, self._config(), self.method)
-
-    def _refuse_unserved(self) -> None:
-        for name, words in NOT_SERVED_YET.items():
-            if getattr(self, name):
-                raise MissingCapability(f"{words} is not served yet", f"/{name}")
-        if self.generate is not None:
-            raise MissingCapability("completing before explaining is not served yet", "/generate")
-
-    def _config(self) -> AtmanConfig:
-        granularity = self.prompt_granularity
-        delimiter = granularity.delimiter if granularity is not None and granularity.type == "custom" else None
-        if granularity is not None and granularity.type == "custom" and not delimiter:
-            raise InvalidRequest("must be a non-empty string with type custom", "/prompt_granularity/delimiter")
-        return AtmanConfig(
-            control_factor=self.control_factor,
-            log_additive=self.control_log_additive,
-            threshold=self.contextual_control_threshold,
-            granularity=None if granularity is None else granularity.type,
-            delimiter=delimiter,
-            target_granularity=self.target_granularity,
-            overlap=self.control_token_overlap,
-            postprocessing=self.postprocessing,
-            normalize=self.normalize,
-        )
 
 
 class TokenizeRequest(Wire):
