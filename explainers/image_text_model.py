@@ -74,6 +74,7 @@ class ImageTextModel(LanguageModel):
     def inputs(self, sequence: TokenSequence) -> Inputs:
         ids = torch.tensor(sequence.read, device=self.device)
         visual = ids == self.image_token
+        visual[len(sequence.start) + len(sequence.prompt) :] = False  # a model may well say the mark of an image
         with torch.no_grad():
             embeddings = self.network.get_input_embeddings()(ids)
             if not sequence.pictures:

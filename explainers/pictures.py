@@ -30,14 +30,14 @@ class Picture:
 
 
 def grid(rows: int, columns: int) -> tuple[Tile, ...]:
-    """Rectangles of equal size, row by row from the top left, that cover 0..1 exactly."""
-    down = [row / rows for row in range(rows + 1)]
-    across = [column / columns for column in range(columns + 1)]
-    return tuple(
-        Tile(across[column], down[row], across[column + 1] - across[column], down[row + 1] - down[row])
-        for row in range(rows)
-        for column in range(columns)
-    )
+    """Rectangles of equal size, row by row from the top left; the last ones end at exactly 1."""
+    return tuple(Tile(left, top, width, height) for top, height in _divided(rows) for left, width in _divided(columns))
+
+
+def _divided(parts: int) -> list[tuple[float, float]]:
+    """Start and length of each part of 0..1; lengths are not rounded down, so that whole pixels stay whole."""
+    starts = [part / parts for part in range(parts)]
+    return [*((start, 1 / parts) for start in starts[:-1]), (starts[-1], 1 - starts[-1])]
 
 
 @dataclass(frozen=True, slots=True)

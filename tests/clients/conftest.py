@@ -26,10 +26,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(model_folder: Path) -> Iterator[Server]:
+def vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_image_text(tmp_path_factory.mktemp("model") / "tiny-vision")
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, vision_folder: Path) -> Iterator[Server]:
+    models = {"tiny-lm": (model_folder, "causal-lm"), "tiny-vision": (vision_folder, "image-text-lm")}
     with reachable_folder() as data_dir:
-        added = whence(data_dir, "models", "add", "tiny-lm", str(model_folder), "--kind", "causal-lm", "--json")
-        assert objects(added)[0]["name"] == "tiny-lm"
+        for name, (folder, kind) in models.items():
+            added = whence(data_dir, "models", "add", name, str(folder), "--kind", kind, "--json")
+            assert objects(added)[0]["name"] == name
         with running(data_dir, WHENCE_API_KEY=SECRET) as server:
             yield server
 

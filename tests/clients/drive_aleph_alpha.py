@@ -4,9 +4,12 @@ python drive_aleph_alpha.py SCENE HOST TOKEN
 """
 
 import asyncio
+import base64
 import json
 import sys
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 
 from aleph_alpha_client import (
     AsyncClient,
@@ -17,6 +20,7 @@ from aleph_alpha_client import (
     ExplanationPostprocessing,
     ExplanationRequest,
     Image,
+    ImageControl,
     Prompt,
     PromptGranularity,
     TargetGranularity,
@@ -32,6 +36,11 @@ TEXT = "Anna lives in Oslo. Ben lives in Rome.\n\nAnna lives in"
 TARGET = " Oslo."
 PROMPT = Prompt.from_text(TEXT)
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # a PNG
+# A bitmap of 36 x 24 pixels, made here since this environment need not draw.
+PIXELS = b"".join(bytes((x * 7 % 256, y * 10 % 256, 200 if x < 12 else 20)) for y in range(24) for x in range(36))
+SIZES = (54 + len(PIXELS), 0, 54, 40, 36, 24)
+HEAD = b"BM" + b"".join(number.to_bytes(4, "little") for number in SIZES) + b"\x01\x00\x18\x00" + bytes(24)
+PICTURE = base64.b64encode(HEAD + PIXELS).decode()
 
 
 def asked(prompt=PROMPT, target=TARGET, **options):
@@ -162,6 +171,43 @@ def unknown_model(client):
         return caught(error)
 
 
+def images(client):
+    """The same image as bytes, as a file, cropped, and with controls; scores also in pixels."""
+    data = base64.b64decode(PICTURE)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.bmp"
+        path.write_bytes(data)
+        sources = {
+            "bytes": Image.from_image_source(data),
+            "path": Image.from_image_source(path),
+            "name": Image.from_image_source(str(path)),
+            "cropped": Image.from_file_with_cropping(str(path), 2, 3, 10),
+            "removed": Image.from_image_source(data, [ImageControl(0, 0, 1, 1, 0.0)]),
+            "complete": Image.from_image_source(
+                data, [ImageControl(0.1, 0.1, 0.3, 0.2, 0.5, ControlTokenOverlap.Complete)]
+            ),
+        }
+    found = {}
+    for name, image in sources.items():
+        prompt = Prompt([Text.from_text("Anna lives in"), image])
+        answer = client.explain(asked(prompt, prompt_granularity=SENTENCE), model="tiny-vision")
+        found[name] = asdict(answer)
+        found[f"{name}, in pixels"] = asdict(answer.with_image_prompt_items_in_pixels(prompt))
+    return found
+
+
+def no_image(client):
+    """One call each, whatever is wrong with the image."""
+    damaged = {"text": b"hello", "cut off": base64.b64decode(PICTURE)[:99], "empty": b""}
+    found = {}
+    for name, data in damaged.items():
+        try:
+            client.explain(asked(Prompt([Image.from_image_source(data)])), model="tiny-vision")
+        except ValueError as error:
+            found[name] = caught(error)
+    return found
+
+
 def around(client):
     client.validate_version()
     tokenizer = client.tokenizer(MODEL)
@@ -202,6 +248,8 @@ SCENES = {
     "refused": with_sync(refused),
     "refused, async": with_async(refused_async),
     "unknown model": with_sync(unknown_model),
+    "images": with_sync(images),
+    "no image": with_sync(no_image),
     "around": with_sync(around),
     "around, async": with_async(around_async),
     "nice": lambda host, token: asdict(

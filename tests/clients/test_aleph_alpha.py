@@ -126,6 +126,39 @@ def test_an_unknown_model_is_a_runtime_error(drive: Drive) -> None:
 def test_version_models_and_tokenizer(drive: Drive, scene: str) -> None:
     found = drive(SCRIPT, scene)
     assert found["version"] == "1.19.0"
-    assert [(model["name"], model["max_context_size"]) for model in found["models"]] == [("tiny-lm", 256)]
+    models = {model["name"]: (model["max_context_size"], model["image_support"]) for model in found["models"]}
+    assert models == {"tiny-lm": (256, False), "tiny-vision": (256, True)}
     assert found["tokenized"] == found["encoded"]
     assert found["detokenized"] == found["decoded"]
+
+
+@pytest.fixture(scope="module")
+def on_images(drive: Drive) -> Any:
+    return drive(SCRIPT, "images")
+
+
+def test_tiles_of_an_image_reach_the_client(on_images: Any) -> None:
+    for name, answer in on_images.items():
+        tiles = answer["explanations"][0]["items"][1]["scores"]
+        assert len(tiles) == 9, name
+        if name.endswith("in pixels"):
+            places = [(tile["left"], tile["top"], tile["width"], tile["height"]) for tile in tiles]
+            assert places == [(12 * (n % 3), 8 * (n // 3), 12, 8) for n in range(9)]
+
+
+def test_an_image_is_the_same_from_wherever_it_comes(on_images: Any) -> None:
+    assert scores(on_images["bytes"], item=1) == scores(on_images["path"], item=1) == scores(on_images["name"], item=1)
+    assert scores(on_images["cropped"], item=1) == scores(on_images["bytes"], item=1), "images are read whole"
+
+
+def test_controls_of_an_image_act(on_images: Any) -> None:
+    assert scores(on_images["removed"], item=1) == [0.0] * 9
+    assert scores(on_images["complete"], item=1) != pytest.approx(scores(on_images["bytes"], item=1), abs=1e-6)
+
+
+def test_a_damaged_image_costs_one_call(drive: Drive, server: Server) -> None:
+    before = len(server.statuses("/explain"))
+    found = drive(SCRIPT, "no image")
+    kinds = {name: (error["type"], error["status"]) for name, error in found.items()}
+    assert kinds == dict.fromkeys(("text", "cut off", "empty"), ("ValueError", 400))
+    assert server.statuses("/explain")[before:] == [400] * 3

@@ -15,14 +15,16 @@ from PIL import Image as Pillow
 
 from explainers.chunks import TILES_PER_SIDE, nearest_to_thirty
 from explainers.controls import FactorRule, addressed, resolve
+from explainers.decoding import CompletionConfig, complete
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
 from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel, Token, TokenSequence
 from explainers.loaders import load_image_text_lm
 from explainers.methods.atman import attribute
 from explainers.pictures import grid
+from explainers.registry import METHODS
 from explainers.suppression import log_probabilities
-from explainers.types import AtmanConfig, Control, Feature, Image, Overlap, Prompt, Text, Tile, TokenIds
+from explainers.types import AtmanConfig, Control, Feature, Image, Overlap, Prompt, Text, Tile, TokenIds, never_stop
 from tests import tiny_models
 from tests.explainers import brute_force, plain_images
 
@@ -355,3 +357,26 @@ def test_tiles_cover_the_image_once(rows: int, columns: int, side: int) -> None:
 def test_an_image_is_nothing_for_a_model_of_text(llama: LanguageModel) -> None:
     with pytest.raises(MissingCapability, match="reads text only"):
         attribute(llama, (Image(WIDE),), "x", AtmanConfig())
+
+
+@pytest.mark.parametrize("prompt", [PLAIN, CONTROLLED], ids=["one image", "two images, controls"])
+def test_a_completion_sees_the_images(model: ImageTextModel, family: str, prompt: Prompt) -> None:
+    """Greedy tokens and their log-probabilities are those of whole forward passes."""
+    found = complete(model, prompt, CompletionConfig(maximum_tokens=4, ends=False)).items[0]
+    text_target = replace(model.encode(prompt, "x"), target=(*found.generated,))
+    columns = plain_images.columns_of(model, family, prompt, "x")
+    placed = plain_images.factors(columns, plain_images.own_controls(prompt), "partial")
+    factors = np.concatenate([placed, np.ones(len(found.generated) - 1)])
+    pixels = plain_images.pixels(family, plain_images.images_of(prompt), text_target.read)
+    rows = brute_force.logits(model, text_target.read, factors, True, pixels)[text_target.first_scored :]
+    assert rows.argmax(-1).tolist() == list(found.generated)
+    expected = rows.log_softmax(-1).amax(-1).sum()
+    assert found.log_prob == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_first_order_scores_see_the_images(model: ImageTextModel) -> None:
+    """For a factor close to 1 the gradient is all there is."""
+    config = AtmanConfig(granularity="sentence", control_factor=0.99)
+    exact = attribute(model, PLAIN, " Oslo", config).values
+    first_order = METHODS["gradient"].attribute(model, PLAIN, " Oslo", config, never_stop).values
+    np.testing.assert_allclose(first_order, exact, atol=0.05 * np.abs(exact).max())
