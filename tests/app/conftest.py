@@ -25,6 +25,8 @@ from tests.postgres import Server as Postgres
 ADMIN_KEY = "an-admin-key-for-tests"
 PROMPT = "Anna lives in Oslo. Ben lives in Rome. Anna lives in"
 TARGET = " Oslo"
+CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
 
 Start = Callable[..., AbstractAsyncContextManager["Running"]]
 
@@ -66,7 +68,9 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_lm(models_dir: Path) -> Path:
-    return tiny_models.save(models_dir / "tiny-lm")
+    folder = tiny_models.save(models_dir / "tiny-lm")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

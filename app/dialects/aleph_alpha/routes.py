@@ -20,6 +20,7 @@ from app.dialects.aleph_alpha.answers import (
     dry_run_answer,
     explain_answer,
 )
+from app.dialects.aleph_alpha.chat_routes import chat_routes
 from app.dialects.aleph_alpha.completion_routes import completion_routes
 from app.dialects.aleph_alpha.explain_schemas import ExplainRequest
 from app.dialects.aleph_alpha.schemas import DetokenizeRequest, NotServedYet, TokenizeRequest
@@ -34,7 +35,6 @@ DIALECT_LEVEL = "1.19.0"
 """The level of the vendor's API that is served, not the release of this server."""
 
 NOT_SERVED_YET = {
-    "/chat/completions": "Chat",
     "/embed": "Embedding",
     "/embeddings": "Embedding",
     "/semantic_embed": "Semantic embedding",
@@ -148,6 +148,7 @@ def routes() -> APIRouter:
     both = APIRouter()
     both.include_router(keyed)
     both.include_router(completion_routes())
+    both.include_router(chat_routes())
     both.include_router(opened)
     return both
 
