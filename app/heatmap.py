@@ -77,12 +77,8 @@ class Section:
 
 def heat_map(stored: Stored) -> str:
     """The page, escaped throughout."""
-    attribution = stored.attribution
-    prompt = tuple(item_from(item) for item in stored.request["prompt"])
-    scale = max([STRONG, *abs(attribution.values).ravel().tolist()])
-    pictures = {index: picture_of(item, index) for index, item in enumerate(prompt) if isinstance(item, Image)}
-    target = stored.request["target"]
-    sections = [section(attribution, prompt, pictures, target, row, scale) for row in range(len(attribution.targets))]
+    sections, scale = sections_of(stored), scale_of(stored)
+    pictures = {part.picture.id: part.picture for section in sections for part in section.items if part.picture}
     page = environment().get_template("heatmap.html")
     return page.render(
         stored=stored,
@@ -92,6 +88,20 @@ def heat_map(stored: Stored) -> str:
         levels=legend(scale),
         facts=shown_facts(stored),
     )
+
+
+def sections_of(stored: Stored) -> list[Section]:
+    attribution = stored.attribution
+    prompt = tuple(item_from(item) for item in stored.request["prompt"])
+    pictures = {index: picture_of(item, index) for index, item in enumerate(prompt) if isinstance(item, Image)}
+    # Not the request's own target: that is empty where the model was asked to complete the prompt itself.
+    target, scale = "".join(part.text for part in attribution.targets), scale_of(stored)
+    return [section(attribution, prompt, pictures, target, row, scale) for row in range(len(attribution.targets))]
+
+
+def scale_of(stored: Stored) -> float:
+    """The largest score, or `STRONG` where all are smaller."""
+    return max([STRONG, *abs(stored.attribution.values).ravel().tolist()])
 
 
 def picture_of(image: Image, index: int) -> Picture:
@@ -136,13 +146,21 @@ def section(
         mine = [(feature, score) for feature, score in scored if feature.item == index]
         picture = pictures.get(index)
         pieces = tile_pieces(picture, mine, scale) if picture else pieces_of(item, mine, scale)
-        items.append(Part(f"prompt item {index + 1}", pieces, picture))
+        items.append(Part(name_of(item, index), pieces, picture))
     earlier = [(feature, score) for feature, score in scored if feature.item == len(prompt)][:row]
     if earlier:
         items.append(Part("target so far", text_pieces(target_so_far(target, earlier), earlier, scale)))
     before = "".join(part.text for part in attribution.targets[:row])
     after = "".join(part.text for part in attribution.targets[row + 1 :])
     return Section(before, attribution.targets[row].text, after, tuple(items))
+
+
+def name_of(item: Item, index: int) -> str:
+    """What the item is called: of a chat, who says it in which message, and the part's own name."""
+    if not isinstance(item, Text) or item.turn is None:
+        return f"prompt item {index + 1}"
+    said = f"message {item.turn.message + 1}, {item.turn.role}"
+    return f"{said}: {item.turn.name}" if item.turn.name else said
 
 
 def target_so_far(target: str, earlier: Sequence[tuple[Feature, float]]) -> str:

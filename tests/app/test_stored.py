@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.dialects.native.routes import prefers_html
+from app.dialects.native.routes import HTML, JSON, SVG, preferred
 from app.settings import Settings
 from app.start import first_key, open_database
 from storage import api_keys
@@ -51,23 +51,30 @@ async def test_pages(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "html"),
+    ("accept", "form"),
     [
-        ("application/json", False),
-        ("*/*", False),
-        ("", False),
-        ("text/html", True),
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
-        ("application/json, text/html", False),
-        ("text/html, application/json", True),
-        ("text/html;q=0.5, application/json", False),
-        ("text/*", True),
-        ("text/html;q=0", False),
-        ("text/html;q=x", False),
+        ("application/json", JSON),
+        ("*/*", JSON),
+        ("", JSON),
+        ("text/html", HTML),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", HTML),
+        ("application/json, text/html", JSON),
+        ("text/html, application/json", HTML),
+        ("text/html;q=0.5, application/json", JSON),
+        ("text/*", HTML),
+        ("text/html;q=0", JSON),
+        ("text/html;q=x", JSON),
+        ("image/svg+xml", SVG),
+        ("image/*", SVG),
+        ("image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5", SVG),
+        ("text/html;q=0.4, image/svg+xml;q=0.6, application/json;q=0.5", SVG),
+        ("image/svg+xml, text/html", SVG),
+        ("text/html, image/svg+xml", HTML),
+        ("audio/*", JSON),
     ],
 )
-def test_accept(accept: str, html: bool) -> None:
-    assert prefers_html(accept) is html
+def test_accept(accept: str, form: str) -> None:
+    assert preferred(accept) == form
 
 
 async def test_registry(start: Start, models_dir: Path) -> None:

@@ -26,12 +26,21 @@ from app.dialects.native.schemas import (
 from app.errors import Responses, problems
 from app.explain import fetch_explanation, list_explanations
 from app.heatmap import heat_map, page_policy
+from app.heatmap_svg import heat_map_svg, picture_policy
 from app.models import add_model, describe_model, list_models, remove_model
+
+JSON, HTML, SVG = "application/json", "text/html", "image/svg+xml"
+FORMS = (JSON, HTML, SVG)
+"""In which a stored explanation can be had."""
 
 Name = Annotated[str, Path(description="Name of a registered model; may contain `/`.", examples=["demo-lm"])]
 Id = Annotated[str, Path(description="Id of a stored explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
 Accept = Annotated[
-    str, Header(description="`application/json` (default) or `text/html` for a heat map.", examples=["text/html"])
+    str,
+    Header(
+        description="`application/json` (default), `text/html` or `image/svg+xml` for a heat map.",
+        examples=["text/html"],
+    ),
 ]
 OfModel = Annotated[str | None, Query(description="Only of this model.", examples=["demo-lm"])]
 OfKind = Annotated[str | None, Query(description="Only of this kind.", examples=["completion"])]
@@ -58,7 +67,8 @@ def native_router() -> APIRouter:
 
 def explanation_routes() -> APIRouter:
     keyed = APIRouter(route_class=KeyedRoute, tags=["Stored explanations"])
-    page: Responses = {200: {"content": {"text/html": {"schema": {"type": "string", "description": "A heat map."}}}}}
+    drawn = {"schema": {"type": "string", "description": "A heat map."}}
+    page: Responses = {200: {"content": {HTML: drawn, SVG: drawn}}}
     keyed.get(
         "/explanations",
         summary="List stored explanations",
@@ -111,13 +121,16 @@ async def explanations(
 async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accept = "application/json") -> Response:
     """A stored explanation: request, exact weights, scores and facts.
 
-    With `Accept: text/html` a heat map that stands alone: no script, no resource from elsewhere.
+    With `Accept: text/html` a heat map that stands alone: no script, no resource from elsewhere. With
+    `Accept: image/svg+xml` the same as a picture.
     """
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
-    if not prefers_html(accept):
+    wanted = preferred(accept)
+    if wanted == JSON:
         return JsonResponse(explanation_answer(stored), headers={"Vary": "Accept"})
-    headers = {"Vary": "Accept", "Content-Security-Policy": page_policy()}
-    return Response(await asyncio.to_thread(heat_map, stored), media_type="text/html", headers=headers)
+    draw, policy = (heat_map, page_policy) if wanted == HTML else (heat_map_svg, picture_policy)
+    headers = {"Vary": "Accept", "Content-Security-Policy": policy()}
+    return Response(await asyncio.to_thread(draw, stored), media_type=wanted, headers=headers)
 
 
 async def models(server: ServerState, caller: Reader) -> Response:
@@ -150,15 +163,17 @@ async def unregister(server: ServerState, caller: Admin, name: Name) -> Response
     return Response(status_code=204)
 
 
-def prefers_html(accept: str) -> bool:
-    """Whether an Accept header asks for HTML rather than JSON; a tie goes to the one named first."""
-    html, json = quality(accept, "text/html"), quality(accept, "application/json")
-    if html != json:
-        return html > json
-    position = accept.find("text/html")
-    return (
-        html > 0 and position >= 0 and (position < accept.find("application/json") or "application/json" not in accept)
-    )
+def preferred(accept: str) -> str:
+    """The form that an Accept header wants most; a tie goes to the one named first, else to JSON."""
+    ranked = [(quality(accept, form), -position_of(accept, form), form) for form in FORMS]
+    best = max(ranked, key=lambda entry: entry[:2])
+    return best[2] if best[0] > 0 else JSON
+
+
+def position_of(accept: str, media_type: str) -> int:
+    """Where a header names a media type; those that only a range stands for come last."""
+    names = [entry.partition(";")[0].strip() for entry in accept.lower().split(",")]
+    return names.index(media_type) if media_type in names else len(names)
 
 
 def quality(accept: str, media_type: str) -> float:
