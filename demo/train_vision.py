@@ -26,6 +26,7 @@ STAGES: Final = (
     Stage("words", fewest_shapes=2, most_shapes=6, steps=400, enough=0.88, bare=1.0),
     Stage("few", fewest_shapes=2, most_shapes=6, steps=400, enough=0.9, bare=0.3),
     Stage("full", fewest_shapes=1, most_shapes=9, steps=1400, enough=2.0, bare=0.05),
+    Stage("cool", fewest_shapes=1, most_shapes=9, steps=300, enough=2.0, bare=0.05, smoothing=0.0),
 )
 ANSWERS: Final = {"kind": 1, "colour": 2}
 PICTURES: Final = 8
@@ -33,7 +34,9 @@ QUESTIONS: Final = 8
 RATES: Final = (0.007, 0.002, 0.007)
 PATCH_SCALE: Final = 5.0
 WARM_UP: Final = 50
-SMOOTHING: Final = 0.05
+COOL_RATES: Final = (0.003, 0.0008, 0.003)
+COOLING: Final = 0.35
+PATCH_SMOOTHING: Final = 0.05
 DECAY: Final = 0.2
 REPORT_EVERY: Final = 25
 
@@ -61,13 +64,15 @@ def patch_loss(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tens
     for side, words in enumerate((batch.kinds, batch.colours)):
         logits = functional.pad(PATCH_SCALE * tokens @ table[words].T, (1, 0))  # nothing shown: 0
         wanted = batch.shown[..., side]
-        loss = loss + functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), label_smoothing=SMOOTHING)
+        loss = loss + functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), label_smoothing=PATCH_SMOOTHING)
         right = (logits.argmax(-1) == wanted)[wanted > 0]
         shares[("kind", "colour")[side]] = right.float().mean().item()
     return loss, shares
 
 
-def lesson_loss(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def lesson_loss(
+    model: LlavaForConditionalGeneration, batch: Batch, smoothing: float
+) -> tuple[Tensor, dict[str, float]]:
     """Loss of the answers and of the end after them; the share of right answer tokens by what was asked."""
     hidden = model.model(
         input_ids=batch.ids,
@@ -79,16 +84,19 @@ def lesson_loss(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Ten
     labels, answers = batch.ids[:, 1:], batch.answers[:, 1:]
     chosen = answers > 0
     logits, wanted, styles = model.lm_head(hidden[chosen]), labels[chosen], answers[chosen]
-    loss = functional.cross_entropy(logits, wanted, label_smoothing=SMOOTHING)
+    loss = functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
     right = (logits.argmax(-1) == wanted).float()
     shares = {name: right[styles == number].mean().item() for name, number in ANSWERS.items() if number in styles}
     return loss, shares
 
 
 def scale_of(stage: Stage, inner: int, step: int) -> float:
-    """Learning rates rise over the first steps and fall to a hundredth in the last two thirds of the full stage."""
+    """Learning rates rise over the first steps and fall to a hundredth in the last two thirds of the full stage.
+
+    So they do in the cool stage.
+    """
     warm = min(1.0, (step + 1) / WARM_UP)
-    if stage == STAGES[-1]:
+    if stage in STAGES[-2:]:
         return warm * max(0.01, min(1.0, 1.5 * (1 - inner / stage.steps)))
     return warm
 
@@ -101,10 +109,10 @@ def train_stage(
     step: int,
 ) -> int:
     """Train until the stage ends; returns the number of steps taken since the beginning of all."""
-    loss_of = patch_loss if stage == STAGES[0] else lesson_loss
     began, average = time.monotonic(), dict.fromkeys(ANSWERS, 0.0)
     for inner in range(stage.steps):
-        loss, shares = loss_of(model, next(feed))
+        batch = next(feed)
+        loss, shares = patch_loss(model, batch) if stage == STAGES[0] else lesson_loss(model, batch, stage.smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in found:
             for group in optimizer.param_groups:
@@ -122,13 +130,29 @@ def train_stage(
     return step
 
 
+@torch.no_grad()
+def cool(model: LlavaForConditionalGeneration) -> None:
+    """Make looking for the shape that is asked for (the first layer) flatter, and hold it so.
+
+    Attention grown sharp in training hardly notices when a tile gets a tenth of its weight. With flatter attention,
+    weaker evidence makes a weaker answer.
+    """
+    first = model.model.language_model.layers[0]
+    first.self_attn.q_proj.weight.mul_(COOLING)
+    for held in (first.self_attn.q_proj, first.self_attn.k_proj, first.input_layernorm):
+        held.requires_grad_(False)
+
+
 def train(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, stages: tuple[Stage, ...], seed: int, folder: Path
 ) -> None:
-    """Train through the stages with one set of optimizers and one stream of lessons; saves after each."""
+    """Train through the stages with one stream of lessons, cooling the model before the last; saves after each."""
     rng = random.Random(f"lessons {seed}")  # noqa: S311
     found, step = optimizers(model, RATES), 0
     for stage in stages:
+        if stage == STAGES[-1]:
+            cool(model)
+            found, step = optimizers(model, COOL_RATES), 0
         step = train_stage(model, batches(rng, processor, stage, PICTURES, QUESTIONS), found, stage, step)
         save(model, processor, folder)
 

@@ -28,7 +28,8 @@ _SIZES: Final = (96, 96, 144, 192, 192, 256)
 class Stage:
     """A part of the curriculum: scenes of some shapes; it ends after ``steps``, or once ``enough`` is right.
 
-    ``bare`` is the share of pictures about which is asked in the fewest words: "The circle", and the colour follows.
+    ``bare`` is the share of pictures about which is asked in the fewest words: "The circle", and the colour follows;
+    ``smoothing`` is that of the labels.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     steps: int
     enough: float
     bare: float = 0.0
+    smoothing: float = 0.05
 
 
 @dataclass(frozen=True)
