@@ -119,7 +119,7 @@ class Jobs:
         try:
             while not attempt.answering.done():
                 await asyncio.wait({attempt.answering}, timeout=BEAT_SECONDS)
-                if not attempt.answering.done() and not await self._beat(job, attempt):
+                if not attempt.answering.done() and (attempt.left or not await self._beat(job, attempt)):
                     attempt.answering.cancel()
             await self._settle(job, attempt)
         except asyncio.CancelledError:  # whoever runs this is about to end

@@ -22,7 +22,7 @@ from app.models import keep_loaded
 from app.runtime import Runtime
 from app.settings import Settings
 from app.start import first_key, open_database
-from app.worker import working
+from app.worker import end, working
 from explainers.loaders import use_cores
 from storage.database import Database
 from storage.embedded import revive
@@ -86,8 +86,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         try:
             yield Server(settings, explainer, jobs)
         finally:
-            refreshing.cancel()
-            await asyncio.wait({refreshing})
+            await end(refreshing)
             await jobs.close()
 
 

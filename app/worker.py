@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 from uuid import UUID
 
 from procrastinate import App
+from procrastinate.worker import Worker
 
 from app.jobs import BEAT_SECONDS, LOOK_AGAIN_SECONDS, STALE_SECONDS, Jobs
 from storage.database import Database
@@ -23,53 +25,74 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 """New entries are noticed at once; this is for those whose time has come."""
 RESTART_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 
 @asynccontextmanager
 async def working(jobs: Jobs) -> AsyncIterator[None]:
     """Works on jobs as long as the context is open; those under way at its end go back into the queue."""
-    worker = asyncio.create_task(work(jobs))
+    ended = asyncio.Event()
+    worker = asyncio.create_task(work(jobs, ended))
     try:
         yield
     finally:
-        worker.cancel()
         jobs.leave()
-        await asyncio.wait({worker})
+        ended.set()
+        await asyncio.wait({worker}, timeout=STOP_SECONDS)
+        await end(worker)  # it waits for a database that is away
 
 
-async def work(jobs: Jobs) -> None:
-    """Works on jobs until it is cancelled."""
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it has ended: before Python 3.12 the driver may swallow a cancellation (in `wait_for`)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+
+
+async def work(jobs: Jobs, ended: asyncio.Event) -> None:
+    """Works on jobs until the event is set."""
     logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # its lines hold errors' texts; ours say what matters
 
     async def look(tenant: str, id: UUID) -> None:
         await look_safely(jobs, tenant, id)
 
-    while True:
+    while not ended.is_set():
         try:
             async with queue_of(jobs.database, look).open_async() as queue:
-                await run(queue, jobs.database)
-            log.warning("the job worker ended and begins again: most likely it lost the database")
+                await run(queue, jobs.database, ended)
         except Exception as error:  # noqa: BLE001 - the job loop
             log.warning("the job worker ended and begins again: %s", type(error).__name__)
-        await asyncio.sleep(RESTART_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), RESTART_SECONDS)
 
 
-async def run(queue: App, database: Database) -> None:
-    """Looks at entries, and for those left behind, until the database is lost; a job under way is seen to its end."""
-    watch = asyncio.create_task(put_back(queue, database))
+async def run(queue: App, database: Database, ended: asyncio.Event) -> None:
+    """Looks at entries, and for those left behind, until the event is set or the database is lost.
+
+    A job under way is seen to its end, also without a database.
+    """
+    worker: Any = Worker(
+        queue,
+        queues=[QUEUE],
+        concurrency=1,
+        install_signal_handlers=False,
+        fetch_job_polling_interval=POLL_SECONDS,
+        update_heartbeat_interval=BEAT_SECONDS,
+        stalled_worker_timeout=STALE_SECONDS,
+        delete_jobs="always",
+    )
+    watch, ending = asyncio.create_task(put_back(queue, database)), asyncio.create_task(ended.wait())
+    running = asyncio.create_task(worker.run())
     try:
-        await queue.run_worker_async(
-            queues=[QUEUE],
-            concurrency=1,
-            install_signal_handlers=False,
-            fetch_job_polling_interval=POLL_SECONDS,
-            update_heartbeat_interval=BEAT_SECONDS,
-            stalled_worker_timeout=STALE_SECONDS,
-            delete_jobs="always",
-        )
+        await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+        while not running.done():  # more than once: it forgets what it was told before it began
+            worker.stop()
+            await asyncio.wait({running}, timeout=0.1)
+        running.result()
     finally:
-        watch.cancel()
-        await asyncio.wait({watch})
+        ending.cancel()
+        for task in (watch, running):
+            await end(task)
 
 
 async def put_back(queue: App, database: Database) -> None:

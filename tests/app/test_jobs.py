@@ -261,6 +261,13 @@ async def test_a_server_that_ends_leaves_its_jobs_to_the_next(start: Start, tiny
         await running.client.delete("/models/left-lm")
 
 
+async def test_a_worker_ends_whenever_it_is_told_to(start: Start, url: str) -> None:
+    """Also while it connects, and before it has begun to listen."""
+    for thirtieths in range(6):
+        async with asyncio.timeout(20), start(database_url=url):
+            await asyncio.sleep(thirtieths / 30)
+
+
 @asynccontextmanager
 async def claimed(running: Running, **changes: Any) -> AsyncIterator[tuple[Jobs, UUID]]:
     """A queued job, and somebody who looks at it."""
