@@ -31,8 +31,10 @@ from storage.database import Database
 from storage.errors import StorageError
 
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
-DEMO_MODELS = {"demo-lm": "causal-lm"}
+DEMO_MODELS = {"demo-lm": "causal-lm", "demo-vision": "image-text-lm"}
 """Folder below DEMO_FOLDER -> kind."""
+
+DEMO_PICTURE = DEMO_FOLDER.parent / "data" / "shapes_example.png"
 
 program = typer.Typer(
     name="whence",
@@ -171,6 +173,7 @@ def demo_greeting(url: str, secret: str) -> str:
     requests = [
         curl(f"{url}/explain", secret, question | {"prompt_granularity": {"type": "sentence"}}),
         curl(f"{url}/explain", secret, question | {"target_granularity": "token"}),
+        curl_with_picture(f"{url}/explain", secret),
         curl(f"{url}/explanations?limit=1", secret),
     ]
     heading = f"\nWhence is ready at {url} (documentation: {url}/docs)\nAPI key: {secret}"
@@ -182,6 +185,15 @@ def curl(url: str, secret: str, body: Row | None = None) -> str:
     if body is not None:
         parts += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
     return shlex.join(parts)
+
+
+def curl_with_picture(url: str, secret: str) -> str:
+    """A question about the demo's picture, which the shell puts into the body."""
+    items = [{"type": "image", "data": "%s"}, {"type": "text", "data": "What colour is the circle?"}]
+    granularity = {"type": "word"}
+    body = {"model": "demo-vision", "prompt": items, "target": " yellow", "prompt_granularity": granularity}
+    filled = f'"$(printf {shlex.quote(json.dumps(body))} "$(base64 -w0 {shlex.quote(str(DEMO_PICTURE))})")"'
+    return f"{curl(url, secret)} -H 'Content-Type: application/json' -d {filled}"
 
 
 if __name__ == "__main__":

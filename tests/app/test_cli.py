@@ -191,10 +191,11 @@ def test_the_first_key_is_shown_once_and_ctrl_c_ends_in_good_order(new_data_dir:
 def test_the_demo_prints_requests_that_work_when_pasted(new_data_dir: Path) -> None:
     with running(new_data_dir, "demo") as server:
         lines = [line for line in server.output.splitlines() if line.startswith("curl ")]
-        by_sentence, by_token, stored = (json.loads(pasted(line)) for line in lines)
+        by_sentence, by_token, by_tile, stored = (json.loads(pasted(line)) for line in lines)
         assert httpx.get(f"{server.url}/openapi.json").status_code == 200
     assert len(by_sentence["explanations"][0]["items"][0]["scores"]) == 3
     assert len(by_token["explanations"]) > 1
+    assert len(by_tile["explanations"][0]["items"][0]["scores"]) == 36
     assert len(stored["explanations"]) == 1
 
 
