@@ -8,5 +8,7 @@ so that windows and whatever comes next need no code here. `self_test` holds eac
 attention.
 Consequence: exact on every architecture that lets its attention be replaced; the others are refused when they are
 loaded.
+Images: the vision tower runs once, outside all this, and its visual tokens are columns like any others, each with its
+area of the whole image (`pictures`); images are never cropped or cut into sub-images, so that a score has one place.
 A method is one file in `methods/` and one line in `registry`; a model format one function and one line in `loaders`.
 """
