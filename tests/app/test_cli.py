@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import cli
+from app import cli, registry
+from app.refusals import Refusal
 from app.settings import Settings
 from tests import tiny_models
 from tests.clients.server import environment, objects, running
@@ -123,8 +124,8 @@ def test_a_database_that_is_not_there_is_one_line(run: Run) -> None:
 
 @pytest.mark.parametrize("length", ["0d", "d", "90", "-1d", "1y", "90 d", "1.5h"])
 def test_lengths_of_time_are_strict(length: str) -> None:
-    with pytest.raises(cli.Refusal):
-        cli.duration(length)
+    with pytest.raises(Refusal):
+        registry.duration(length)
 
 
 def test_a_model_is_added_listed_checked_and_removed(run: Run, model_folder: Path) -> None:
