@@ -1,14 +1,12 @@
 """The engine of /explain against what one would write without it, on the same model and chunks, taking turns.
 
     python -m benchmarks.explain [--rounds 5] [--threads 1]
+    python -m benchmarks.explain --device cuda --shape 8b [--prompts 1024 8192] [--token-chunks]
 
-- `engine`: this repository's (one base pass, then only the rows a chunk can change, several chunks per pass);
-- `naive`: one full forward pass per chunk, eager attention with a mask, logits of all rows: how AtMan was published;
-- `batched`: several chunks per batch, fused attention with masks, logits only where the target is predicted.
-
-An 8-layer, 512-wide random Llama in float32; 30 chunks, 16 target tokens. CPU seconds of this process, since machines
-are shared; ratios of runs that stand beside each other. Needs only torch, transformers and tokenizers. Writes
-benchmarks/results/explain.json.
+A random Llama, 30 chunks, 16 target tokens: the engine, `naive` and `batched` (see `explain_tasks`), and where captum
+is installed its feature ablation (`explain_peers`) on a smaller question. Seconds are CPU seconds of this process (the
+machine may be shared), or seconds of the clock on a GPU; ratios are medians of runs that stand beside each other. Memory
+is what one answer takes beyond the model. Needs torch, transformers and pillow. Writes benchmarks/results/explain*.json.
 """
 
 from __future__ import annotations
@@ -18,129 +16,192 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import explain_peers
+from benchmarks.explain_tasks import SHAPES, Shape, Task, build_model, build_task
 from explainers import attention_control
-from explainers.language_model import LanguageModel, TokenSequence
-from explainers.suppression import log_probabilities
+from explainers.errors import OutOfMemory
 
-RESULT = Path(__file__).parent / "results" / "explain.json"
-VOCABULARY, CHUNKS, TARGET, BATCH = 32_000, 30, 16, 8
-PROMPTS = (256, 1024)
-Scores = NDArray[np.float64]  # (C, T)
+RESULTS = Path(__file__).parent / "results"
+CHUNKS, TARGET = 30, 16
+SLOW = frozenset({"captum, defaults"})
+"""Run in the first round only."""
 
-
-@dataclass(frozen=True)
-class Task:
-    """One explanation: the sequence and the factors of each chunk."""
-
-    model: LanguageModel
-    sequence: TokenSequence
-    base: NDArray[np.float64]  # (S,)
-    variants: list[NDArray[np.float64]]  # C of (S,)
-
-    def engine(self) -> Scores:
-        result = log_probabilities(self.model, self.sequence, self.base, self.variants, log_additive=True)
-        return result.base - result.variants
-
-    def naive(self) -> Scores:
-        scores = [self._masked([factors], "eager", all_rows=True)[0] for factors in (self.base, *self.variants)]
-        return scores[0] - np.stack(scores[1:])
-
-    def batched(self) -> Scores:
-        passes = [self.base, *self.variants]
-        batches = [passes[i : i + BATCH] for i in range(0, len(passes), BATCH)]
-        scores = np.concatenate([self._masked(batch, "sdpa", all_rows=False) for batch in batches])
-        return scores[0] - scores[1:]
-
-    def _masked(self, factors: list[NDArray[np.float64]], implementation: str, *, all_rows: bool) -> Scores:
-        """Log-probabilities of the target, one row per factor vector, with ordinary 4-D masks."""
-        network, size = self.model.network, self.sequence.positions
-        causal = torch.full((size, size), torch.finfo(torch.float32).min).triu(1)
-        mask = causal + torch.tensor(np.log(factors), dtype=torch.float32)[:, None, None, :]
-        ids = torch.tensor([self.sequence.read]).expand(len(factors), -1)
-        network.set_attn_implementation(implementation)
-        with torch.inference_mode():
-            kept = 0 if all_rows else TARGET
-            logits = network(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
-            chosen = logits[:, -TARGET:].log_softmax(-1)[:, range(TARGET), self.sequence.target]
-        network.set_attn_implementation(attention_control.IMPLEMENTATION)
-        return chosen.double().numpy()
-
-
-def build(prompt: int) -> Task:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        max_position_embeddings=2048,
-        attn_implementation=attention_control.IMPLEMENTATION,
-    )
-    model = LanguageModel(LlamaForCausalLM(config).eval(), Tokenizer(models.BPE()), "", 2048, (), None)
-    ids = np.random.default_rng(0).integers(0, VOCABULARY, prompt + TARGET).tolist()
-    sequence = TokenSequence((), tuple(ids[:prompt]), tuple(ids[prompt:]), (), ())
-    base = np.ones(sequence.positions)
-    edges = np.linspace(0, prompt, CHUNKS + 1).astype(int)
-    variants = [
-        np.where((np.arange(base.size) >= a) & (np.arange(base.size) < b), 0.1, 1.0) for a, b in pairwise(edges)
-    ]
-    return Task(model, sequence, base, variants)
-
-
-def timed(work: Callable[[], Scores]) -> tuple[float, Scores]:
-    started = time.process_time()
-    scores = work()
-    return time.process_time() - started, scores
-
-
-def measure(prompt: int, rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each way, the median of the ratios within rounds, and the largest difference of scores."""
-    task = build(prompt)
-    ways = {"engine": task.engine, "naive": task.naive, "batched": task.batched}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    difference = 0.0
-    for _ in range(rounds):
-        scores = {}
-        for name, way in ways.items():
-            spent, scores[name] = timed(way)
-            seconds[name].append(spent)
-        difference = max(float(np.abs(scores[name] - scores["engine"]).max()) for name in ("naive", "batched"))
-    found = {f"{name}, CPU seconds": round(statistics.median(spent), 2) for name, spent in seconds.items()}
-    for name in ("naive", "batched"):
-        ratios = [other / own for other, own in zip(seconds[name], seconds["engine"], strict=True)]
-        found[f"{name} over engine"] = round(statistics.median(ratios), 2)
-    return found | {"largest difference of scores, nats": difference}
+Ways = Mapping[str, Callable[[], object]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the engine of /explain.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--shape", default="small", choices=list(SHAPES))
+    parser.add_argument("--prompts", type=int, nargs="+", default=None, help="tokens; 256 and 1024, or 1024 on a GPU")
+    parser.add_argument("--token-chunks", action="store_true", help="also with every token of the first prompt a chunk")
+    parser.add_argument("--peak-of", default=None, help="print the peak memory of one way, in bytes, and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     attention_control.register()
-    result = {
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+    arguments.prompts = arguments.prompts or ([1024] if arguments.device == "cuda" else [256, 1024])
+    model = build_model(SHAPES[arguments.shape], arguments.device, max(arguments.prompts) + 1024)
+    if arguments.peak_of:
+        print(peak(_ways(build_task(model, arguments.prompts[0], CHUNKS, TARGET))[arguments.peak_of], arguments.device))
+        return
+    tasks = {f"{n} tokens": build_task(model, n, CHUNKS, TARGET) for n in arguments.prompts}
+    first = arguments.prompts[0]
+    tasks[f"{first} tokens, target tokens too"] = build_task(model, first, CHUNKS, TARGET, target_chunks=True)
+    if arguments.token_chunks:
+        tasks[f"{first} tokens, each a chunk"] = build_task(model, first, first, TARGET)
+    result: dict[str, Any] = {
+        "machine": _machine(arguments.device),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "threads": arguments.threads,
-        "prompts": {f"{prompt} tokens": measure(prompt, arguments.rounds) for prompt in PROMPTS},
+        "model": f"{arguments.shape}, {SHAPES[arguments.shape].dtype}",
+        "matrix products, TFLOP per second": round(matmul_rate(SHAPES[arguments.shape], arguments.device) / 1e12, 3),
+        "prompts": {},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["prompts"], indent=2))
+    for name, task in tasks.items():
+        result["prompts"][name] = measure(task, _ways(task), arguments.rounds)
+        show(name, result["prompts"][name])
+    result["prompts"][f"{first} tokens"]["memory beyond the model, MB"] = memory(arguments, first)
+    if not explain_peers.INSTALLED or arguments.device != "cpu":
+        print("captum: left out (not installed, or not on a CPU)")
+    else:
+        small = build_task(model, 128, 16, 8)
+        name = "128 tokens, 16 chunks, 8 target tokens, beside captum"
+        result["prompts"][name] = measure(
+            small, {"engine": small.engine, **explain_peers.ways(small)}, arguments.rounds
+        )
+        show(name, result["prompts"][name])
+    file = RESULTS / ("explain.json" if arguments.device == "cpu" else f"explain_cuda_{arguments.shape}.json")
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if key != "prompts"}, indent=2))
+
+
+def _ways(task: Task) -> Ways:
+    return {"engine": task.engine, "naive": task.naive, "batched": task.batched}
+
+
+def measure(task: Task, ways: Ways, rounds: int) -> dict[str, Any]:
+    """Median seconds of each way and the median of the ratios within rounds; None where memory does not suffice."""
+    device = task.model.device.type
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, Any] = {}
+    failed: set[str] = set()
+    task.engine()  # whatever is prepared on first use
+    for turn in range(rounds):
+        for name in [name for name in ways if name not in failed and not (turn and name in SLOW)]:
+            try:
+                spent, answers[name] = timed(ways[name], device)
+                seconds[name].append(spent)
+            except (torch.OutOfMemoryError, OutOfMemory):
+                failed.add(name)
+    found: dict[str, Any] = {f"{name}, seconds": _median(spent) for name, spent in seconds.items()}
+    for name in ways:
+        if name != "engine":
+            ratios = [other / own for other, own in zip(seconds[name], seconds["engine"], strict=False)]
+            found[f"{name} over engine"] = _median(ratios)
+    same = [answers[name] for name in ("naive", "batched") if name in answers]
+    if same:
+        found["largest score, nats"] = float(np.abs(answers["engine"]).max())
+        found["largest difference of scores, nats"] = max(float(np.abs(a - answers["engine"]).max()) for a in same)
+    floor = matmul_flops(task) / matmul_rate(SHAPES_OF[task.model.network.config.hidden_size], device)
+    found["engine, share of the time its matrix products need"] = round(floor / statistics.median(seconds["engine"]), 2)
+    return found | {"engine, forward passes": task.forwards, "engine, rows": task.rows}
+
+
+SHAPES_OF = {shape.hidden: shape for shape in SHAPES.values()}
+
+
+def timed(work: Callable[[], object], device: str) -> tuple[float, object]:
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    _finish(device)
+    started = clock()
+    found = work()
+    _finish(device)
+    return clock() - started, found
+
+
+def _finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_flops(task: Task) -> float:
+    """Operations of all matrix products outside attention."""
+    with FlopCounterMode(display=False) as counter:
+        task.engine()
+    counts = counter.get_flop_counts()["Global"]
+    return float(
+        sum(count for kind, count in counts.items() if "attention" not in str(kind) and "bmm" not in str(kind))
+    )
+
+
+def matmul_rate(shape: Shape, device: str) -> float:
+    """Operations per second of the product that takes most of the time, with as many rows as a packed pass has."""
+    rows = 1024 if device == "cpu" else 16_384
+    a = torch.randn(rows, shape.hidden, device=device, dtype=shape.dtype)
+    b = torch.randn(shape.wide, shape.hidden, device=device, dtype=shape.dtype)
+    best = min(timed(lambda: [a @ b.T for _ in range(20)], device)[0] for _ in range(5))
+    return 20 * 2 * rows * shape.hidden * shape.wide / best
+
+
+def memory(arguments: argparse.Namespace, prompt: int) -> dict[str, float | None]:
+    """Peak memory of each way beyond the model, each in a process of its own."""
+    found: dict[str, float | None] = {}
+    for name in ("engine", "naive", "batched"):
+        command = [sys.executable, "-m", "benchmarks.explain", "--peak-of", name, "--prompts", str(prompt)]
+        command += ["--device", arguments.device, "--shape", arguments.shape, "--threads", str(arguments.threads)]
+        if arguments.device == "cuda":
+            torch.cuda.empty_cache()
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        found[name] = round(int(answer.stdout) / 1e6, 1) if answer.returncode == 0 else None
+    return found
+
+
+def peak(work: Callable[[], object], device: str) -> int:
+    """Bytes that `work` takes at its peak beyond what is there before."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def show(name: str, found: Mapping[str, Any]) -> None:
+    print(f"\n{name}")
+    for key, value in found.items():
+        print(f"  {key:<55}{value}")
+
+
+def _median(values: list[float]) -> float | None:
+    return round(statistics.median(values), 2) if values else None
+
+
+def _machine(device: str) -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    found: dict[str, Any] = {"cores": os.cpu_count(), "processor": processor}
+    return found | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 if __name__ == "__main__":

@@ -9,19 +9,25 @@ behind the other. Each segment has its own factors F (S,). Rows before `start` a
 which by causality no change at or after `start` can reach (Deiseroth et al. 2023 for the suppression; the reuse is
 exact, not an approximation). The mask (causal, sliding window, chunks, ...) is the model's own: the base pass records
 what the model hands to its attention and later passes cut their rows out of it.
+
+Rows go to the arithmetic in blocks that see no column behind their last row, so that half a square of scores is never
+made and no mask is larger than a block. On a GPU, where a mask rules out the fastest fused kernels, a plain causal mask
+is none: log F travels in further dimensions of queries and keys. On a CPU that gained nothing up to 2,000 columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -29,6 +35,13 @@ from explainers.errors import MissingCapability
 
 IMPLEMENTATION = "whence_suppressed"
 """The name under which models find this attention function."""
+
+BLOCK = {"cpu": 256, "cuda": 2048}
+"""Rows per call of the arithmetic: as few as lose nothing by it."""
+UNMASKED = frozenset({"cuda"})
+"""Devices whose fused kernels are much faster without a mask."""
+PARTS, EXTRA = 3, 8
+"""A 32-bit number is exactly the sum of three of 16 bits; fused kernels want head dimensions in steps of eight."""
 
 
 @dataclass(slots=True)
@@ -38,11 +51,19 @@ class Segment:
     start: int
     scored: int
     factors: Tensor  # (S,) float64 (a factor of 1e-60 is not yet 0), on the model's device
-    biases: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
+    made: dict[Hashable, Any] = field(default_factory=dict)
+    """What the arithmetic of several layers has in common."""
 
     @property
     def rows(self) -> int:
         return int(self.factors.numel()) - self.start
+
+    @property
+    def removes(self) -> bool:
+        """Whether any column has factor 0."""
+        if "removes" not in self.made:
+            self.made["removes"] = not bool(self.factors.all())
+        return bool(self.made["removes"])
 
 
 @dataclass(slots=True)
@@ -52,6 +73,19 @@ class Recorded:
     keys: dict[int, Tensor] = field(default_factory=dict)  # (H_kv, S, d)
     values: dict[int, Tensor] = field(default_factory=dict)  # (H_kv, S, d_v)
     masks: dict[int, Tensor] = field(default_factory=dict)  # (S, S) bool, True = visible
+    queries: Tensor | None = None  # (H, S, d), of the first layer
+    plain: dict[int, bool] = field(default_factory=dict)  # address of a mask -> each row sees all columns up to its own
+
+    def add(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        if mask is None:
+            raise MissingCapability("the architecture hands its attention layers no mask, so suppression is not exact")
+        self.keys[layer], self.values[layer], self.masks[layer] = key, value, mask
+        if layer == 0:
+            self.queries = query
+        if mask.data_ptr() not in self.plain:
+            if bool(mask.triu(1).any()):
+                raise MissingCapability("the architecture lets positions see later ones, so suppression is not exact")
+            self.plain[mask.data_ptr()] = bool((mask | mask.new_ones(mask.shape).triu(1)).all())
 
 
 class AttentionPass:
@@ -59,6 +93,7 @@ class AttentionPass:
 
     Without `base` it is the base pass itself: one segment from row 0, recorded into `recorded`. In the layer
     `last_layer` only scored rows are computed, since nothing reads the others; its keys and values stay complete.
+    Nothing has been suppressed yet where the first layer begins, so its queries, keys and values are those of the base.
     """
 
     def __init__(
@@ -70,6 +105,15 @@ class AttentionPass:
         self.base = base
         self.recorded = Recorded() if base is None else base
         self.calls: dict[int, int] = {}
+
+    @property
+    def knows_first_layer(self) -> bool:
+        return self.base is not None and self.base.queries is not None
+
+    @cached_property
+    def positions(self) -> Tensor:  # (R,)
+        """The position of each row."""
+        return torch.cat([torch.arange(s.start, s.start + s.rows, device=s.factors.device) for s in self.segments])
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -90,11 +134,14 @@ class AttentionPass:
     ) -> Tensor:  # (R, H, d_v)
         self.calls[layer] = self.calls.get(layer, 0) + 1
         if self.base is None:
-            self._record(layer, key, value, mask)
+            self.recorded.add(layer, query, key, value, mask)
             keys, values = key, value
         else:
             keys, values = self.base.keys[layer].clone(), self.base.values[layer].clone()
+            if layer == 0 and self.base.queries is not None:
+                query, key, value = (known[:, self.positions] for known in (self.base.queries, keys, values))
         mask = self.recorded.masks[layer]
+        plain = self.recorded.plain[mask.data_ptr()]
         # (H_kv, G, R, d): grouped heads share keys without copies
         query = query.reshape(key.shape[0], -1, *query.shape[1:])
         output = value.new_zeros(*query.shape[:3], value.shape[-1])
@@ -106,14 +153,9 @@ class AttentionPass:
                 values[:, segment.start :] = value[:, offset : offset + segment.rows]
             first = max(segment.scored, segment.start) if layer == self.last_layer else segment.start
             rows = slice(offset + first - segment.start, offset + segment.rows)
-            output[:, :, rows] = kernel(query[:, :, rows], keys, values, mask[first:], segment, first)
+            output[:, :, rows] = kernel(query[:, :, rows], keys, values, mask[first:], segment, first, plain=plain)
             offset += segment.rows
         return output.flatten(0, 1).transpose(0, 1)
-
-    def _record(self, layer: int, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        if mask is None:
-            raise MissingCapability("the architecture hands its attention layers no mask, so suppression is not exact")
-        self.recorded.keys[layer], self.recorded.values[layer], self.recorded.masks[layer] = key, value, mask
 
 
 _ACTIVE: ContextVar[AttentionPass | None] = ContextVar("active_attention_pass", default=None)
@@ -129,21 +171,65 @@ class _Kernel:
     log_additive: bool
 
     def __call__(
+        self,
+        query: Tensor,  # (H_kv, G, n, d), of the rows from `first` on
+        keys: Tensor,  # (H_kv, C, d)
+        values: Tensor,  # (H_kv, C, d_v)
+        mask: Tensor,  # (n, C); no row sees a column behind its own
+        segment: Segment,
+        first: int,
+        *,
+        plain: bool = False,  # every row sees all columns up to its own
+    ) -> Tensor:  # (H_kv, G, n, d_v)
+        device = query.device.type
+        if plain and device in UNMASKED and self._fused and not segment.removes:
+            return self._unmasked(
+                query, keys[:, : first + query.shape[2]], values[:, : first + query.shape[2]], segment
+            )
+        outputs = []
+        for start in range(0, query.shape[2], BLOCK[device]):
+            rows = slice(start, min(start + BLOCK[device], query.shape[2]))
+            seen = slice(first + rows.stop)
+            block = (query[:, :, rows], keys[:, seen], values[:, seen], mask[rows, seen])
+            outputs.append(self._masked(*block, segment, first + start))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+    @property
+    def _fused(self) -> bool:
+        return self.log_additive and self.softcap is None and self.sinks is None
+
+    def _unmasked(self, query: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
+        """Plain causal attention with log F in further dimensions: q' = [q, 1, 1, 1], k' = [k, log F in 3 parts]."""
+        size = values.shape[-1]
+        ones, columns = _extra_dimensions(segment, self.scaling, query.dtype)  # (8,), (S, 8)
+        query = torch.cat([query, ones.expand(*query.shape[:-1], -1)], dim=-1)
+        keys = torch.cat([keys, columns[: keys.shape[1]].expand(len(keys), -1, -1)], dim=-1)
+        width = max(size, keys.shape[-1])
+        query, keys, values = (pad(tensor, (0, width - tensor.shape[-1])) for tensor in (query, keys, values))
+        output = scaled_dot_product_attention(
+            query,
+            _grouped(keys, query),
+            _grouped(values, query),
+            attn_mask=causal_lower_right(query.shape[2], keys.shape[1]),
+            scale=self.scaling,
+        )
+        return output[..., :size]
+
+    def _masked(
         self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, segment: Segment, first: int
     ) -> Tensor:
-        keys = keys.unsqueeze(1).expand(-1, query.shape[1], -1, -1)  # (H_kv, G, S, d)
-        values = values.unsqueeze(1).expand(-1, query.shape[1], -1, -1)
-        if self.log_additive and self.softcap is None and self.sinks is None:
+        keys, values = _grouped(keys, query), _grouped(values, query)
+        if self._fused:
             bias = _log_bias(segment, mask, first, query.dtype)
             return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=self.scaling)
-        scores = query @ keys.transpose(-1, -2) * self.scaling  # (H_kv, G, rows, S)
+        scores = query @ keys.transpose(-1, -2) * self.scaling  # (H_kv, G, n, C)
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
         scores = scores.float()
         if self.log_additive:
             scores = scores + _log_bias(segment, mask, first, torch.float32)
         else:
-            scores = _stretched(scores, mask, segment.factors.float())
+            scores = _stretched(scores, mask, segment.factors[: mask.shape[1]].float())
         return self._weights(scores).to(values.dtype) @ values
 
     def _weights(self, scores: Tensor) -> Tensor:
@@ -153,16 +239,35 @@ class _Kernel:
         return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
 
 
+def _grouped(tensor: Tensor, query: Tensor) -> Tensor:  # (H_kv, C, d) -> (H_kv, G, C, d), without a copy
+    return tensor.unsqueeze(1).expand(-1, query.shape[1], -1, -1)
+
+
 def _log_bias(segment: Segment, mask: Tensor, first: int, dtype: torch.dtype) -> Tensor:
-    """log F on visible columns, -inf elsewhere, (rows, S); a row that loses all its columns keeps its own diagonal."""
+    """log F on visible columns, -inf elsewhere, (n, C); a row that loses all its columns keeps its own diagonal."""
     key = (mask.data_ptr(), first, dtype)
-    if key not in segment.biases:
-        bias = torch.where(mask, segment.factors.log().float(), -torch.inf)
-        if not bool(segment.factors.all()):
+    if key not in segment.made:
+        bias = torch.where(mask, segment.factors[: mask.shape[1]].log().float(), -torch.inf)
+        if segment.removes:
             lost = bias.isneginf().all(dim=-1).nonzero().squeeze(-1)
             bias[lost, first + lost] = 0.0
-        segment.biases[key] = bias.to(dtype)
-    return segment.biases[key]
+        segment.made[key] = bias.to(dtype)
+    found: Tensor = segment.made[key]
+    return found
+
+
+def _extra_dimensions(segment: Segment, scaling: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # (8,), (S, 8)
+    """What queries and keys get so that their scaled product gains log F, to all the digits it has in 32 bits."""
+    key = ("extra", scaling, dtype)
+    if key not in segment.made:
+        rest = segment.factors.log() / scaling
+        columns = rest.new_zeros(len(rest), EXTRA, dtype=dtype)
+        for part in range(PARTS):
+            columns[:, part] = rest.to(dtype)
+            rest = rest - columns[:, part].double()
+        segment.made[key] = (torch.arange(EXTRA, device=rest.device) < PARTS).to(dtype), columns
+    found: tuple[Tensor, Tensor] = segment.made[key]
+    return found
 
 
 def _stretched(scores: Tensor, mask: Tensor, factors: Tensor) -> Tensor:
@@ -215,31 +320,24 @@ def register() -> None:
 
 
 @contextmanager
-def only_rows(module: nn.Module | None, rows: Tensor) -> Iterator[None]:
-    """Inside, `module` (position-wise, input (1, R, d)) computes only `rows`; all others come out as zeros."""
-    if module is None:
-        yield
-        return
+def only_rows(modules: Iterable[nn.Module], rows: Tensor) -> Iterator[None]:
+    """Inside, `modules` (position-wise, input (1, R, d)) compute only `rows`; all others come out as zeros."""
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        whole[0] = inputs[0].shape[1]
         return (inputs[0][:, rows], *inputs[1:])
 
     def scatter(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         first, *rest = output if isinstance(output, tuple) else (output,)
-        whole = first.new_zeros(1, total[0], first.shape[-1])
-        whole[:, rows] = first
-        return (whole, *rest) if isinstance(output, tuple) else whole
+        found = first.new_zeros(1, whole[0], first.shape[-1])
+        found[:, rows] = first
+        return (found, *rest) if isinstance(output, tuple) else found
 
-    def measure(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        total[0] = inputs[0].shape[1]
-
-    total = [0]
-    hooks = [
-        module.register_forward_pre_hook(measure),
-        module.register_forward_pre_hook(select),
-        module.register_forward_hook(scatter),
-    ]
+    whole = [0]
+    hooks = []
     try:
+        for module in modules:
+            hooks += [module.register_forward_pre_hook(select), module.register_forward_hook(scatter)]
         yield
     finally:
         for hook in hooks:

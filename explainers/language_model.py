@@ -26,6 +26,11 @@ from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
 CHARACTERS_PER_TOKEN = 256
 """More than any text has on average: what is longer than this many for each position is not even tokenised."""
 
+QUERIES = frozenset({"q_proj"})
+KEYS_AND_VALUES = frozenset({"k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj"})  # the last three: all
+OUTPUTS = frozenset({"o_proj", "out_proj", "c_proj", "dense"})
+"""The linear parts of an attention module, as architectures call them; where one has another name, it computes all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -133,6 +138,13 @@ class Encoded:
     around: tuple[int, int] = (0, 0)  # how many ids stand before and after those of the text itself
 
 
+@dataclass(slots=True)
+class PackedRows:
+    """The most rows of one pass that are known to fit into memory; None: it never ran out."""
+
+    most: int | None = None
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded causal LM whose attention is under our control (`explainers.attention_control`)."""
@@ -145,6 +157,7 @@ class LanguageModel:
     separator: int | None  # an end-of-text token, which stands in for BOS before an empty prompt
     facts: Mapping[str, Any] = field(default_factory=dict)
     placeholders: frozenset[int] = frozenset()  # ids that mark where something else stands; no text may hold them
+    packed_rows: PackedRows = field(default_factory=PackedRows, compare=False, kw_only=True)
     chat: ChatTemplate | None = None
 
     @property
@@ -169,14 +182,36 @@ class LanguageModel:
         return int(weight.shape[0])
 
     @cached_property
+    def bytes_per_row(self) -> int:
+        """About what one row of a pass takes at its peak: activations of one layer, and its logits."""
+        config: Any = self.network.config.get_text_config()
+        wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        return int((8 * config.hidden_size + 4 * wide + self.vocabulary_size) * self.network.dtype.itemsize)
+
+    @cached_property
     def last_feed_forward(self) -> nn.Module | None:
         """The feed-forward block of the last layer, where the architecture has it as one module."""
+        parent = self._attention(self.layers - 1)[1]
+        found = getattr(parent, "mlp", None)
+        return found if isinstance(found, nn.Module) else None
+
+    @cached_property
+    def _read_at_rows_only(self) -> list[nn.Module]:
+        """Parts of the last layer whose outputs at other rows than the scored ones are read by nothing."""
+        attention = self._attention(self.layers - 1)[0]
+        return [*_parts(attention, QUERIES | OUTPUTS), *([self.last_feed_forward] if self.last_feed_forward else [])]
+
+    @cached_property
+    def _first_projections(self) -> list[nn.Module]:
+        """What makes queries, keys and values in the first of several layers."""
+        return _parts(self._attention(0)[0], QUERIES | KEYS_AND_VALUES) if self.layers > 1 else []
+
+    def _attention(self, layer: int) -> tuple[nn.Module | None, nn.Module | None]:
+        """The attention module of a layer, and the module it is part of."""
         for name, module in self.network.named_modules():
-            if getattr(module, "layer_idx", None) == self.layers - 1 and "." in name:
-                parent = self.network.get_submodule(name.rpartition(".")[0])
-                found = getattr(parent, "mlp", None)
-                return found if isinstance(found, nn.Module) else None
-        return None
+            if getattr(module, "layer_idx", None) == layer and "." in name:
+                return module, self.network.get_submodule(name.rpartition(".")[0])
+        return None, None
 
     def inputs(self, sequence: TokenSequence) -> Inputs:
         """What the network reads at each of the S positions of `sequence`."""
@@ -200,9 +235,15 @@ class LanguageModel:
 
         `differentiable` keeps the graph back to whatever in `attention` requires a gradient; no weight does.
         """
-        narrowed: AbstractContextManager[None] = only_rows(self.last_feed_forward, rows)
+        repeated = self._first_projections if attention.knows_first_layer else []
         recording = torch.enable_grad() if differentiable else torch.inference_mode()
-        with recording, attention.active(), narrowed, self.given(inputs):
+        with (
+            recording,
+            attention.active(),
+            only_rows(self._read_at_rows_only, rows),
+            only_rows(repeated, rows[:0]),
+            self.given(inputs),
+        ):
             output = self.network(**inputs.arguments, logits_to_keep=rows, use_cache=False)
         logits: Tensor = output.logits[0]
         if logits.shape[0] != rows.numel():
@@ -313,6 +354,10 @@ class LanguageModel:
                     f"token id at position {position} is outside the vocabulary (0 to {self.vocabulary_size - 1})",
                     f"{pointer}/{position}",
                 )
+
+
+def _parts(module: nn.Module | None, names: frozenset[str]) -> list[nn.Module]:
+    return [] if module is None else [part for name, part in module.named_children() if name in names]
 
 
 def _tokens(item: Item, index: int, encoded: Encoded) -> Iterator[Token]:

@@ -21,8 +21,10 @@ from explainers.errors import OutOfMemory
 from explainers.language_model import LanguageModel, TokenSequence
 from explainers.types import Checkpoint, never_stop
 
-PACKED_ROWS = 2048
-"""Rows per packed pass: enough to fill the matrix units of a CPU core; more gained nothing."""
+PACKED_ROWS = {"cpu": 1024, "cuda": 16_384}
+"""Rows per packed pass that fill the matrix units; more gain nothing (a CPU core: measured; a GPU: expected)."""
+LOGITS_AT_ONCE = 1 << 19
+"""So many stay in a processor's cache while they are reduced to one log-probability per row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,20 @@ def log_probabilities(
     *,
     log_additive: bool,
     checkpoint: Checkpoint = never_stop,
-    packed_rows: int = PACKED_ROWS,
+    packed_rows: int | None = None,
 ) -> Suppressed:
     """Log p of each target token with `base_factors` on the columns, and with each of `variants` instead.
 
     Raises OutOfMemory when even one variant at a time does not fit, MissingCapability when the architecture turns out
-    to escape the suppression, and whatever `checkpoint` raises (it is called before each forward pass).
+    to escape the suppression, and whatever `checkpoint` raises (it is called before each forward pass). `packed_rows`
+    None: as many as fit into memory, which the model remembers once more did not.
     """
     engine = _Engine(model, sequence, log_additive, checkpoint)
     base = engine.base_pass(base_factors)
     result = np.tile(base, (len(variants), 1))  # (C, T)
-    changed = [(_first_change(base_factors, variant), index) for index, variant in enumerate(variants)]
+    may_skip = sequence.first_scored if log_additive else 0
+    changed = [(_first_row(base_factors, variant, may_skip), index) for index, variant in enumerate(variants)]
+    packed_rows = packed_rows or _fitting_rows(model)
     queue = sorted(((start, index) for start, index in changed if start is not None), reverse=True)
     while queue:
         count = _fitting(queue, sequence.positions, packed_rows)
@@ -63,6 +68,7 @@ def log_probabilities(
             if count == 1:
                 raise OutOfMemory(_too_large(sequence)) from error
             packed_rows = sum(sequence.positions - start for start, _ in queue[:count]) // 2
+            model.packed_rows.most = packed_rows
             continue
         for (_, index), values in zip(queue[:count], scores, strict=True):
             result[index, len(base) - len(values) :] = values
@@ -100,15 +106,14 @@ class _Engine:
 
     def _forward(self, segments: list[Segment]) -> list[NDArray[np.float64]]:
         self.checkpoint()
-        positions = torch.cat([torch.arange(s.start, s.start + s.rows, device=self.model.device) for s in segments])
         rows = torch.cat(list(_scored_rows(segments))).to(self.model.device)
         attention = AttentionPass(
             segments, log_additive=self.log_additive, last_layer=self.model.layers - 1, base=self.recorded
         )
-        logits = self.model.logits(self.inputs.at(positions), rows, attention)
+        logits = self.model.logits(self.inputs.at(attention.positions), rows, attention)
         self.recorded = attention.recorded
         self.forwards += 1
-        self.rows += len(positions)
+        self.rows += len(attention.positions)
         targets = torch.cat([self.target[s.scored - self.sequence.first_scored :] for s in segments])
         scores = _log_softmax_at(logits, targets)
         cuts = np.cumsum([s.start + s.rows - s.scored for s in segments])[:-1]
@@ -124,14 +129,32 @@ def _scored_rows(segments: Sequence[Segment]) -> Iterator[Tensor]:
 
 
 def _log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:  # (n, V), (n,) -> (n,)
-    """Log-softmax in fp32 at one column per row."""
-    logits = logits.float()
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+    """Log-softmax in fp32 at one column per row, a few rows at a time."""
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).float()
+    rows = max(1, LOGITS_AT_ONCE // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+    return chosen - torch.cat([part.float().logsumexp(dim=-1) for part in torch.split(logits, rows)])
 
 
-def _first_change(base: NDArray[np.float64], variant: NDArray[np.float64]) -> int | None:
+def _first_row(base: NDArray[np.float64], variant: NDArray[np.float64], may_skip: int) -> int | None:
+    """The first row to recompute: that of the first changed column, or a later one where nobody sees the rows between.
+
+    Nobody sees columns with factor 0 in the log-additive form, and up to `may_skip` nothing else is read of their rows.
+    """
     columns = np.flatnonzero(base != variant)
-    return int(columns[0]) if columns.size else None
+    if not columns.size:
+        return None
+    start = int(columns[0])
+    seen = np.flatnonzero(variant[start:may_skip])
+    return start + int(seen[0]) if seen.size else max(start, may_skip)
+
+
+def _fitting_rows(model: LanguageModel) -> int:
+    """How many rows one packed pass may have: enough, and on a GPU no more than half the free memory holds."""
+    rows = PACKED_ROWS[model.device.type]
+    if model.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        rows = min(rows, (torch.cuda.mem_get_info(model.device)[0] + cached) // 2 // model.bytes_per_row)
+    return max(1, min(rows, model.packed_rows.most or rows))
 
 
 def _fitting(queue: Sequence[tuple[int, int]], positions: int, packed_rows: int) -> int:
