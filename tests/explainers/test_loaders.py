@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from explainers.errors import ExplainerError, MissingCapability, UnreadableModel
 from explainers.language_model import LanguageModel
 from explainers.loaders import LOADERS, load_causal_lm, load_image_text_lm
+from explainers.types import Image
 from tests import tiny_models
+from tests.explainers import plain_images
 
 
 @pytest.fixture
@@ -214,3 +218,18 @@ def test_encoder_decoders_are_refused(tmp_path: Path, family: str) -> None:
     for load in LOADERS.values():
         with pytest.raises(MissingCapability, match=f"{family} is an encoder-decoder"):
             load(folder, None, None)
+
+
+@pytest.mark.parametrize("processor", [SiglipImageProcessorPil, LlavaImageProcessorPil])
+def test_a_siglip_tower_has_no_token_but_patches(tmp_path: Path, processor: Any) -> None:
+    """With processors that would pad or crop; none of that happens."""
+    tower = {**tiny_models.PATCHES, "model_type": "siglip_vision_model", "image_size": 24}
+    folder = tiny_models.save_image_text(
+        tmp_path / "siglip", vision_config=tower, vision_feature_select_strategy="full", vision_feature_layer=-1
+    )
+    processor().save_pretrained(folder)
+    model = load_image_text_lm(folder)
+    assert type(model.eyes.processor) is processor
+    sequence = model.encode((Image(plain_images.png(90, 40, 1)),), "x")
+    assert sequence.pictures[0].arguments["pixel_values"].shape == (1, 3, 24, 24)
+    assert len(sequence.prompt) == 36
