@@ -94,7 +94,7 @@ def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint) -> 
     begun = time.perf_counter()
     found = method.explain(asked, checkpoint)
     forwards = int(found.facts["forwards"])
-    if question.uncertainty:
+    if question.uncertainty and found.uncertainty is None:
         noise = noise_floor(method.explain, asked, found, checkpoint)
         found, forwards = replace(found, uncertainty=noise.floor), forwards + noise.forwards
     if question.evaluate:

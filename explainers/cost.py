@@ -16,7 +16,7 @@ from explainers.faithfulness import ORDERS, steps
 from explainers.language_model import LanguageModel
 from explainers.noise import SHIFTS
 from explainers.plan import Plan
-from explainers.types import ScreenedConfig
+from explainers.types import AblationConfig, ScreenedConfig
 
 ROWS_AT_ONCE = 1024
 """About as many rows make one pass of several chunks."""
@@ -55,6 +55,8 @@ def cost(asked: Plan, *, gradient: bool, exact: bool, evaluate: bool = False, un
     if gradient and exact:
         count = asked.config.exact if isinstance(asked.config, ScreenedConfig) else ScreenedConfig().exact
         chunks = sorted(chunks, reverse=True)[:count]
+    if isinstance(asked.config, AblationConfig):
+        chunks = [positions] * asked.config.samples if asked.chunks else []
     targets = len(asked.sequence.target) if asked.by_target_token else 1
     forwards, backwards, rows = 0, 0, 0
     if gradient:

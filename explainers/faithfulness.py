@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explainers.language_model import LanguageModel
-from explainers.plan import Plan, check_finite, plan
+from explainers.plan import check_finite, kept, plan
 from explainers.suppression import log_probabilities
 from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, never_stop
 
@@ -60,31 +60,17 @@ def faithfulness(
     the same request has the same answer.
     """
     asked = plan(model, prompt, target, replace(config, control_factor=0.0, target_granularity="complete"), checkpoint)
-    shares = _shares(asked)  # (F, S)
+    shares = asked.shares()  # (F, S)
     totals = attribution.values.sum(axis=0)[: len(shares)]  # the pieces of the prompt come first
     ranked = np.argsort(-totals, kind="stable")
     generator = np.random.default_rng(seed)
     orders = [ranked, *(generator.permutation(len(ranked)) for _ in range(ORDERS))]
     removed = steps(len(ranked))
-    variants = [asked.base * _kept(shares[order[:count]]) for order in orders for count in removed]
+    variants = [asked.base * kept(shares[order[:count]]) for order in orders for count in removed]
     found = log_probabilities(model, asked.sequence, asked.base, variants, log_additive=True, checkpoint=checkpoint)
     check_finite(model, found.base, found.variants)
     drops = (found.base - found.variants).sum(axis=1).reshape(len(orders), len(removed))  # (1 + ORDERS, K)
     return _judged(drops, removed, found.forwards, found.rows)
-
-
-def _shares(asked: Plan) -> NDArray[np.float64]:  # (F, S)
-    """How much of each column belongs to each piece: what a factor of 0 on the piece takes away from it."""
-    shares = np.zeros((len(asked.chunks), asked.sequence.positions))
-    for share, chunk in zip(shares, asked.chunks, strict=True):
-        share[list(chunk.factors)] = 1 - np.array(list(chunk.factors.values()))
-    return shares
-
-
-def _kept(shares: NDArray[np.float64]) -> NDArray[np.float64]:  # (S,)
-    """The factor of each column when pieces with these shares of it are removed together."""
-    kept: NDArray[np.float64] = (1 - shares.sum(axis=0)).clip(min=0)
-    return np.where(kept < 1e-9, 0.0, kept)  # shares that add up to all of a column but for rounding
 
 
 def _judged(drops: NDArray[np.float64], removed: Sequence[int], forwards: int, rows: int) -> Faithfulness:

@@ -46,6 +46,13 @@ class Plan:
         """Whether scores are needed for each target token, or only their sum."""
         return self.config.target_granularity == "token" or self.config.postprocessing != "none"
 
+    def shares(self) -> NDArray[np.float64]:  # (F, S)
+        """How much of each column belongs to each chunk: what a control factor of 0 takes away. Needs that factor."""
+        shares = np.zeros((len(self.chunks), self.sequence.positions))
+        for share, chunk in zip(shares, self.chunks, strict=True):
+            share[list(chunk.factors)] = 1 - np.array(list(chunk.factors.values()))
+        return shares
+
 
 def plan(
     model: LanguageModel, prompt: Prompt, target: str, config: AtmanConfig, checkpoint: Checkpoint = never_stop
@@ -85,6 +92,12 @@ def attribution(
         values = _normalised(values, seen)
     features = tuple(chunk.feature for chunk in plan.chunks)
     return Attribution(method, features, targets, np.where(seen, values, 0.0), base, facts=_facts(plan) | dict(facts))
+
+
+def kept(shares: NDArray[np.float64]) -> NDArray[np.float64]:  # (N, S) -> (S,)
+    """The factor of each column when chunks with these shares of it are removed together."""
+    left: NDArray[np.float64] = (1 - shares.sum(axis=0)).clip(min=0)
+    return np.where(left < 1e-9, 0.0, left)  # shares that add up to all of a column but for rounding
 
 
 def check_finite(model: LanguageModel, *log_probabilities: NDArray[np.float64]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from explainers.language_model import LanguageModel
-from explainers.methods import atman, gradient, screened
+from explainers.methods import ablation, atman, gradient, screened
 from explainers.plan import Plan
-from explainers.types import AtmanConfig, Attribution, Checkpoint, Prompt, ScreenedConfig
+from explainers.types import AblationConfig, AtmanConfig, Attribution, Checkpoint, Prompt, ScreenedConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "atman": Method(atman.attribute, atman.explain, AtmanConfig),
+    "ablation": Method(ablation.attribute, ablation.explain, AblationConfig),
     "gradient": Method(gradient.attribute, gradient.explain, AtmanConfig, gradient=True, exact=False),
     "screened": Method(screened.attribute, screened.explain, ScreenedConfig, gradient=True),
 }

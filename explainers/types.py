@@ -160,3 +160,11 @@ class ScreenedConfig(AtmanConfig):
     """Exact scores for the `exact` pieces that matter most by their gradient, first-order ones for the others."""
 
     exact: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AblationConfig(AtmanConfig):
+    """Scores fitted to `samples` passes in each of which about half of the pieces are removed."""
+
+    control_factor: float = 0.0
+    samples: int = 64

@@ -79,7 +79,7 @@ async def test_null_means_default(running: Running) -> None:
     optional = (
         "hosting", "control_factor", "contextual_control_threshold", "control_log_additive", "postprocessing",
         "normalize", "prompt_granularity", "target_granularity", "control_token_overlap", "method", "fresh",
-        "evaluate", "uncertainty", "dry_run", "generate", "messages", "exact_scores", "tags", "unknown",
+        "evaluate", "uncertainty", "dry_run", "generate", "messages", "exact_scores", "samples", "tags", "unknown",
     )  # fmt: skip
     plain = await running.explain()
     nulls = await running.explain(**dict.fromkeys(optional))
@@ -291,7 +291,7 @@ async def test_models_available_and_version(running: Running) -> None:
     assert version.text == "1.19.0" and version.headers["content-type"].startswith("text/plain")
 
 
-@pytest.mark.parametrize("path", ["/evaluate", "/complete", "/v1/chat/completions", "/embed", "/v1/rerank"])
+@pytest.mark.parametrize("path", ["/embed", "/embeddings", "/v1/semantic_embed", "/translate", "/v1/rerank"])
 async def test_what_is_not_served_yet_says_so(running: Running, path: str) -> None:
     response = await running.client.post(path, json={"model": "tiny-lm"})
     assert (response.status_code, response.json()["code"]) == (400, "MISSING_CAPABILITY")

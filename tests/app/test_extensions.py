@@ -92,6 +92,17 @@ async def test_screened_says_which_scores_are_exact(running: Running) -> None:
     assert more["id"] != found["id"]
 
 
+async def test_ablation_takes_as_many_samples_as_it_is_told(running: Running) -> None:
+    few, many = [await explained(running, **WORDS, method="ablation", samples=n) for n in (8, 64)]
+    assert few["id"] != many["id"]
+    told = await explained(running, **WORDS, method="ablation", samples=64, dry_run=True)
+    assert 0.5 * told["forwards"] <= many["forwards"] <= told["forwards"]
+    response = await running.explain(method="ablation", samples=1)
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/samples")
+    factors = [await explained(running, **WORDS, method="ablation", control_factor=factor) for factor in (0.1, 0.5)]
+    assert factors[0] == factors[1]
+
+
 async def test_multiplicative_form_has_a_gradient_too(running: Running) -> None:
     found = await explained(running, **WORDS, method="gradient", control_log_additive=False)
     assert any(score["score"] != 0 for score in items(found)[0]["scores"])
@@ -101,13 +112,15 @@ async def test_multiplicative_form_has_a_gradient_too(running: Running) -> None:
 async def test_uncertainty_stands_beside_each_score(running: Running, method: str) -> None:
     plain = await explained(running, **WORDS, prompt=IDS, method=method)
     found = await explained(running, **WORDS, prompt=IDS, method=method, uncertainty=True)
-    assert found["id"] != plain["id"] and found["forwards"] > plain["forwards"]
+    assert found["id"] != plain["id"]
+    sampled = method == "ablation"  # has its standard errors anyway
+    assert (found["forwards"] == plain["forwards"]) == sampled
     text, ids, _ = items(found)
     for score in text["scores"]:
         assert score["uncertainty"] >= 0
         assert score.get("below_noise", False) == (abs(score["score"]) <= score["uncertainty"])
     assert len(ids["uncertainty"]) == len(ids["scores"]) == 3
-    assert all("uncertainty" not in score for score in items(plain)[0]["scores"])
+    assert all(("uncertainty" in score) == sampled for score in items(plain)[0]["scores"])
     kept = await stored(running, found)
     assert kept["request"]["uncertainty"] is True
     assert kept["attribution"]["uncertainty"][0][0] == text["scores"][0]["uncertainty"]

@@ -12,7 +12,7 @@ from explainers.language_model import LanguageModel
 from explainers.noise import noise_floor
 from explainers.plan import Plan, plan
 from explainers.registry import METHODS
-from explainers.types import AtmanConfig, Prompt, ScreenedConfig, Text, TokenIds
+from explainers.types import AblationConfig, AtmanConfig, Prompt, ScreenedConfig, Text, TokenIds
 
 PROMPT: Prompt = (Text("Anna lives in Oslo. Ben is in Rome. " * 6), TokenIds((260, 270, 260)))
 TARGET = " Oslo, Anna"
@@ -30,9 +30,11 @@ def forecast(asked: Plan, method: str, **extras: bool) -> Cost:
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("method", METHODS)
 def test_passes_and_rows(llama: LanguageModel, method: str, config: AtmanConfig) -> None:
+    if method == "ablation":
+        config = AblationConfig(granularity=config.granularity, samples=20)
     asked = plan(llama, PROMPT, TARGET, config)
     told, facts = forecast(asked, method), METHODS[method].explain(asked, lambda: None).facts
-    assert facts["rows"] <= told.rows <= (2.5 if method == "screened" else 1.7) * facts["rows"]
+    assert facts["rows"] <= told.rows <= (2.5 if method == "screened" else 2) * facts["rows"]
     assert facts["forwards"] <= told.forwards + 2 <= facts["forwards"] + 4
     assert facts.get("backwards", 0) == told.backwards
     assert told.bytes > 0 and told.operations > 0

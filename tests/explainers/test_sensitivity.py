@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from explainers import attention_control
 from explainers.language_model import LanguageModel, TokenSequence
+from explainers.loaders import load_image_text_lm
 from explainers.sensitivity import Sensitivity, sensitivity
 from explainers.suppression import log_probabilities
-from explainers.types import Text
+from explainers.types import Image, Text
+from tests import tiny_models
+from tests.explainers import plain_images
 
 STEP = 1e-3
 
@@ -120,3 +123,14 @@ def test_steps_are_logarithms_unless_a_column_is_removed() -> None:
     np.testing.assert_allclose(predicted, [[-10 * np.log(0.5), 0.5 + 100, 0, 0]])
     np.testing.assert_allclose(found.predicted(base, [removed], log_additive=False), [[0.5 + 100]])
     assert found.predicted(base, [], log_additive=True).shape == (1, 0)
+
+
+@pytest.mark.parametrize("family", list(tiny_models.IMAGE_FAMILIES))
+def test_derivatives_reach_visual_tokens(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = load_image_text_lm(tiny_models.save_image_text(tmp_path_factory.mktemp("models") / family, family))
+    sequence = model.encode((Text("Ben"), Image(plain_images.png(30, 50, 2)), Text(" lives in ")), " Oslo")
+    base = np.ones(sequence.positions)
+    base[4] = 0.5
+    found = sensitivity(model, sequence, base, log_additive=True, per_token=True).gradients
+    off = np.abs(found - differences(model, sequence, base, log_additive=True))
+    assert np.quantile(off, 0.95) < 5e-3 * max(1.0, np.abs(found).max())

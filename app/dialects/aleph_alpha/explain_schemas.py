@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool
 
@@ -167,11 +167,16 @@ class ExplainRequest(Wire):
         "atman",
         description="How to explain. `atman`: attention suppression, exact. `gradient`: its first-order approximation, "
         "one pass forwards and one back for all pieces. `screened`: exact where the gradient is largest, scaled "
-        "gradients elsewhere. The last two say `approximate` in their answers.",
+        "gradients elsewhere. These two say `approximate` in their answers. `ablation`: pieces are removed in random "
+        "halves and a line is fitted to what the target then loses; its scores have standard errors as `uncertainty`, "
+        "and `control_factor` has no effect.",
         examples=["atman"],
     )
     exact_scores: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] = Field(
         8, description="How many pieces method `screened` scores exactly; no effect on other methods.", examples=[8]
+    )
+    samples: Annotated[int, Field(strict=True, ge=8, le=4096)] = Field(
+        64, description="How many random halves method `ablation` removes; no effect on other methods.", examples=[64]
     )
     fresh: StrictBool = Field(
         False, description="True: compute anew even when the answer to this very request is stored.", examples=[False]
@@ -221,10 +226,13 @@ class ExplainRequest(Wire):
         delimiter = granularity.delimiter if granularity is not None and granularity.type == "custom" else None
         if granularity is not None and granularity.type == "custom" and not delimiter:
             raise InvalidRequest("must be a non-empty string with type custom", "/prompt_granularity/delimiter")
-        options = {"exact": self.exact_scores} if self.method == "screened" else {}
-        make = METHODS[self.method].config if self.method in METHODS else AtmanConfig
-        return make(
-            control_factor=self.control_factor,
+        options: dict[str, float] = {"control_factor": self.control_factor}
+        if self.method == "screened":
+            options["exact"] = self.exact_scores
+        if self.method == "ablation":
+            options = {"samples": self.samples}
+        make: Any = METHODS[self.method].config if self.method in METHODS else AtmanConfig
+        config: AtmanConfig = make(
             log_additive=self.control_log_additive,
             threshold=self.contextual_control_threshold,
             granularity=None if granularity is None else granularity.type,
@@ -235,3 +243,4 @@ class ExplainRequest(Wire):
             normalize=self.normalize,
             **options,
         )
+        return config
