@@ -5,8 +5,8 @@
 
 A random Llama, 30 chunks, 16 target tokens: the engine, `naive` and `batched` (see `explain_tasks`), and where captum
 is installed its feature ablation (`explain_peers`) on a smaller question. Seconds are CPU seconds of this process (the
-machine may be shared), or seconds of the clock on a GPU; ratios are medians of runs that stand beside each other. Memory
-is what one answer takes beyond the model. Needs torch, transformers and pillow. Writes benchmarks/results/explain*.json.
+machine may be shared), or seconds of the clock on a GPU; ratios are medians of runs that stand beside each other.
+Memory is what one answer takes beyond the model. Needs torch, transformers and pillow. Writes results/explain*.json.
 """
 
 from __future__ import annotations

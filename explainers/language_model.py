@@ -209,7 +209,7 @@ class LanguageModel:
     def _attention(self, layer: int) -> tuple[nn.Module | None, nn.Module | None]:
         """The attention module of a layer, and the module it is part of."""
         for name, module in self.network.named_modules():
-            if getattr(module, "layer_idx", None) == layer and "." in name:
+            if getattr(module, "layer_idx", None) == layer and _parts(module, KEYS_AND_VALUES):
                 return module, self.network.get_submodule(name.rpartition(".")[0])
         return None, None
 

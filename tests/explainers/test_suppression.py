@@ -148,13 +148,106 @@ def test_only_changed_rows_are_computed(llama: LanguageModel) -> None:
     assert result.rows == sequence.positions + (sequence.positions - 10)
 
 
+def removed(sequence: TokenSequence, *pieces: tuple[int, int]) -> NDArray[np.float64]:
+    values = np.ones(sequence.positions)
+    for start, stop in pieces:
+        values[start:stop] = 0.0
+    return values
+
+
+@pytest.mark.parametrize(
+    ("pieces", "first"),
+    [
+        ([(4, 9)], 9),  # nobody sees the removed rows
+        ([(0, 3)], 3),
+        ([(4, 9), (12, 14)], 9),  # the second part is seen by nobody either, but lies behind rows that are
+        ([(4, 9), (9, 12)], 12),
+        ([(6, 1000)], None),  # removed up to the end: the last prompt row and the target's are scored
+    ],
+)
+def test_removed_rows_that_nobody_sees_are_skipped(
+    llama: LanguageModel, pieces: list[tuple[int, int]], first: int | None
+) -> None:
+    sequence = sequence_of(llama)
+    base, variant = np.ones(sequence.positions), removed(sequence, *pieces)
+    start = sequence.first_scored if first is None else first
+    found = log_probabilities(llama, sequence, base, [variant], log_additive=True)
+    assert found.rows == sequence.positions + sequence.positions - start
+    np.testing.assert_allclose(found.variants[0], brute_force.log_probabilities(llama, sequence, variant), atol=1e-4)
+
+
+def test_nothing_is_skipped_where_a_removed_column_is_seen(llama: LanguageModel) -> None:
+    sequence = sequence_of(llama)
+    last = sequence.first_scored
+    base = np.ones(sequence.positions)
+    similar = removed(sequence, (4, 9))
+    similar[2] = 0.4  # a similar column before the chunk
+    cases = [
+        (removed(sequence, (4, 9)), False, 4),  # the multiplicative form only lowers a column
+        (similar, True, 2),
+        (np.maximum(removed(sequence, (4, 9)), 1e-60), True, 4),
+        (removed(sequence, (last, last + 1)), True, last),  # the last prompt row itself
+        (removed(sequence, (last + 1, last + 3)), True, last + 1),  # in the target
+    ]
+    for variant, log_additive, first in cases:
+        found = log_probabilities(llama, sequence, base, [variant], log_additive=log_additive)
+        assert found.rows == sequence.positions + sequence.positions - first
+        slow = brute_force.log_probabilities(llama, sequence, variant, log_additive)
+        np.testing.assert_allclose(found.variants[0], slow, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.1, 2.0])
+def test_a_uniform_chunk_at_row_0_and_everything_removed(any_model: LanguageModel, factor: float) -> None:
+    sequence = sequence_of(any_model)
+    base, last = np.ones(sequence.positions), sequence.first_scored
+    stops = [1, last, last + 1, sequence.positions]
+    if factor == 0 and any_model.architecture == "GptOssForCausalLM":
+        del stops[2:]  # beside a sink, a row that lost all its columns has no weights that everyone would agree on
+    changed = [factors(sequence, 0, stop, factor) for stop in stops]
+    fast = log_probabilities(any_model, sequence, base, changed, log_additive=True)
+    slow = np.stack([brute_force.log_probabilities(any_model, sequence, v) for v in changed])
+    np.testing.assert_allclose(fast.variants, slow, atol=1e-4)
+
+
+def test_the_first_layer_and_unread_rows_are_not_computed(any_model: LanguageModel) -> None:
+    sequence = sequence_of(any_model)
+    counted: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        def add(_: Any, __: Any, output: torch.Tensor) -> None:
+            counted[name] = counted.get(name, 0) + output.shape[1]
+
+        return add
+
+    own = {"first": any_model._first_projections, "last": any_model._read_at_rows_only}
+    hooks = []
+    for name, modules in own.items():
+        linear = [part for module in modules for part in module.modules() if not list(part.children())][:1]
+        hooks += [part.register_forward_hook(count(name)) for part in linear]
+    late = factors(sequence, 10, 12, 0.1)
+    try:
+        log_probabilities(any_model, sequence, np.ones(sequence.positions), [late], log_additive=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert own["first"], "every family names its projections"
+    assert counted["first"] == sequence.positions, "in the base pass only"
+    assert counted.get("last", 0) <= 2 * len(sequence.target)
+
+
 def test_halves_the_packed_row_when_memory_runs_out(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama.packed_rows, "most", None)
     sequence = sequence_of(llama)
     base, changed = np.ones(sequence.positions), variants(sequence, 0.1)
     expected = log_probabilities(llama, sequence, base, changed, log_additive=True).variants
     limit_rows(monkeypatch, 2 * sequence.positions)
     result = log_probabilities(llama, sequence, base, changed, log_additive=True)
     np.testing.assert_allclose(result.variants, expected, atol=1e-5)
+    remembered = llama.packed_rows.most
+    assert remembered is not None
+    assert remembered < sum(sequence.positions - int(np.argmin(v)) for v in changed)
+    log_probabilities(llama, sequence, base, changed, log_additive=True)
+    assert llama.packed_rows.most == remembered, "what did not fit is not tried again"
     limit_rows(monkeypatch, sequence.positions - 1)
     with pytest.raises(OutOfMemory, match="positions do not fit"):
         log_probabilities(llama, sequence, base, changed, log_additive=True)
