@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests import tiny_models
+from tests.app.conftest import CHAT_TEMPLATE
 from tests.clients.server import Server, objects, running, whence
 from tests.postgres import reachable_folder
 
@@ -22,7 +23,9 @@ Drive = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.save(tmp_path_factory.mktemp("model"))
+    folder = tiny_models.save(tmp_path_factory.mktemp("model"))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")
