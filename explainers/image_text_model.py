@@ -19,10 +19,10 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from explainers.errors import InvalidRequest, MissingCapability
-from explainers.images import decode
+from explainers.images import MAX_PROMPT_PIXELS, decode, pixels
 from explainers.language_model import Encoded, Inputs, LanguageModel, TokenSequence
 from explainers.pictures import Eyes, Picture, same_dtype
-from explainers.types import Image, Item
+from explainers.types import Image, Item, Prompt
 
 NOISE_SIZE = (80, 48)
 
@@ -51,6 +51,14 @@ class ImageTextModel(LanguageModel):
             for pieces in (family.before, family.after)
         )
         return before, after
+
+    def encode(self, prompt: Prompt, target: str) -> TokenSequence:
+        total = 0
+        for index, item in enumerate(prompt):
+            total += pixels(item.data, f"/prompt/{index}/data") if isinstance(item, Image) else 0
+            if total > MAX_PROMPT_PIXELS:
+                raise InvalidRequest(f"the images have more than {MAX_PROMPT_PIXELS} pixels in all", f"/prompt/{index}")
+        return super().encode(prompt, target)
 
     def encode_item(self, item: Item, pointer: str) -> Encoded:
         if not isinstance(item, Image):

@@ -22,6 +22,8 @@ from explainers.errors import InvalidRequest
 
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
+MAX_PROMPT_PIXELS = 100_000_000
+"""Of all images of a prompt together: a few kilobytes can become millions of pixels, which take seconds to decode."""
 
 FORMATS: Mapping[str, Callable[[BytesIO], Any]] = {
     "image/png": PngImageFile,
@@ -77,6 +79,12 @@ def shown_size(data: bytes) -> tuple[int, int]:
     except Exception as error:  # as above
         raise InvalidRequest("the image is damaged") from error
     return (opened.height, opened.width) if lying else (opened.width, opened.height)
+
+
+def pixels(data: bytes, pointer: str | None = None) -> int:
+    """How many pixels a file would become, from its head; raises InvalidRequest."""
+    width, height = _opened(data, pointer).size
+    return int(width * height)
 
 
 def _opened(data: bytes, pointer: str | None) -> Any:

@@ -276,6 +276,17 @@ def test_visual_tokens_count_for_the_context_length(llava: ImageTextModel) -> No
         llava.encode((Image(WIDE),) * 1000, "x")
 
 
+def test_many_small_files_of_many_pixels_are_refused_before_any_is_decoded(
+    llava: ImageTextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = plain_images.encoded(Pillow.new("1", (6000, 6000)))
+    assert len(data) < 10_000
+    monkeypatch.setattr("explainers.image_text_model.decode", None)
+    with pytest.raises(InvalidRequest, match="100000000 pixels in all") as refused:
+        llava.encode((Text("Anna"), *[Image(data)] * 3), "x")
+    assert refused.value.pointer == "/prompt/3"
+
+
 def test_an_image_alone_can_be_the_prompt(model: ImageTextModel) -> None:
     found = attribute(model, (Image(WIDE),), " Oslo", AtmanConfig(granularity="sentence"))
     assert [feature.name for feature in found.features[:4]] == [
