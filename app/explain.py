@@ -21,8 +21,6 @@ from app.questions import Forecast, Question, answer, forecast
 from app.records import attribution_from, attribution_record
 from app.refusals import NotFound, UnknownModel
 from app.runtime import Registration, Runtime
-from explainers.errors import MissingCapability
-from explainers.registry import METHODS
 from explainers.types import Attribution
 from storage import errors as storage_errors
 from storage import explanations
@@ -95,7 +93,6 @@ async def explain_completion(
     `id` is what a new one is stored under, unless somebody else's is on its way already.
     Raises `UnknownModel`, `QueueFull`, `StillRunning`, and what the method says about the question.
     """
-    check_method(question)
     key = question.key
     registration, stored = await look_up(explainer.database, tenant, question, key)
     if stored is not None and not fresh:
@@ -141,7 +138,6 @@ async def compute(
 
 async def forecast_completion(explainer: Explainer, tenant: str, question: Question) -> Forecasted:
     """What answering would take; nothing is run, and nothing stored."""
-    check_method(question)
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
     model = await explainer.runtime.model(registration)
     found = await explainer.runtime.run(lambda _: forecast(model, question))
@@ -152,11 +148,6 @@ async def forecast_completion(explainer: Explainer, tenant: str, question: Quest
 def speed_of(registration: Registration, question: Question) -> tuple[object, ...]:
     """What answers must have in common for the time of one to tell that of another."""
     return (*registration.weights, question.method)
-
-
-def check_method(question: Question) -> None:
-    if question.method not in METHODS:
-        raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
 
 
 async def store(

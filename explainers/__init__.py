@@ -10,5 +10,7 @@ Consequence: exact on every architecture that lets its attention be replaced; th
 loaded.
 Images: the vision tower runs once, outside all this, and its visual tokens are columns like any others, each with its
 area of the whole image (`pictures`); images are never cropped or cut into sub-images, so that a score has one place.
+What scores are worth is asked of the same engine: `noise` (rounding), `faithfulness` (removal), and `cost` says
+beforehand what it will take; `sensitivity` is the engine's derivative, for the approximate methods.
 A method is one file in `methods/` and one line in `registry`; a model format one function and one line in `loaders`.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,20 @@ def test_questions_survive_their_records(question: Question) -> None:
 
 def test_what_is_not_asked_for_names_nothing() -> None:
     assert set(Question("m", (), "b", AtmanConfig()).record) == {"method", "prompt", "target", "config"}
+
+
+async def test_jobs_keep_what_was_asked(running: Running) -> None:
+    """A job knows its question by its record alone."""
+    changes: dict[str, Any] = {"evaluate": True, "target": None, "generate": {"maximum_tokens": 2}, "fresh": True}
+    body = {"model": "tiny-lm", "prompt": PROMPT, "method": "screened", "exact_scores": 2, **changes}
+    asked = {"Prefer": "respond-async"}
+    response = await running.client.post("/explain", json=body, headers=asked)
+    assert response.status_code == 202
+    refused = await running.client.post("/explain", json={**body, "method": "sorcery"}, headers=asked)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (400, "/method")
+    job = response.json()["id"]
+    async with asyncio.timeout(60), running.client.stream("GET", f"/jobs/{job}/events") as events:
+        last = [line async for line in events.aiter_lines() if line.startswith("data:")][-1]
+    assert '"state":"succeeded"' in last
+    facts = (await running.client.get(f"/explanations/{job}")).json()["attribution"]["facts"]
+    assert facts["completion"] and facts["faithfulness"]["removed"] and sum(facts["exact"]) <= 2

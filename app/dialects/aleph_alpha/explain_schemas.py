@@ -10,7 +10,7 @@ from app.dialects.aleph_alpha.schemas import Factor, PromptItems, prompt_from
 from app.questions import Question
 from app.wire import Array, Count, ModelName, Number, Wire
 from explainers.decoding import CompletionConfig
-from explainers.errors import InvalidRequest
+from explainers.errors import InvalidRequest, MissingCapability
 from explainers.registry import METHODS
 from explainers.sampling import Sampling
 from explainers.types import AtmanConfig, Overlap, Postprocessing, Prompt, TargetGranularity, Text, Turn
@@ -204,6 +204,8 @@ class ExplainRequest(Wire):
     )
 
     def to_domain(self) -> Question:
+        if self.method not in METHODS:
+            raise MissingCapability(f"only these methods are served: {', '.join(sorted(METHODS))}", "/method")
         prompt, config = self._prompt(), self._config()
         if not self.target and self.generate is None:
             raise InvalidRequest("must be a non-empty string, unless `generate` is sent", "/target")
@@ -231,7 +233,7 @@ class ExplainRequest(Wire):
             options["exact"] = self.exact_scores
         if self.method == "ablation":
             options = {"samples": self.samples}
-        make: Any = METHODS[self.method].config if self.method in METHODS else AtmanConfig
+        make: Any = METHODS[self.method].config
         config: AtmanConfig = make(
             log_additive=self.control_log_additive,
             threshold=self.contextual_control_threshold,
