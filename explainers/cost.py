@@ -63,13 +63,14 @@ def cost(asked: Plan, *, gradient: bool, exact: bool, evaluate: bool = False, un
         forwards, backwards, rows = 1, targets, positions
     if exact:
         forwards, rows = forwards + 1 + _packed(chunks), rows + positions + sum(chunks)
-    if uncertainty:
-        forwards, backwards, rows = (number * (1 + len(SHIFTS)) for number in (forwards, backwards, rows))
+    # Samples have standard errors of their own; all other methods answer again for each shift.
+    times = 1 + (len(SHIFTS) if uncertainty and not isinstance(asked.config, AblationConfig) else 0)
+    forwards, backwards, rows = forwards * times, backwards * times, rows * times
     if evaluate:
         pieces = sum(chunk.feature.item < asked.items for chunk in asked.chunks)
         removals = [positions] * (len(steps(pieces)) * (1 + ORDERS))
         forwards, rows = forwards + 1 + _packed(removals), rows + positions + sum(removals)
-    done = rows + positions * backwards * (1 + len(SHIFTS) * uncertainty)
+    done = rows + positions * backwards
     return Cost(forwards, backwards, rows, _bytes(asked, chunks, gradient), _operations(asked, done))
 
 

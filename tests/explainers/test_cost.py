@@ -47,6 +47,8 @@ def test_extras_cost_extra(llama: LanguageModel) -> None:
     plain, noisy = forecast(asked, "atman"), forecast(asked, "atman", uncertainty=True)
     judged = forecast(asked, "atman", evaluate=True)
     assert noisy.forwards == plain.forwards + noise_floor(METHODS["atman"].explain, asked, found).forwards
+    sampled = plan(llama, PROMPT, TARGET, AblationConfig(granularity="word"))
+    assert forecast(sampled, "ablation", uncertainty=True) == forecast(sampled, "ablation")
     removed = faithfulness(llama, PROMPT, TARGET, config, found, 7)
     assert removed.rows <= judged.rows - plain.rows
     assert plain.operations < judged.operations and plain.operations < noisy.operations
