@@ -49,7 +49,7 @@ def queue_of(database: Database, look: Callable[[str, UUID], Awaitable[None]]) -
     queue = App(
         connector=PsycopgConnector(
             kwargs={"application_name": "whence-jobs", **arguments, "connect_timeout": CONNECT_TIMEOUT_S},
-            min_size=1,
+            min_size=MOST_CONNECTIONS,  # all at the start: one that is being added when the pool closes is lost open
             max_size=MOST_CONNECTIONS,
             timeout=POOL_TIMEOUT_S,
         )
