@@ -6,14 +6,14 @@ warnings are settings of the whole process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
-from PIL import ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.Image import Image, alpha_composite, new
+from PIL.Image import Image, Transpose, alpha_composite, new
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -25,9 +25,20 @@ MAX_PIXELS = 40_000_000
 MAX_PROMPT_PIXELS = 100_000_000
 """Of all images of a prompt together: a few kilobytes can become millions of pixels, which take seconds to decode."""
 
+MAX_SCANS = 32
+"""How often a JPEG may go over its picture. Encoders do so a dozen times; a scan of 66 bytes can take 50 ms."""
+
+
+class QuickJpeg(JpegImageFile):
+    """A JPEG file whose EXIF data is left alone: the library decodes as much of it as a file wants."""
+
+    def _read_dpi_from_exif(self) -> None:
+        return
+
+
 FORMATS: Mapping[str, Callable[[BytesIO], Any]] = {
     "image/png": PngImageFile,
-    "image/jpeg": JpegImageFile,
+    "image/jpeg": QuickJpeg,
     "image/webp": WebPImageFile,
     "image/bmp": BmpImageFile,
 }
@@ -35,6 +46,24 @@ FORMATS: Mapping[str, Callable[[BytesIO], Any]] = {
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
+
+UPRIGHT: Mapping[int, Transpose] = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its orientation."""
+
+EXIF = b"Exif\0\0"
+RUN_LENGTHS = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
+"""What the library decodes pixel by pixel in Python: a kilobyte can take half a minute."""
+
+JPEG_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +88,14 @@ def media_type(data: bytes) -> str | None:
 def decode(data: bytes, pointer: str | None = None) -> Decoded:
     """The picture in a file; raises InvalidRequest for all that is not a single picture of moderate size."""
     opened = _opened(data, pointer)
+    turn = UPRIGHT.get(_orientation(opened))
     try:
         opened.load()
-        turned = opened.getexif().get(ORIENTATION, 1) not in (0, 1)
-        upright: Image = ImageOps.exif_transpose(opened) if turned else opened
+        upright: Image = opened if turn is None else opened.transpose(turn)
         picture, notes = _rgb(upright)
     except Exception as error:  # damaged files break the library in many ways, each with an error of its own
         raise InvalidRequest("the image is cut off or damaged", pointer) from error
-    if turned:
+    if turn is not None:
         notes = ("turned upright as its EXIF orientation says; rectangles are those of the upright image", *notes)
     return Decoded(picture, notes)
 
@@ -74,10 +103,7 @@ def decode(data: bytes, pointer: str | None = None) -> Decoded:
 def shown_size(data: bytes) -> tuple[int, int]:
     """Width and height as a viewer shows the picture, from the head of the file; raises InvalidRequest."""
     opened = _opened(data, None)
-    try:
-        lying = opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception as error:  # as above
-        raise InvalidRequest("the image is damaged") from error
+    lying = _orientation(opened) in (5, 6, 7, 8)
     return (opened.height, opened.width) if lying else (opened.width, opened.height)
 
 
@@ -104,12 +130,37 @@ def _opened(data: bytes, pointer: str | None) -> Any:
     _check_pixels(width, height, pointer)
     if getattr(opened, "is_animated", False):
         raise InvalidRequest("the image is animated: send the one frame that is meant", pointer)
+    if kind == "image/jpeg" and _scans(data) > MAX_SCANS:
+        raise InvalidRequest(f"a JPEG image can have {MAX_SCANS} scans at most", pointer)
+    if kind == "image/bmp" and opened.info.get("compression") in RUN_LENGTHS:
+        raise InvalidRequest("a BMP image must not be run-length encoded", pointer)
     return opened
 
 
 def _check_pixels(width: int, height: int, pointer: str | None) -> None:
     if width * height > MAX_PIXELS:
         raise InvalidRequest(f"the image has {width} x {height} pixels; {MAX_PIXELS} in all are read at most", pointer)
+
+
+def _scans(data: bytes) -> int:
+    """How often a JPEG file goes over its picture before it ends (ITU-T T.81, B.1.1)."""
+    scans, at = 0, 2
+    while (found := JPEG_SEGMENT.search(data, at)) is not None and found[0] != END_OF_JPEG:
+        scans += found[0] == START_OF_SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return scans
+
+
+def _orientation(opened: Any) -> int:
+    """The orientation in the first EXIF directory of the file's head; 1, which is upright, where there is none."""
+    head = opened.info.get("exif", b"").removeprefix(EXIF).removeprefix(EXIF)  # some writers name it twice
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    first = 2 + int.from_bytes(head[4:8], order)
+    entries = int.from_bytes(head[first - 2 : first], order)
+    for at in range(first, min(first + 12 * entries, len(head) - 11), 12):
+        if int.from_bytes(head[at : at + 2], order) == ORIENTATION:
+            return int.from_bytes(head[at + 8 : at + 10], order)
+    return 1
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

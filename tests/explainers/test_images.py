@@ -6,16 +6,17 @@ import struct
 import tracemalloc
 import zlib
 from io import BytesIO
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
-from PIL import ImageFile
+from PIL import ImageFile, ImageOps
 
 from explainers.errors import InvalidRequest
-from explainers.images import MAX_BYTES, MAX_PIXELS, decode, media_type, shown_size
+from explainers.images import MAX_BYTES, MAX_PIXELS, MAX_SCANS, decode, media_type, shown_size
 from tests.explainers.plain_images import encoded, png
 
 PICTURE = Pillow.open(BytesIO(png(20, 12, 3))).convert("RGB")
@@ -83,6 +84,22 @@ def test_a_turned_picture_is_set_upright_and_says_so() -> None:
     assert "upright" in found.notes[0]
     exif[0x0112] = 1
     assert decode(encoded(source, "PNG", exif=exif)).notes == ()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_every_orientation_is_set_upright_as_the_library_does(form: str, orientation: int) -> None:
+    source = Pillow.new("RGB", (32, 16), "white")
+    source.paste("black", (0, 0, 8, 8))
+    for order in ("<", ">"):
+        exif = Pillow.Exif()
+        exif.endian = order
+        exif[0x010F], exif[0x0112] = "a maker", orientation
+        data = encoded(source, form, exif=exif.tobytes(), quality=100)
+        expected = ImageOps.exif_transpose(Pillow.open(BytesIO(data))).convert("RGB")
+        found = decode(data).picture
+        assert found.size == expected.size == shown_size(data)
+        assert found.tobytes() == expected.tobytes()
 
 
 def refusal(data: bytes) -> str:
@@ -190,6 +207,48 @@ def test_text_that_would_unpack_to_gigabytes_is_refused() -> None:
     chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     data = png(4, 4, 0)
     assert "damaged" in refusal(data[:33] + chunk + data[33:])
+
+
+def many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG of grey that is refined again and again; a scan takes 66 bytes and all of its blocks."""
+    segments = [b"\xff\xd8", b"\xff\xdb" + struct.pack(">HB", 67, 0) + b"\x01" * 64]
+    segments.append(b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, side, side, 1) + b"\x01\x11\x00")
+    segments.append(b"\xff\xc4" + struct.pack(">HB", 20, 0) + b"\x00\x01" + b"\x00" * 14 + b"\x00")
+    segments.append(b"\xff\xc4" + struct.pack(">HB", 21, 16) + b"\x00\x02" + b"\x00" * 14 + b"\xe0\x00")
+    runs = b"\x3f\xff\x00" * (1 + (side // 8) ** 2 // 32767)  # "all empty" for 32,767 blocks each
+    scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 1, 63, 0x10) + runs
+    return b"".join(segments) + scan * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_may_not_go_over_its_picture_for_ever() -> None:
+    assert decode(many_scans(64, MAX_SCANS)).picture.size == (64, 64)
+    message = refusal(many_scans(64, MAX_SCANS + 1))
+    assert message == f"a JPEG image can have {MAX_SCANS} scans at most"
+    usual = encoded(PICTURE, "JPEG", progressive=True, quality=95)
+    assert decode(usual + many_scans(64, 2 * MAX_SCANS)).picture.size == PICTURE.size  # behind its end is nothing
+
+
+def test_scans_are_counted_where_broken_files_hide_them() -> None:
+    data = many_scans(64, MAX_SCANS + 1)
+    at = data.rindex(b"\xff\xda")
+    for hiding in (b"\xff\x01\xff\x00", b"\xff\xd0\x70\x00", b"\xff\xff\xff", b"\xff\x02\x70\x00", b"\x00\xff\x00"):
+        assert "scans" in refusal(data[:at] + hiding + data[at:])
+
+
+def test_run_lengths_in_a_bmp_are_refused() -> None:
+    data = bytearray(encoded(Pillow.new("P", (4, 4)), "BMP"))
+    data[30] = 1
+    assert refusal(bytes(data)) == "a BMP image must not be run-length encoded"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_of_exif_only_the_orientation_is_read(form: str) -> None:
+    count = 7000  # fractions, which the library would make objects of
+    entries = struct.pack("<HHHIIHHII", 2, 0x0112, 3, 1, 6, 0x011A, 5, count, 38)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + b"\0" * 4 + struct.pack("<II", 3, 7) * count
+    data = encoded(Pillow.new("RGB", (20, 10)), form, exif=exif)
+    with mock.patch.object(Pillow.Exif, "load", side_effect=AssertionError):
+        assert decode(data).picture.size == shown_size(data) == (10, 20)
 
 
 def test_the_librarys_own_settings_stay_as_they_are() -> None:
