@@ -63,14 +63,14 @@ def keep(start_server: Callable[[], Server], users_fd: int, former: Path) -> Non
     """
     last_steady = time.monotonic()
     while True:
-        began = time.monotonic()
+        began, in_the_way = time.monotonic(), former.exists()  # it may go while the server finds it and gives up
         server = start_server()
         if _outlives_users(server, users_fd):
             stop(server)
             return
         if time.monotonic() - began > STEADY_S:
             last_steady = time.monotonic()
-        if not former.exists() or time.monotonic() - last_steady > GIVE_UP_S:
+        if not (in_the_way or former.exists()) or time.monotonic() - last_steady > GIVE_UP_S:
             return
         time.sleep(RETRY_S)
 

@@ -93,7 +93,9 @@ async def test_identical_requests_are_computed_once(client: httpx.AsyncClient) -
 
 
 async def hold(running: Running) -> threading.Event:
-    """Keeps the device busy until the event is set."""
+    """Keeps the device busy until the event is set; models that are still being loaded come first."""
+    while (await running.client.get("/readyz")).status_code != 200:
+        await asyncio.sleep(0.01)
     opened, started = threading.Event(), threading.Event()
 
     def work(checkpoint: Any) -> None:
