@@ -42,7 +42,7 @@ check: dev ## format, lint, types and import contracts, without the tests
 	@echo '== import contracts' && $(VENV)/bin/lint-imports
 
 test: check clients ## everything that must hold: the checks, then the tests; what CI runs
-	@echo '== tests' && $(VENV)/bin/python -m pytest $(ARGS)
+	@echo '== tests' && OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 	@echo 'make test: all checks passed'
 
 bench: dev ## run every benchmark; results under benchmarks/results/

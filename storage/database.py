@@ -10,6 +10,7 @@ past SQLAlchemy's sessions, whose bookkeeping costs several times what Postgres 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from storage.values import json_text, plain
 
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
 # 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
@@ -119,7 +121,16 @@ class Database:
             pass
 
     async def close(self) -> None:
-        """Closes all connections; call it in the event loop that used them."""
+        """Closes all connections; call it in the event loop that used them.
+
+        Those still in use have a moment to come back, as what was cancelled gives them back a little later: the pool
+        forgets them otherwise, open as they are.
+        """
+        pool: Any = self.engine.pool
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                while pool.checkedout():  # noqa: ASYNC110 - the pool has no event for it
+                    await asyncio.sleep(0.01)
         await self.engine.dispose()
 
 

@@ -74,6 +74,14 @@ async def test_values_of_a_question_are_quoted(database: Database, value: str) -
     assert row is not None and row.shown == value
 
 
+async def test_closing_waits_for_connections_in_use(postgres: Server) -> None:
+    database = Database.connect(postgres.url, pool_size=1)
+    task = asyncio.create_task(hold(database))
+    await asyncio.sleep(0.02)
+    await database.close()
+    assert task.done()
+
+
 async def test_a_cancelled_question_gives_its_connection_back(postgres: Server) -> None:
     database = Database.connect(postgres.url, pool_size=1)
     task = asyncio.create_task(database.ask("SELECT pg_sleep(30)", {}))
