@@ -88,6 +88,7 @@ PLAIN_WORDS = {
     "less_than": "must be < {lt}",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entries",
     "string_pattern_mismatch": "must match {pattern}",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite JSON number; `true` and `"0.1"` are none."""
@@ -16,6 +16,30 @@ Entry = TypeVar("Entry")
 
 Array: TypeAlias = Annotated[list[Entry], FailFast()]
 """A JSON array, read up to its first bad entry: a body of millions of bad ones must not become millions of errors."""
+
+MOST_ENTRIES = 10_000
+"""Of an array of objects: each is checked while every other request waits."""
+
+Objects: TypeAlias = Annotated[Array[Entry], Field(max_length=MOST_ENTRIES)]
+"""A JSON array of objects."""
+
+
+def as_parts(content: Any) -> Any:
+    """A bare string is one part; a union of both would collect the mistakes of every entry."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def moderate(entries: Any) -> Any:
+    """Raises ValueError for an object with too many members: it is checked to its end, mistakes and all."""
+    if isinstance(entries, dict) and len(entries) > MOST_ENTRIES:
+        raise ValueError(f"must have at most {MOST_ENTRIES} members")
+    return entries
+
+
+StopSequences: TypeAlias = Annotated[
+    Array[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=64)
+]
+"""Texts before which a completion ends: all of them are looked for behind every token."""
 
 ModelName: TypeAlias = Annotated[str, Field(description="Name of a registered model.", examples=["demo-lm"])]
 

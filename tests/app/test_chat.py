@@ -73,6 +73,9 @@ async def test_a_stream_is_the_whole_in_pieces(running: Running) -> None:
         ({"messages": []}, "INVALID_REQUEST", "/messages"),
         ({"messages": None}, "INVALID_REQUEST", "/messages"),
         ({"messages": [{"role": "king", "content": ""}]}, "INVALID_REQUEST", "/messages/0/role"),
+        ({"messages": [{"role": "user", "content": ""}] * 10_001}, "INVALID_REQUEST", "/messages"),
+        ({"messages": [{"role": "user", "content": 1}]}, "INVALID_REQUEST", "/messages/0/content"),
+        ({"messages": [{"role": "user", "content": [1] * 100}]}, "INVALID_REQUEST", "/messages/0/content/0"),
         ({"messages": [{"role": "user"}]}, "INVALID_REQUEST", "/messages/0/content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": ""}}]}]},

@@ -14,7 +14,8 @@ from tests.app.conftest import ADMIN_KEY, PROMPT, Running, Start, until
 
 pytestmark = pytest.mark.anyio
 
-CONTROLLED = [{"type": "text", "data": PROMPT, "controls": [{"start": 0, "length": 19, "factor": 0.1}]}]
+CONTROLS = [{"start": 0, "length": 19, "factor": 0.1}]
+CONTROLLED = [{"type": "text", "data": PROMPT, "controls": CONTROLS}]
 DEFAULTS = {
     "temperature": 0.0, "top_k": 0, "top_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
     "repetition_penalties_include_prompt": False, "use_multiplicative_presence_penalty": False, "n": 1,
@@ -181,6 +182,12 @@ async def test_a_stream_is_the_whole_in_pieces(running: Running, options: dict[s
         ({"best_of": 2, "stream": True}, "INVALID_REQUEST", "/best_of"),
         ({"stop_sequences": "end"}, "INVALID_REQUEST", "/stop_sequences"),
         ({"stop_sequences": [""]}, "INVALID_REQUEST", "/stop_sequences/0"),
+        ({"stop_sequences": ["x"] * 65}, "INVALID_REQUEST", "/stop_sequences"),
+        ({"stop_sequences": ["x" * 257]}, "INVALID_REQUEST", "/stop_sequences/0"),
+        ({"prompt": [{"type": "text", "data": ""}] * 10_001}, "INVALID_REQUEST", "/prompt"),
+        ({"prompt": [{**CONTROLLED[0], "controls": CONTROLS * 10_001}]}, "INVALID_REQUEST", "/prompt/0/controls"),
+        ({"prompt": [{**CONTROLLED[0], "controls": CONTROLS * 5_001}] * 2}, "INVALID_REQUEST", "/prompt"),
+        ({"logit_bias": {str(bad): "x" for bad in range(10_001)}}, "INVALID_REQUEST", "/logit_bias"),
         ({"logit_bias": {"x": 1.0}}, "INVALID_REQUEST", "/logit_bias"),
         ({"logit_bias": {"5000": 1.0}}, "INVALID_REQUEST", "/logit_bias/5000"),
         ({"logit_bias": {"5": "1"}}, "INVALID_REQUEST", "/logit_bias/5"),

@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool
 
 from app.chat import Chat
 from app.complete import Completed, Event, Finished
-from app.dialects.aleph_alpha.completion_schemas import Choosing, Texts, refuse_unsupported
-from app.wire import Array, Count, ModelName, Wire
+from app.dialects.aleph_alpha.completion_schemas import Choosing, refuse_unsupported
+from app.wire import Array, Count, ModelName, Objects, StopSequences, Wire, as_parts
 from explainers.chat_template import Message
 from explainers.decoding import CompletionConfig, FinishReason, Piece
 from explainers.errors import InvalidRequest, MissingCapability
@@ -35,7 +35,7 @@ def as_list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-Stops = Annotated[Texts, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+Stops = Annotated[StopSequences, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
 
 
 class ContentPart(Wire):
@@ -51,13 +51,11 @@ class ChatMessage(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description="Who says it; the model's template may not know every role.", examples=["user"]
     )
-    content: str | list[ContentPart] = Field(
-        description="The text, or parts that are put together.", examples=["Where is Oslo?"]
-    )
+    content: Annotated[
+        Objects[ContentPart], BeforeValidator(as_parts, json_schema_input_type=str | list[ContentPart])
+    ] = Field(description="The text, or parts that are put together.", examples=["Where is Oslo?"])
 
     def to_domain(self, pointer: str) -> Message:
-        if isinstance(self.content, str):
-            return Message(self.role, self.content)
         for index, part in enumerate(self.content):
             if part.type != "text":
                 raise MissingCapability("chats are served with text only", f"{pointer}/content/{index}")
@@ -76,7 +74,7 @@ class ChatRequest(Choosing):
     """Answer the last message."""
 
     model: ModelName
-    messages: Annotated[Array[ChatMessage], Field(min_length=1)] = Field(
+    messages: Annotated[Objects[ChatMessage], Field(min_length=1)] = Field(
         description="The chat so far.", examples=[[{"role": "user", "content": "Where is Oslo?"}]]
     )
     max_tokens: Count | None = Field(None, description="Another name of `maximum_tokens`.", examples=[16])

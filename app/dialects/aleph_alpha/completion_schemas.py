@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StringConstraints
+from pydantic import BeforeValidator, Field, StrictBool
 
 from app.complete import Request
 from app.dialects.aleph_alpha.schemas import PromptItems, prompt_from
 from app.evaluate import Expectation
-from app.wire import Array, Count, ModelName, Number, Wire
+from app.wire import Array, Count, ModelName, Number, StopSequences, Wire, moderate
 from explainers.decoding import CompletionConfig
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.evaluation import EvaluationConfig
@@ -47,7 +47,6 @@ LogAdditive = Annotated[
 Hosting = Annotated[str | None, Field(description="Accepted for the vendor's client; no effect.", examples=[None])]
 Penalty = Annotated[Number, Field(ge=-100, le=100)]
 Flag = StrictBool
-Texts = Array[Annotated[str, StringConstraints(min_length=1)]]
 BestOf = Annotated[int, Field(strict=True, ge=1, le=MOST_CANDIDATES)]
 
 
@@ -119,13 +118,13 @@ class CompleteRequest(Choosing):
         "above n. Not with `stream`.",
         examples=[None],
     )
-    stop_sequences: Texts = Field(
+    stop_sequences: StopSequences = Field(
         [], description="The completion ends before the first of these texts.", examples=[["\n"]]
     )
     minimum_tokens: Count = Field(
         0, description="The text may end only after so many tokens; stop sequences still end it.", examples=[0]
     )
-    logit_bias: dict[str, Number] | None = Field(
+    logit_bias: Annotated[dict[str, Number], BeforeValidator(moderate)] | None = Field(
         None, description="Token id (as a string) -> what is added to its logit.", examples=[{"42": -100.0}]
     )
     log_probs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOG_PROBS)] | None = Field(

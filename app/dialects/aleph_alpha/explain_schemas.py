@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import BeforeValidator, Field, StrictBool
 
+from app.dialects.aleph_alpha.completion_schemas import Penalty
 from app.dialects.aleph_alpha.schemas import Factor, PromptItems, prompt_from
 from app.questions import Question
-from app.wire import Array, Count, ModelName, Number, Wire
+from app.wire import Count, ModelName, Number, Objects, StopSequences, Wire, as_parts
 from explainers.decoding import CompletionConfig
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.registry import METHODS
@@ -33,13 +34,13 @@ class PromptGranularity(Wire):
 
 
 class Generation(Wire):
-    """How the server completes the prompt before it explains its own words; the same members as POST /complete."""
+    """How the server completes the prompt before it explains its own words: members of POST /complete, as there."""
 
     maximum_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
         None, description="Most tokens to generate. Default: 64, or what the context has room for.", examples=[16]
     )
     minimum_tokens: Count = Field(0, description="The text may end only after so many tokens.", examples=[0])
-    stop_sequences: Array[Annotated[str, Field(min_length=1)]] = Field(
+    stop_sequences: StopSequences = Field(
         [], description="The completion ends before the first of these texts.", examples=[["\n"]]
     )
     temperature: Annotated[Number, Field(ge=0)] = Field(
@@ -49,8 +50,8 @@ class Generation(Wire):
     top_p: Annotated[Number, Field(ge=0, le=1)] = Field(
         0.0, description="Choose among the most probable tokens that reach p together; 0: among all.", examples=[0.0]
     )
-    presence_penalty: Number = Field(0.0, description="Taken from the logit of tokens that occurred.", examples=[0.0])
-    frequency_penalty: Number = Field(0.0, description="The same for each occurrence.", examples=[0.0])
+    presence_penalty: Penalty = Field(0.0, description="Taken from the logit of tokens that occurred.", examples=[0.0])
+    frequency_penalty: Penalty = Field(0.0, description="The same for each occurrence.", examples=[0.0])
     seed: Count | None = Field(None, description="Other random numbers than the request's own.", examples=[None])
 
     def to_domain(self, config: AtmanConfig) -> CompletionConfig:
@@ -88,13 +89,11 @@ class ChatMessage(Wire):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant"] = Field(description="Who says it.", examples=["user"])
-    content: str | list[Passage] = Field(
+    content: Annotated[Objects[Passage], BeforeValidator(as_parts, json_schema_input_type=str | list[Passage])] = Field(
         description="A text, or an array of parts that are scored apart.", examples=["Where is Oslo?"]
     )
 
     def to_domain(self, message: int) -> list[Text]:
-        if isinstance(self.content, str):
-            return [Text(self.content, turn=Turn(message, self.role))]
         return [Text(part.text, turn=Turn(message, self.role, part.name)) for part in self.content]
 
 
@@ -115,7 +114,7 @@ class ExplainRequest(Wire):
         'which are tokenised one by one and put together. `""` and `[]` mean: no prompt.',
         examples=[[{"type": "text", "data": "Oslo is in Norway. Rome is in Italy. Oslo is in"}]],
     )
-    messages: Array[ChatMessage] = Field(
+    messages: Objects[ChatMessage] = Field(
         [],
         description="A chat in place of `prompt`, rendered by the model's own chat template; the target is what the "
         "assistant says next. Each message (or each part of one) is an item of the answer; what the template adds is "

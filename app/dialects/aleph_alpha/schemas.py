@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from app.wire import Array, Count, ModelName, Number, Wire
+from app.wire import MOST_ENTRIES, Array, Count, ModelName, Number, Objects, Wire
 from explainers.errors import InvalidRequest
 from explainers.types import (
     Control,
@@ -100,7 +100,7 @@ class TextItem(Wire):
 
     type: Literal["text"] = Field(description="`text`.", examples=["text"])
     data: str = Field(description="The text.", examples=["Oslo is in Norway. Rome is in Italy. Oslo is in"])
-    controls: Array[TextControl] = Field([], description="Changes of attention to parts of it.", examples=[[]])
+    controls: Objects[TextControl] = Field([], description="Changes of attention to parts of it.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
         controls = (c.to_domain(self.data, f"{pointer}/controls/{i}") for i, c in enumerate(self.controls))
@@ -112,7 +112,7 @@ class TokenIdsItem(Wire):
 
     type: Literal["token_ids"] = Field(description="`token_ids`.", examples=["token_ids"])
     data: Array[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
-    controls: Array[TokenControl] = Field([], description="Changes of attention to single tokens.", examples=[[]])
+    controls: Objects[TokenControl] = Field([], description="Changes of attention to single tokens.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
         controls = (c.to_domain(len(self.data), f"{pointer}/controls/{i}") for i, c in enumerate(self.controls))
@@ -127,7 +127,7 @@ class ImageItem(Wire):
     x: int | None = Field(None, ge=0, description="Left edge of a square crop, in pixels.", examples=[0])
     y: int | None = Field(None, ge=0, description="Upper edge of a square crop, in pixels.", examples=[0])
     size: int | None = Field(None, ge=1, description="Side of a square crop, in pixels.", examples=[224])
-    controls: Array[ImageControl] = Field([], description="Changes of attention to rectangles.", examples=[[]])
+    controls: Objects[ImageControl] = Field([], description="Changes of attention to rectangles.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
         if len({value is None for value in (self.x, self.y, self.size)}) > 1:
@@ -149,7 +149,7 @@ def as_items(prompt: Any) -> Any:
 
 
 PromptItems = Annotated[
-    Array[AnyItem],
+    Objects[AnyItem],
     BeforeValidator(as_items, json_schema_input_type=str | list[AnyItem]),
     Field(
         description="A string, or an array of text, token_ids and image items, which are tokenised one by one and put "
@@ -160,6 +160,8 @@ PromptItems = Annotated[
 
 
 def prompt_from(items: Sequence[TextItem | TokenIdsItem | ImageItem]) -> Prompt:
+    if sum(len(item.controls) for item in items) > MOST_ENTRIES:
+        raise InvalidRequest(f"must have at most {MOST_ENTRIES} controls in all", "/prompt")
     return tuple(item.to_domain(f"/prompt/{index}") for index, item in enumerate(items))
 
 
