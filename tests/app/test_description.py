@@ -54,6 +54,11 @@ def test_keyed_operations_document_their_errors(document: dict[str, Any]) -> Non
             assert media_type == "application/problem+json" and content["schema"]["$ref"].endswith("/Problem")
 
 
+def test_names_are_for_users(document: dict[str, Any]) -> None:
+    """Of two classes of one name, the names of their modules would be shown."""
+    assert [name for name in document["components"]["schemas"] if "__" in name] == []
+
+
 def test_parameters(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         for parameter in operation.get("parameters", []):

@@ -125,7 +125,9 @@ class CompleteRequest(Choosing):
         0, description="The text may end only after so many tokens; stop sequences still end it.", examples=[0]
     )
     logit_bias: Annotated[dict[str, Number], BeforeValidator(moderate)] | None = Field(
-        None, description="Token id (as a string) -> what is added to its logit.", examples=[{"42": -100.0}]
+        None,
+        description="Token id (as a string) -> what is added to its logit; at most 10,000.",
+        examples=[{"42": -100.0}],
     )
     log_probs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOG_PROBS)] | None = Field(
         None,

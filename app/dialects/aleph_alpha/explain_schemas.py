@@ -85,7 +85,7 @@ class Passage(Wire):
     )
 
 
-class ChatMessage(Wire):
+class SpokenMessage(Wire):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant"] = Field(description="Who says it.", examples=["user"])
@@ -97,7 +97,7 @@ class ChatMessage(Wire):
         return [Text(part.text, turn=Turn(message, self.role, part.name)) for part in self.content]
 
 
-def chat_from(messages: list[ChatMessage]) -> Prompt:
+def chat_from(messages: list[SpokenMessage]) -> Prompt:
     prompt = tuple(text for number, message in enumerate(messages) for text in message.to_domain(number))
     if not prompt:
         raise InvalidRequest("must hold at least one message with content", "/messages")
@@ -114,7 +114,7 @@ class ExplainRequest(Wire):
         'which are tokenised one by one and put together. `""` and `[]` mean: no prompt.',
         examples=[[{"type": "text", "data": "Oslo is in Norway. Rome is in Italy. Oslo is in"}]],
     )
-    messages: Objects[ChatMessage] = Field(
+    messages: Objects[SpokenMessage] = Field(
         [],
         description="A chat in place of `prompt`, rendered by the model's own chat template; the target is what the "
         "assistant says next. Each message (or each part of one) is an item of the answer; what the template adds is "

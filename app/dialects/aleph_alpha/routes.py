@@ -221,7 +221,7 @@ async def detokenize(server: ServerState, caller: ReaderOrAsker, body: Detokeniz
     """The text of token ids."""
     loaded = await load_model(server.explainer.database, server.explainer.runtime, caller.tenant, body.model)
     size = loaded.tokenizer.get_vocab_size(with_added_tokens=True)
-    if any(loaded.tokenizer.id_to_token(token) is None for token in body.token_ids):
+    if any(loaded.tokenizer.id_to_token(token) is None for token in set(body.token_ids)):
         raise InvalidRequest(f"must be ids of the vocabulary, which has {size} tokens", "/token_ids")
     return JsonResponse({"result": await asyncio.to_thread(loaded.tokenizer.decode, body.token_ids)})
 
