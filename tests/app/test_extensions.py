@@ -201,6 +201,38 @@ async def test_own_words_may_be_drawn(running: Running) -> None:
     assert "".join(part["target"] for part in token["explanations"]) == token["completion"]
 
 
+async def test_own_words_follow_every_member_of_complete(running: Running) -> None:
+    first = await explained(running, target=None, generate={"maximum_tokens": 1})
+    ids = (
+        await running.client.post("/tokenize", json={"model": "tiny-lm", "prompt": "Rome", "token_ids": True})
+    ).json()
+    bias = {str(ids["token_ids"][-1]): 100.0}
+    biased = await explained(running, target=None, generate={"maximum_tokens": 1, "logit_bias": bias})
+    assert biased["completion"] != first["completion"]
+    neutral = {"maximum_tokens": 1, "n": 1, "stream": False, "log_probs": None, "tokens": False}
+    assert (await explained(running, target=None, generate=neutral))["id"] == first["id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"n": 2}, "MISSING_CAPABILITY"),
+        ({"best_of": 2}, "MISSING_CAPABILITY"),
+        ({"log_probs": 0}, "MISSING_CAPABILITY"),
+        ({"echo": True}, "MISSING_CAPABILITY"),
+        ({"stream": True}, "MISSING_CAPABILITY"),
+        ({"sequence_penalty": 1.0}, "MISSING_CAPABILITY"),
+        ({"presence_penalty": 1e300}, "INVALID_REQUEST"),
+        ({"logit_bias": {"x": 1}}, "INVALID_REQUEST"),
+        ({"maximum_tokens": 0}, "INVALID_REQUEST"),
+    ],
+)
+async def test_what_own_words_cannot_be_is_said(running: Running, changes: dict[str, Any], code: str) -> None:
+    response = await running.explain(target=None, generate={"maximum_tokens": 2} | changes)
+    assert (response.status_code, response.json()["code"]) == (400, code)
+    assert response.json()["errors"][0]["pointer"].startswith("/generate")
+
+
 async def test_messages_are_items_of_the_answer(chatting: Running) -> None:
     asked: dict[str, Any] = {**WORDS, "model": "chat-lm", "prompt": None, "messages": MESSAGES}
     found = await explained(chatting, **asked)

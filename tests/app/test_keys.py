@@ -64,6 +64,7 @@ async def test_missing_scope(running: Running) -> None:
     assert (await running.client.post("/explain", json={}, headers=reader)).status_code == 403
     assert (await running.client.post("/explain", json=BODY, headers=asker)).status_code == 200
     assert (await running.client.get("/explanations", headers=asker)).status_code == 403
+    assert (await running.client.get("/models_available", headers=asker)).status_code == 200
     assert (await running.client.get("/explanations", headers=reader)).status_code == 200
     for headers in (reader, asker):
         assert (await running.client.get("/models/tiny-lm/tokenizer", headers=headers)).status_code == 200

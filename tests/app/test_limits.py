@@ -94,7 +94,7 @@ async def test_identical_requests_are_computed_once(client: httpx.AsyncClient) -
 
 async def hold(running: Running) -> threading.Event:
     """Keeps the device busy until the event is set; models that are still being loaded come first."""
-    while (await running.client.get("/readyz")).status_code != 200:
+    while (await running.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.01)
     opened, started = threading.Event(), threading.Event()
 

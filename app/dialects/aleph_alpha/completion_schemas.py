@@ -105,12 +105,9 @@ class Choosing(Wire):
     stream: Flag = Field(False, description="True: answer in events, each as soon as it is certain.", examples=[False])
 
 
-class CompleteRequest(Choosing):
-    """Go on with the prompt while its controls act."""
+class Completing(Choosing):
+    """How a prompt is completed: what /complete and the `generate` of /explain have in common."""
 
-    model: ModelName
-    prompt: PromptItems
-    hosting: Hosting = None
     n: int = Field(1, strict=True, ge=1, le=MOST_CANDIDATES, description="Completions to return.", examples=[1])
     best_of: BestOf | None = Field(
         None,
@@ -184,10 +181,6 @@ class CompleteRequest(Choosing):
     contextual_control_threshold: Threshold = None
     control_log_additive: LogAdditive = True
 
-    def to_domain(self) -> Request:
-        self._check()
-        return Request(self.model, prompt_from(self.prompt), self.config())
-
     def config(self) -> CompletionConfig:
         return CompletionConfig(
             maximum_tokens=self.maximum_tokens,
@@ -223,7 +216,8 @@ class CompleteRequest(Choosing):
                 raise InvalidRequest("must have token ids as its keys", "/logit_bias")
         return tuple(sorted((int(token), bias) for token, bias in (self.logit_bias or {}).items()))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises what is wrong with members that are right one by one, and for what is not served."""
         refuse_unsupported(self)
         if self.best_of is not None and self.stream:
             raise InvalidRequest("cannot be streamed", "/best_of")
@@ -235,6 +229,18 @@ class CompleteRequest(Choosing):
             raise MissingCapability(
                 "excepting stop sequences from penalties is not served", "/penalty_exceptions_include_stop_sequences"
             )
+
+
+class CompleteRequest(Completing):
+    """Go on with the prompt while its controls act."""
+
+    model: ModelName
+    prompt: PromptItems
+    hosting: Hosting = None
+
+    def to_domain(self) -> Request:
+        self.check()
+        return Request(self.model, prompt_from(self.prompt), self.config())
 
 
 def refuse_unsupported(request: Wire) -> None:

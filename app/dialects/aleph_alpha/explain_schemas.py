@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from app.dialects.aleph_alpha.completion_schemas import Penalty
+from app.dialects.aleph_alpha.completion_schemas import Completing
 from app.dialects.aleph_alpha.schemas import Factor, PromptItems, prompt_from
 from app.questions import Question
-from app.wire import Count, ModelName, Number, Objects, StopSequences, Wire, as_parts
+from app.wire import ModelName, Number, Objects, Wire, as_parts
 from explainers.decoding import CompletionConfig
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.registry import METHODS
-from explainers.sampling import Sampling
 from explainers.types import AtmanConfig, Overlap, Postprocessing, Prompt, TargetGranularity, Text, Turn
 from explainers.types import Granularity as GranularityName
 
@@ -33,44 +33,30 @@ class PromptGranularity(Wire):
     )
 
 
-class Generation(Wire):
-    """How the server completes the prompt before it explains its own words: members of POST /complete, as there."""
+ONE_TEXT: dict[str, Any] = {"n": 1, "best_of": None, "log_probs": None}
+ONE_TEXT |= dict.fromkeys(("tokens", "echo", "raw_completion", "stream"), False)
+"""Members of /complete that ask for more than the one text that is explained, and what asks for nothing more."""
 
-    maximum_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
-        None, description="Most tokens to generate. Default: 64, or what the context has room for.", examples=[16]
-    )
-    minimum_tokens: Count = Field(0, description="The text may end only after so many tokens.", examples=[0])
-    stop_sequences: StopSequences = Field(
-        [], description="The completion ends before the first of these texts.", examples=[["\n"]]
-    )
-    temperature: Annotated[Number, Field(ge=0)] = Field(
-        0.0, description="0: the most probable token each time. Random numbers derive from the request.", examples=[0.0]
-    )
-    top_k: Count = Field(0, description="Choose among the k most probable tokens; 0: among all.", examples=[0])
-    top_p: Annotated[Number, Field(ge=0, le=1)] = Field(
-        0.0, description="Choose among the most probable tokens that reach p together; 0: among all.", examples=[0.0]
-    )
-    presence_penalty: Penalty = Field(0.0, description="Taken from the logit of tokens that occurred.", examples=[0.0])
-    frequency_penalty: Penalty = Field(0.0, description="The same for each occurrence.", examples=[0.0])
-    seed: Count | None = Field(None, description="Other random numbers than the request's own.", examples=[None])
+
+class Generation(Completing):
+    """How the server completes the prompt before it explains its own words: the members of POST /complete."""
 
     def to_domain(self, config: AtmanConfig) -> CompletionConfig:
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            minimum_tokens=self.minimum_tokens,
-            seed=self.seed,
-        )
-        return CompletionConfig(
-            maximum_tokens=self.maximum_tokens,
+        """Under the controls of the explanation, unless the members say otherwise."""
+        try:
+            self.check()
+            own = self.config()
+        except InvalidRequest as error:
+            raise type(error)(str(error), f"/generate{error.pointer or ''}") from None
+        for name, neutral in ONE_TEXT.items():
+            if getattr(self, name) != neutral:
+                raise MissingCapability("is not served here: one completion is explained", f"/generate/{name}")
+        sent = self.model_fields_set
+        return replace(
+            own,
             default_tokens=GENERATED_TOKENS,
-            sampling=sampling,
-            stop_sequences=tuple(self.stop_sequences),
-            threshold=config.threshold,
-            log_additive=config.log_additive,
+            threshold=own.threshold if "contextual_control_threshold" in sent else config.threshold,
+            log_additive=own.log_additive if "control_log_additive" in sent else config.log_additive,
             overlap=config.overlap,
         )
 

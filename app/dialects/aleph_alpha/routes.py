@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.responses import Response
 
 from app.accepted import ACCEPTED, Prefer, accepted, prefers_async
-from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ReaderOrAsker, ServerState, while_connected
+from app.dependencies import Asker, JsonResponse, KeyedRoute, ReaderOrAsker, ServerState, while_connected
 from app.dialects.aleph_alpha.answers import (
     AvailableModel,
     DetokenizeResponse,
@@ -181,7 +181,7 @@ async def version() -> str:
     return DIALECT_LEVEL
 
 
-async def models_available(server: ServerState, caller: Reader) -> Response:
+async def models_available(server: ServerState, caller: ReaderOrAsker) -> Response:
     """The models that can be asked."""
     loaded = await list_loaded(server.explainer.database, server.explainer.runtime, caller.tenant)
     return JsonResponse([available(entry.registration.name, entry.description, model) for entry, model in loaded])

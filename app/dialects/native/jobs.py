@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
 from app.accepted import JobResponse, State, job_answer
-from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ServerState
+from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ReaderOrAsker, ServerState
 from app.errors import Responses, problems
 from app.jobs import FOLLOW_SECONDS, cancel_job, fetch_job, follow, list_jobs
 from storage.database import Database
@@ -84,7 +84,7 @@ async def jobs(
     return JsonResponse({"jobs": [job_answer(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 
-async def job(server: ServerState, caller: Reader, id: Id) -> Response:
+async def job(server: ServerState, caller: ReaderOrAsker, id: Id) -> Response:
     """One job: how far it is, and what came out.
 
     A job that has succeeded names its explanation, one that has failed says why in the words that the request would
@@ -103,7 +103,7 @@ async def cancel(server: ServerState, caller: Asker, id: Id) -> Response:
 
 
 async def events(
-    request: Request, server: ServerState, caller: Reader, id: Id, last_event_id: LastEventId = None
+    request: Request, server: ServerState, caller: ReaderOrAsker, id: Id, last_event_id: LastEventId = None
 ) -> Response:
     """Progress as server-sent events: the job as it stands, then every change, and `end` when it is final.
 
