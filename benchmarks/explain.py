@@ -3,10 +3,10 @@
     python -m benchmarks.explain [--rounds 5] [--threads 1]
     python -m benchmarks.explain --device cuda --shape 8b [--prompts 1024 8192] [--token-chunks]
 
-A random Llama, 30 chunks, 16 target tokens: the engine, `naive` and `batched` (see `explain_tasks`), and where captum
-is installed its feature ablation (`explain_peers`) on a smaller question. Seconds are CPU seconds of this process (the
-machine may be shared), or seconds of the clock on a GPU; ratios are medians of runs that stand beside each other.
-Memory is what one answer takes beyond the model. Needs torch, transformers and pillow. Writes results/explain*.json.
+A random Llama, 30 chunks, 16 target tokens: the engine, `naive` and `batched` (see `explain_tasks`); where captum or
+inseq is installed, also its ablation or occlusion (`explain_peers`) on a smaller question. Seconds are CPU seconds of
+this process (the machine may be shared), or seconds of the clock on a GPU; ratios are medians of runs that stand beside
+each other. Memory is what one answer takes beyond the model. Needs torch and transformers. Writes results/explain*.json.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import explain_peers
+from benchmarks.explain_peers import PEERS
 from benchmarks.explain_tasks import SHAPES, Shape, Task, build_model, build_task
 from explainers import attention_control
 from explainers.errors import OutOfMemory
 
 RESULTS = Path(__file__).parent / "results"
 CHUNKS, TARGET = 30, 16
-SLOW = frozenset({"captum, defaults"})
+SLOW = frozenset({"captum, defaults", "inseq, defaults"})
 """Run in the first round only."""
 
 Ways = Mapping[str, Callable[[], object]]
@@ -75,14 +75,13 @@ def main() -> None:
         result["prompts"][name] = measure(task, _ways(task), arguments.rounds)
         show(name, result["prompts"][name])
     result["prompts"][f"{first} tokens"]["memory beyond the model, MB"] = memory(arguments, first)
-    if not explain_peers.INSTALLED or arguments.device != "cpu":
-        print("captum: left out (not installed, or not on a CPU)")
-    else:
-        small = build_task(model, 128, 16, 8)
-        name = "128 tokens, 16 chunks, 8 target tokens, beside captum"
-        result["prompts"][name] = measure(
-            small, {"engine": small.engine, **explain_peers.ways(small)}, arguments.rounds
-        )
+    for peer in PEERS:
+        if not peer.installed or arguments.device != "cpu":
+            print(f"\n{peer.library}: left out (not installed, or not on a CPU)")
+            continue
+        result["versions"][peer.library] = version(peer.library)
+        small, name = peer.task(model), f"{peer.question}, beside {peer.library}"
+        result["prompts"][name] = measure(small, {"engine": small.engine, **peer.ways(small)}, arguments.rounds)
         show(name, result["prompts"][name])
     file = RESULTS / ("explain.json" if arguments.device == "cpu" else f"explain_cuda_{arguments.shape}.json")
     file.write_text(json.dumps(result, indent=2) + "\n")

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.types import Tile
+
+if TYPE_CHECKING:  # the engine of text alone does without Pillow
+    from PIL.Image import Image
 
 
 @dataclass(eq=False, slots=True)
@@ -84,8 +86,8 @@ def _shuffled_patches(eyes: Eyes, picture: Image) -> tuple[dict[str, Tensor], in
 
 def _pixels(eyes: Eyes, picture: Image, side: int, **options: Any) -> dict[str, Tensor]:
     """The whole picture as a square of `side` pixels, in the numbers the vision tower was trained on."""
-    resampling = Resampling(int(getattr(eyes.processor, "resample", None) or Resampling.BICUBIC))
-    square = picture.resize((side, side), resampling)
+    resampling = int(getattr(eyes.processor, "resample", None) or 0)
+    square = picture.resize((side, side), resampling or None)  # None: bicubic
     found = eyes.processor(images=square, do_resize=False, return_tensors="pt", **options)
     if tuple(found["pixel_values"].shape[-2:]) != (side, side):
         raise MissingCapability("the model's image processor does not keep the whole picture")
