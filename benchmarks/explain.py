@@ -6,7 +6,8 @@
 A random Llama, 30 chunks, 16 target tokens: the engine, `naive` and `batched` (see `explain_tasks`); where captum or
 inseq is installed, also its ablation or occlusion (`explain_peers`) on a smaller question. Seconds are CPU seconds of
 this process (the machine may be shared), or seconds of the clock on a GPU; ratios are medians of runs that stand beside
-each other. Memory is what one answer takes beyond the model. Needs torch and transformers. Writes results/explain*.json.
+each other. Memory is what one answer takes beyond the model. Needs torch and transformers.
+Writes results/explain*.json.
 """
 
 from __future__ import annotations
