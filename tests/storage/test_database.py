@@ -41,6 +41,18 @@ async def test_a_question_survives_a_restart(postgres: Server) -> None:
     await database.close()
 
 
+async def test_questions_keep_few_connections_to_themselves(postgres: Server) -> None:
+    database = Database.connect(postgres.url, pool_size=4)
+    await asyncio.gather(*(database.ask("SELECT pg_sleep(0.05)", {}) for _ in range(8)))
+    assert len(database.kept) == 1
+    await asyncio.gather(*(hold(database) for _ in range(8)))
+    with connection(postgres.superuser_url) as superuser:
+        superuser.execute(OTHERS)
+    assert (await asyncio.gather(*(database.ask("SELECT 1 AS one", {}) for _ in range(8))))[7].one == 1
+    await database.close()
+    assert database.kept == []
+
+
 async def test_a_question_that_kills_its_connection_is_told(database: Database) -> None:
     with pytest.raises(DatabaseUnavailable):
         await database.ask("SELECT pg_terminate_backend(pg_backend_pid())", {})
