@@ -116,6 +116,6 @@ def _sizes(model: LanguageModel) -> _Sizes:
     heads = int(config.num_attention_heads)
     kept = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
-    weights = sum(parameter.numel() for parameter in model.network.parameters()) - embeddings.numel()
+    weights = model.parameters - int(embeddings.numel())
     width, vocabulary = int(config.hidden_size), int(embeddings.shape[0])
     return _Sizes(weights, model.layers, width, int(kept) * int(size), vocabulary, int(embeddings.itemsize))

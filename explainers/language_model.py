@@ -182,6 +182,11 @@ class LanguageModel:
         return int(weight.shape[0])
 
     @cached_property
+    def parameters(self) -> int:
+        """How many numbers the network consists of, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @cached_property
     def bytes_per_row(self) -> int:
         """About what one row of a pass takes at its peak: activations of one layer, and its logits."""
         config: Any = self.network.config.get_text_config()
