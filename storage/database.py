@@ -11,10 +11,12 @@ past SQLAlchemy's sessions, whose bookkeeping costs several times what Postgres 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -34,10 +36,23 @@ from storage.values import json_text, plain
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
-DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
 # 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
 UNAVAILABLE = ("08", "53", "57P")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement that each connection plans once, and then only runs."""
+
+    name: str
+    text: str  # with $1, $2, ... for the values
+    values: tuple[str, ...]  # their names, in order
+
+    @property
+    def call(self) -> str:
+        return f"EXECUTE {self.name}({', '.join(f'%({value})s' for value in self.values)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,8 @@ class Database:
 
     engine: AsyncEngine
     pool_size: int
+    planned: WeakKeyDictionary[Any, set[str]] = field(default_factory=WeakKeyDictionary)
+    """The names of the statements that a connection has planned."""
     kept: list[Any] = field(default_factory=list)
     """Connections that stay out of the pool between two questions, a quarter of all at most: the way in and out costs
     more than the statement."""
@@ -85,27 +102,37 @@ class Database:
                 stack.pop_all()  # the commit has given the connection back: nothing is left to close
 
     async def ask(
-        self, statement: str, values: Mapping[str, Any], *, tenant: str | None = None, key_hash: bytes | None = None
+        self,
+        statement: Statement | str,
+        values: Mapping[str, Any],
+        *,
+        tenant: str | None = None,
+        key_hash: bytes | None = None,
     ) -> Any | None:
-        """The first row (a named tuple), or None, of one `compiled` statement in a transaction of its own.
+        """The first row (a named tuple), or None, of one statement in a transaction of its own.
 
         When its connection turns out dead the statement is sent again, so it must bear being run twice. Rows and
         errors are those of `transaction`.
         """
         settings = _settings(tenant, key_hash).replace("%", "%%")
-        message = f"SELECT {settings}; {statement}" if settings else statement
+        text = statement if isinstance(statement, str) else statement.call
+        message = f"SELECT {settings}; {text}" if settings else text
+        planned = None if isinstance(statement, str) else statement
         with translated_errors():
             for _ in range(self.pool_size):  # after a restart of Postgres all that wait in the pool are dead
                 with suppress(_LostConnectionError):
-                    return await self._send(message, values)
-            return await self._send(message, values)
+                    return await self._send(message, values, planned)
+            return await self._send(message, values, planned)
 
-    async def _send(self, message: str, values: Mapping[str, Any]) -> Any | None:
+    async def _send(self, message: str, values: Mapping[str, Any], planned: Statement | None) -> Any | None:
         pooled = self.kept.pop() if self.kept else await self.engine.raw_connection()
         connection: Any = pooled.driver_connection
         try:
             # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
             cursor = psycopg.AsyncClientCursor(connection, row_factory=namedtuple_row)
+            if planned and planned.name not in self.planned.setdefault(connection, set()):
+                await cursor.execute(f"PREPARE {planned.name} AS {planned.text}".encode())
+                self.planned[connection].add(planned.name)
             await cursor.execute(message.encode(), values)
             while cursor.nextset():
                 pass
@@ -183,9 +210,11 @@ def _settings(tenant: str | None, key_hash: bytes | None) -> str:
     return ", ".join(f"set_config('{name}', {quote(plain(value))}, true)" for name, value in settings.items() if value)
 
 
-def compiled(statement: ClauseElement, columns: Collection[str] | None = None) -> str:
-    """A statement as text for `Database.ask`; of an insert, for values of these columns."""
-    return str(statement.compile(dialect=DIALECT, column_keys=columns and list(columns)))
+def compiled(statement: ClauseElement, columns: Collection[str] | None = None) -> Statement:
+    """A statement for `Database.ask`; of an insert, for values of these columns."""
+    done: Any = statement.compile(dialect=DIALECT, column_keys=columns and list(columns))
+    text = str(done)
+    return Statement(f"whence_{hashlib.sha256(text.encode()).hexdigest()[:16]}", text, tuple(done.positiontup or ()))
 
 
 class _LostConnectionError(psycopg.OperationalError):
