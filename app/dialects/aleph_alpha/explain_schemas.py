@@ -41,6 +41,10 @@ ONE_TEXT |= dict.fromkeys(("tokens", "echo", "raw_completion", "stream"), False)
 class Generation(Completing):
     """How the server completes the prompt before it explains its own words: the members of POST /complete."""
 
+    maximum_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
+        None, description="Most tokens to generate; null: 64, or what the context has room for.", examples=[16]
+    )
+
     def to_domain(self, config: AtmanConfig) -> CompletionConfig:
         """Under the controls of the explanation, unless the members say otherwise."""
         try:
