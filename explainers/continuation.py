@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -126,6 +126,17 @@ class Continuation:
                 columns.keys = _wider(columns.keys, self.prompt, self.capacity)
                 columns.values = _wider(columns.values, self.prompt, self.capacity)
                 columns.mask = masks.recorded.masks[layer]
+
+
+def turning_point(model: LanguageModel) -> int | None:
+    """The length up to which a model places tokens in one way, and beyond which, all of them, in another (LongRoPE).
+
+    Keys that were recorded on one side of it are wrong on the other.
+    """
+    places: dict[str, Any] = getattr(model.network.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [places, *(kind for kind in places.values() if isinstance(kind, dict))]  # one for each kind of layer
+    turns = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(turns, default=None)
 
 
 class _Step(AttentionPass):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from explainers.completion_text import Detokenizer, Draft, Released, ScoredToken, TokenTexts
-from explainers.continuation import Branch, Continuation
+from explainers.continuation import Branch, Continuation, turning_point
 from explainers.controls import FactorRule, resolve
-from explainers.errors import ContextLengthExceeded, InvalidRequest, OutOfMemory
+from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability, OutOfMemory
 from explainers.language_model import LanguageModel, TokenSequence
 from explainers.plan import check_finite
 from explainers.sampling import GREEDY, Logits, Sampler, Sampling, log_softmax, most_probable
@@ -177,15 +177,22 @@ def _limit(model: LanguageModel, sequence: TokenSequence, config: CompletionConf
     """How many tokens may be generated; all tokens but the last are read too."""
     room = model.context_length - sequence.positions
     wanted = config.maximum_tokens
-    if wanted is None:
-        return room if config.default_tokens is None else min(room, config.default_tokens)
-    if wanted > room:
+    if wanted is not None and wanted > room:
         raise ContextLengthExceeded(
             f"prompt ({sequence.positions} tokens) and maximum_tokens ({wanted}) make {sequence.positions + wanted}; "
             f"the model's context holds {model.context_length}",
             "/maximum_tokens",
         )
-    return wanted
+    turn = turning_point(model)
+    if turn is not None and sequence.positions <= turn:
+        room = min(room, turn - sequence.positions + 1)
+        if wanted is not None and wanted > room:
+            raise MissingCapability(
+                f"beyond {turn} positions this model places all tokens anew, the prompt's too: behind a prompt of "
+                f"{sequence.positions} tokens it can go on for {room}"
+            )
+    longest = config.default_tokens if wanted is None else wanted
+    return room if longest is None else min(room, longest)
 
 
 def _per_token(completion: Completion) -> float:

@@ -11,11 +11,13 @@ from explainers import continuation
 from explainers.completion_text import ScoredToken
 from explainers.controls import FactorRule, resolve
 from explainers.decoding import Completion, CompletionConfig, Completions, Piece, complete, encoded, end_ids
-from explainers.errors import ContextLengthExceeded, InvalidRequest
+from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
 from explainers.language_model import LanguageModel, TokenSequence
+from explainers.loaders import load_causal_lm
 from explainers.sampling import Sampling
 from explainers.suppression import log_probabilities
 from explainers.types import Control, Prompt, Span, Text, TokenIds
+from tests import tiny_models
 from tests.explainers import brute_force
 
 FIRST = Control(Span(0, 19), 0.1)
@@ -227,3 +229,28 @@ def test_mistakes(llama: LanguageModel, config: CompletionConfig, pointer: str) 
     with pytest.raises(InvalidRequest) as error:
         complete(llama, PROMPT, config)
     assert error.value.pointer == pointer
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A model that turns its positions by other angles beyond 48 of them."""
+    angles = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0, "rope_theta": 10000.0}
+    places = {"rope_type": "longrope", "original_max_position_embeddings": 48, **angles}
+    folder = tmp_path_factory.mktemp("longrope") / "phi3"
+    return load_causal_lm(tiny_models.save(folder, "phi3", rope_parameters=places, original_max_position_embeddings=48))
+
+
+def test_nothing_goes_on_past_where_all_tokens_are_placed_anew(longrope: LanguageModel) -> None:
+    text = "Anna lives in Oslo. Ben lives in Rome. " * 6
+    for length in (60, 120, 160):
+        prompt: Prompt = (Text(text[:length]),)
+        read = encoded(longrope, prompt).positions
+        room = 48 - read + 1 if read <= 48 else 20
+        completion = complete(longrope, prompt, replace(ON, maximum_tokens=room)).items[0]
+        sequence = replace(encoded(longrope, prompt), target=completion.generated)
+        slow = brute_force.log_probabilities(longrope, sequence, np.ones(sequence.positions))
+        assert completion.log_prob == pytest.approx(slow.sum(), abs=1e-4)
+        if read <= 48:
+            assert len(complete(longrope, prompt, replace(ON, maximum_tokens=None)).items[0].generated) == room
+            with pytest.raises(MissingCapability, match="beyond 48 positions"):
+                complete(longrope, prompt, replace(ON, maximum_tokens=room + 1))
