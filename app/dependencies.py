@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request, Security
+from fastapi import APIRouter, Depends, Request, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic_core import from_json, to_json
@@ -136,6 +136,11 @@ class KeyedRoute(APIRoute):
             return await answer(request)
 
         return handle
+
+
+def keyed_router(tag: str, prefix: str = "") -> APIRouter:
+    """A router whose routes need a key; below a prefix they are the same routes again, left out of the description."""
+    return APIRouter(prefix=prefix, route_class=KeyedRoute, tags=[tag], include_in_schema=not prefix)
 
 
 async def read_json(request: JsonRequest) -> None:

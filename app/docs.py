@@ -55,7 +55,7 @@ def add_docs(app: FastAPI, *, open_docs: bool) -> None:
     router = APIRouter(route_class=APIRoute if open_docs else KeyedRoute, include_in_schema=False)
     router.get("/openapi.json")(openapi)
     router.get("/docs")(docs)
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
     app.openapi = lambda: description(app)  # type: ignore[method-assign]
 
 

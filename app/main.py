@@ -55,8 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
     app.add_middleware(Envelope)
     add_error_answers(app)
-    for router in DIALECTS.values():
-        app.include_router(router())
+    for routes in DIALECTS.values():
+        # Flat: every router inside another is searched anew for each request.
+        app.router.routes.extend(routes())
     add_docs(app, open_docs=settings.open_docs)
     return app
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,7 +42,7 @@ def digest_of(*parts: Any) -> bytes:
 
 def sorted_members(value: Any) -> Any:
     """The same JSON value with the members of every object in alphabetical order."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {name: sorted_members(value[name]) for name in sorted(value)}
     if isinstance(value, list | tuple):
         return [sorted_members(entry) for entry in value]
@@ -52,7 +52,8 @@ def sorted_members(value: Any) -> Any:
 def request_record(method: str, prompt: Prompt, target: str, config: AtmanConfig) -> Record:
     """A question to a causal language model."""
     items = [item_record(item) for item in prompt]
-    return {"method": method, "prompt": items, "target": target, "config": asdict(config)}
+    settings = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {"method": method, "prompt": items, "target": target, "config": settings}
 
 
 def request_from(record: Mapping[str, Any]) -> tuple[str, Prompt, str, AtmanConfig]:

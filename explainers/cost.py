@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from explainers.faithfulness import ORDERS, steps
-from explainers.language_model import LanguageModel
 from explainers.noise import SHIFTS
 from explainers.plan import Plan
 from explainers.types import AblationConfig, ScreenedConfig
@@ -31,18 +29,6 @@ class Cost:
     rows: int
     bytes: int
     operations: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """Numbers per layer and row that memory and arithmetic follow from."""
-
-    weights: int  # of all linear layers
-    layers: int
-    width: int
-    keys: int
-    vocabulary: int
-    itemsize: int
 
 
 def cost(asked: Plan, *, gradient: bool, exact: bool, evaluate: bool = False, uncertainty: bool = False) -> Cost:
@@ -93,7 +79,7 @@ def _packed(rows: Sequence[int]) -> int:
 
 
 def _operations(asked: Plan, rows: int) -> float:
-    sizes = _sizes(asked.model)
+    sizes = asked.model.sizes
     attention = 4.0 * sizes.layers * sizes.width * asked.sequence.positions
     scored = len(asked.sequence.target) * (1 + len(asked.variants))
     return rows * (2.0 * sizes.weights + attention) + 2.0 * scored * sizes.width * sizes.vocabulary
@@ -101,21 +87,10 @@ def _operations(asked: Plan, rows: int) -> float:
 
 def _bytes(asked: Plan, chunks: Sequence[int], gradient: bool) -> int:
     """Keys and values of all layers, masks, and what one pass holds at a time; for a gradient, in all layers."""
-    sizes, positions = _sizes(asked.model), asked.sequence.positions
+    sizes, positions = asked.model.sizes, asked.sequence.positions
     recorded = 2 * sizes.layers * positions * sizes.keys * sizes.itemsize
     rows = max([positions, min(ROWS_AT_ONCE, sum(chunks))])
     active = rows * sizes.width * 12 * sizes.itemsize * (sizes.layers if gradient else 1)
     scores = rows * positions * 4
     logits: int = len(asked.sequence.target) * sizes.vocabulary * 8 * max(1, rows // positions)
     return recorded + active + scores + logits
-
-
-def _sizes(model: LanguageModel) -> _Sizes:
-    config: Any = model.network.config.get_text_config()
-    embeddings: Any = model.network.get_input_embeddings().weight
-    heads = int(config.num_attention_heads)
-    kept = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
-    weights = model.parameters - int(embeddings.numel())
-    width, vocabulary = int(config.hidden_size), int(embeddings.shape[0])
-    return _Sizes(weights, model.layers, width, int(kept) * int(size), vocabulary, int(embeddings.itemsize))

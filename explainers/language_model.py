@@ -21,6 +21,7 @@ from explainers.attention_control import AttentionPass, only_rows
 from explainers.chat_template import ChatTemplate
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
 from explainers.pictures import Picture
+from explainers.sizes import Sizes, sizes_of
 from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
 
 CHARACTERS_PER_TOKEN = 256
@@ -174,24 +175,15 @@ class LanguageModel:
 
     @property
     def layers(self) -> int:
-        return int(self.network.config.get_text_config().num_hidden_layers)
+        return self.sizes.layers
 
-    @cached_property
+    @property
     def vocabulary_size(self) -> int:
-        weight: Any = self.network.get_input_embeddings().weight
-        return int(weight.shape[0])
+        return self.sizes.vocabulary
 
     @cached_property
-    def parameters(self) -> int:
-        """How many numbers the network consists of, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
-
-    @cached_property
-    def bytes_per_row(self) -> int:
-        """About what one row of a pass takes at its peak: activations of one layer, and its logits."""
-        config: Any = self.network.config.get_text_config()
-        wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        return int((8 * config.hidden_size + 4 * wide + self.vocabulary_size) * self.network.dtype.itemsize)
+    def sizes(self) -> Sizes:
+        return sizes_of(self.network)
 
     @cached_property
     def last_feed_forward(self) -> nn.Module | None:

@@ -153,7 +153,7 @@ def _fitting_rows(model: LanguageModel) -> int:
     rows = PACKED_ROWS[model.device.type]
     if model.device.type == "cuda":
         cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-        rows = min(rows, (torch.cuda.mem_get_info(model.device)[0] + cached) // 2 // model.bytes_per_row)
+        rows = min(rows, (torch.cuda.mem_get_info(model.device)[0] + cached) // 2 // model.sizes.bytes_per_row)
     return max(1, min(rows, model.packed_rows.most or rows))
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import namedtuple_row
 from psycopg.sql import quote
 from sqlalchemy import URL, ClauseElement, event, make_url
@@ -136,7 +136,8 @@ class Database:
             await cursor.execute(message.encode(), values)
             while cursor.nextset():
                 pass
-            return await cursor.fetchone() if cursor.description else None
+            answered = cursor.pgresult is not None and cursor.pgresult.status == ExecStatus.TUPLES_OK
+            return await cursor.fetchone() if answered else None
         except psycopg.OperationalError as error:
             if connection.closed:
                 raise _LostConnectionError from error

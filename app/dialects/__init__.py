@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fastapi import APIRouter
+from starlette.routing import BaseRoute
 
-from app.dialects.aleph_alpha.routes import aleph_alpha_router
-from app.dialects.native.routes import native_router
+from app.dialects.aleph_alpha.routes import aleph_alpha_routes
+from app.dialects.native.routes import native_routes
 
-DIALECTS: Mapping[str, Callable[[], APIRouter]] = {
-    "aleph_alpha": aleph_alpha_router,
-    "native": native_router,
+DIALECTS: Mapping[str, Callable[[], list[BaseRoute]]] = {
+    "aleph_alpha": aleph_alpha_routes,
+    "native": native_routes,
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import Body, Query, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.chat import as_completion
 from app.complete import complete_prompt, stream_completion
-from app.dependencies import Asker, JsonResponse, KeyedRoute, ServerState, while_connected
+from app.dependencies import Asker, JsonResponse, ServerState, keyed_router, while_connected
 from app.dialects.aleph_alpha.chat_schemas import ChatRequest, ChatResponse, chat_answer, chat_events
 from app.errors import problems
 from app.streams import event_stream
@@ -50,15 +51,15 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def chat_routes() -> APIRouter:
-    keyed = APIRouter(route_class=KeyedRoute, tags=["Complete (Aleph Alpha's wire)"])
+def chat_routes(prefix: str) -> list[BaseRoute]:
+    keyed = keyed_router("Complete (Aleph Alpha's wire)", prefix)
     keyed.post(
         "/chat/completions",
         summary="Answer in a chat",
         responses=EVENTS | problems(*EVERY),
         response_model=ChatResponse,
     )(chat)
-    return keyed
+    return keyed.routes
 
 
 async def chat(request: Request, server: ServerState, caller: Asker, body: ChatBody, nice: Nice = False) -> Response:

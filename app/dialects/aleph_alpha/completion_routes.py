@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import Body, Query, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.complete import complete_prompt, stream_completion
-from app.dependencies import Asker, JsonResponse, KeyedRoute, ServerState, while_connected
+from app.dependencies import Asker, JsonResponse, ServerState, keyed_router, while_connected
 from app.dialects.aleph_alpha.completion_answers import (
     CompleteResponse,
     EvaluateResponse,
@@ -94,8 +95,8 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def completion_routes() -> APIRouter:
-    keyed = APIRouter(route_class=KeyedRoute, tags=["Complete (Aleph Alpha's wire)"])
+def completion_routes(prefix: str) -> list[BaseRoute]:
+    keyed = keyed_router("Complete (Aleph Alpha's wire)", prefix)
     keyed.post(
         "/evaluate",
         summary="Evaluate an expected completion",
@@ -108,7 +109,7 @@ def completion_routes() -> APIRouter:
         responses=EVENTS | problems(*EVERY),
         response_model=CompleteResponse,
     )(complete)
-    return keyed
+    return keyed.routes
 
 
 async def evaluate(

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.accepted import ACCEPTED, Prefer, accepted, prefers_async
-from app.dependencies import Asker, JsonResponse, KeyedRoute, ReaderOrAsker, ServerState, while_connected
+from app.dependencies import Asker, JsonResponse, ReaderOrAsker, ServerState, keyed_router, while_connected
 from app.dialects.aleph_alpha.answers import (
     AvailableModel,
     DetokenizeResponse,
@@ -111,15 +112,17 @@ Nice = Annotated[bool, Query(description="Queue behind all requests that are not
 EVERY = (400, 401, 403, 404, 413, 415)
 
 
-def aleph_alpha_router() -> APIRouter:
-    both = APIRouter()
-    both.include_router(routes())
-    both.include_router(routes(), prefix="/v1", include_in_schema=False)
-    return both
+def aleph_alpha_routes() -> list[BaseRoute]:
+    return [
+        route
+        for prefix in ("", "/v1")
+        for routes in (explain_routes, completion_routes, chat_routes, version_routes)
+        for route in routes(prefix)
+    ]
 
 
-def routes() -> APIRouter:
-    keyed = APIRouter(route_class=KeyedRoute, tags=["Explain (Aleph Alpha's wire)"])
+def explain_routes(prefix: str) -> list[BaseRoute]:
+    keyed = keyed_router("Explain (Aleph Alpha's wire)", prefix)
     keyed.post(
         "/explain",
         summary="Explain a completion",
@@ -143,14 +146,13 @@ def routes() -> APIRouter:
     )(tokenizer)
     for path, what in NOT_SERVED_YET.items():
         keyed.post(path, include_in_schema=False)(refusal(what))
-    opened = APIRouter(tags=["Health"])
+    return keyed.routes
+
+
+def version_routes(prefix: str) -> list[BaseRoute]:
+    opened = APIRouter(prefix=prefix, include_in_schema=not prefix, tags=["Health"])
     opened.get("/version", summary="Level of the vendor's API", response_class=PlainTextResponse)(version)
-    both = APIRouter()
-    both.include_router(keyed)
-    both.include_router(completion_routes())
-    both.include_router(chat_routes())
-    both.include_router(opened)
-    return both
+    return opened.routes
 
 
 async def explain(

@@ -6,6 +6,7 @@ from collections import Counter
 
 from fastapi import APIRouter
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, ServerState
 from app.dialects.native.schemas import Health, Readiness
@@ -16,12 +17,12 @@ from storage.errors import StorageError
 from storage.migrations import migrated
 
 
-def health_router() -> APIRouter:
+def health_routes() -> list[BaseRoute]:
     opened = APIRouter(tags=["Health"])
     opened.get("/healthz", summary="Liveness", response_model=Health)(healthz)
     unready: Responses = {503: {"model": Readiness, "description": "Some part is not ready; the body says which."}}
     opened.get("/readyz", summary="Readiness", response_model=Readiness, responses=unready)(readyz)
-    return opened
+    return opened.routes
 
 
 async def healthz() -> Response:

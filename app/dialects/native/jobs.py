@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import Header, Path, Query, Request
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
 
 from app.accepted import JobResponse, State, job_answer
-from app.dependencies import Asker, JsonResponse, KeyedRoute, Reader, ReaderOrAsker, ServerState
+from app.dependencies import Asker, JsonResponse, Reader, ReaderOrAsker, ServerState, keyed_router
 from app.errors import Responses, problems
 from app.jobs import FOLLOW_SECONDS, cancel_job, fetch_job, follow, list_jobs
 from storage.database import Database
@@ -59,8 +60,8 @@ class JobPage(BaseModel):
     )
 
 
-def job_routes() -> APIRouter:
-    keyed = APIRouter(route_class=KeyedRoute, tags=["Jobs"])
+def job_routes() -> list[BaseRoute]:
+    keyed = keyed_router("Jobs")
     one = problems(401, 403, 404)
     keyed.get("/jobs", summary="List jobs", response_model=JobPage, responses=problems(400, 401, 403))(jobs)
     keyed.get("/jobs/{id}", summary="Get a job", response_model=JobResponse, responses=one)(job)
@@ -70,7 +71,7 @@ def job_routes() -> APIRouter:
     keyed.get("/jobs/{id}/events", summary="Follow a job", response_class=StreamingResponse, responses=EVENTS | one)(
         events
     )
-    return keyed
+    return keyed.routes
 
 
 async def jobs(

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Header, Path, Query, Request
+from fastapi import Body, Header, Path, Query, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
-from app.dependencies import Admin, JsonResponse, KeyedRoute, Reader, ServerState, while_connected
-from app.dialects.native.health import health_router
+from app.dependencies import Admin, JsonResponse, Reader, ServerState, keyed_router, while_connected
+from app.dialects.native.health import health_routes
 from app.dialects.native.jobs import job_routes
 from app.dialects.native.schemas import (
     ExplanationPage,
@@ -56,17 +57,12 @@ NewModelBody = Annotated[
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page.", examples=[50])]
 
 
-def native_router() -> APIRouter:
-    router = APIRouter()
-    router.include_router(health_router())
-    router.include_router(explanation_routes())
-    router.include_router(job_routes())
-    router.include_router(model_routes())
-    return router
+def native_routes() -> list[BaseRoute]:
+    return [*health_routes(), *explanation_routes(), *job_routes(), *model_routes()]
 
 
-def explanation_routes() -> APIRouter:
-    keyed = APIRouter(route_class=KeyedRoute, tags=["Stored explanations"])
+def explanation_routes() -> list[BaseRoute]:
+    keyed = keyed_router("Stored explanations")
     drawn = {"schema": {"type": "string", "description": "A heat map."}}
     page: Responses = {200: {"content": {HTML: drawn, SVG: drawn}}}
     keyed.get(
@@ -78,11 +74,11 @@ def explanation_routes() -> APIRouter:
     keyed.get("/explanations/{id}", response_model=ExplanationResponse, responses=page | problems(401, 403, 404))(
         explanation
     )
-    return keyed
+    return keyed.routes
 
 
-def model_routes() -> APIRouter:
-    keyed = APIRouter(route_class=KeyedRoute, tags=["Models"])
+def model_routes() -> list[BaseRoute]:
+    keyed = keyed_router("Models")
     written = problems(400, 401, 403, 409, 413, 415, 503)
     keyed.get("/models", summary="List models", response_model=ModelList, responses=problems(401, 403))(models)
     keyed.post("/models", summary="Register a model", response_model=ModelResponse, status_code=201, responses=written)(
@@ -94,7 +90,7 @@ def model_routes() -> APIRouter:
     keyed.delete(
         "/models/{name:path}", summary="Remove a model", status_code=204, responses=problems(401, 403, 404, 409)
     )(unregister)
-    return keyed
+    return keyed.routes
 
 
 async def explanations(
