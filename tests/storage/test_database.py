@@ -9,12 +9,14 @@ import pytest
 from sqlalchemy import text
 
 from storage import tenants
-from storage.database import Database, postgres_url
+from storage.database import Database, compiled, postgres_url
 from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
 from storage.tables import Tenant
 from tests.postgres import Server, connection
 
 OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'whence'"
+ONE = compiled(text("SELECT CAST(:one AS integer) AS one"))
+SLEEP = compiled(text("SELECT pg_sleep(CAST(:seconds AS float))"))
 
 
 async def test_pooled_connections_that_died_cost_no_request(postgres: Server) -> None:
@@ -36,53 +38,55 @@ async def test_a_question_survives_a_restart(postgres: Server) -> None:
     await asyncio.gather(*(hold(database) for _ in range(3)))
     with connection(postgres.superuser_url) as superuser:
         superuser.execute(OTHERS)
-    row = await database.ask("SELECT 1 AS one", {})
+    row = await database.ask(ONE, {"one": 1})
     assert row is not None and row.one == 1
     await database.close()
 
 
 async def test_questions_keep_few_connections_to_themselves(postgres: Server) -> None:
     database = Database.connect(postgres.url, pool_size=4)
-    await asyncio.gather(*(database.ask("SELECT pg_sleep(0.05)", {}) for _ in range(8)))
+    await asyncio.gather(*(database.ask(SLEEP, {"seconds": 0.05}) for _ in range(8)))
     assert len(database.kept) == 1
     await asyncio.gather(*(hold(database) for _ in range(8)))
     with connection(postgres.superuser_url) as superuser:
         superuser.execute(OTHERS)
-    assert (await asyncio.gather(*(database.ask("SELECT 1 AS one", {}) for _ in range(8))))[7].one == 1
+    assert (await asyncio.gather(*(database.ask(ONE, {"one": 1}) for _ in range(8))))[7].one == 1
     await database.close()
     assert database.kept == []
 
 
 async def test_a_question_that_kills_its_connection_is_told(database: Database) -> None:
     with pytest.raises(DatabaseUnavailable):
-        await database.ask("SELECT pg_terminate_backend(pg_backend_pid())", {})
+        await database.ask(compiled(text("SELECT pg_terminate_backend(pg_backend_pid() + :x)")), {"x": 0})
     await database.ping()
 
 
 async def test_a_question_is_one_transaction_of_one_tenant(database: Database, tenant: str) -> None:
     name = f"t-{uuid.uuid4().hex}"
-    failing = "INSERT INTO tenants (id) VALUES (%(name)s); SELECT 1 / 0"
+    failing = compiled(
+        text("WITH new AS (INSERT INTO tenants (id) VALUES (:name) RETURNING id) SELECT length(id) / 0 FROM new")
+    )
     with pytest.raises(StorageError):
         await database.ask(failing, {"name": name})
     async with database.transaction() as session:
         assert name not in {row.id for row in await tenants.list_all(session)}
-    shown = "SELECT current_setting('whence.tenant', true) AS tenant"
-    row = await database.ask(shown, {}, tenant=tenant)
+    shown = compiled(text("SELECT current_setting(:name, true) AS tenant"))
+    row = await database.ask(shown, {"name": "whence.tenant"}, tenant=tenant)
     assert row is not None and row.tenant == tenant
-    row = await database.ask(shown, {})  # on the same pooled connection
+    row = await database.ask(shown, {"name": "whence.tenant"})  # on the same pooled connection
     assert row is not None and not row.tenant
 
 
 async def test_a_question_without_rows_or_result(database: Database) -> None:
-    assert await database.ask("SELECT 1 WHERE false", {}) is None
-    assert await database.ask("SET LOCAL work_mem = '4MB'", {}) is None
+    assert await database.ask(compiled(text("SELECT 1 WHERE :here")), {"here": False}) is None
+    assert await database.ask(compiled(text("DELETE FROM tenants WHERE id = :id")), {"id": "nobody"}) is None
 
 
 @pytest.mark.parametrize(
     "value", ["a'b", "a\\", "a\\'; DROP TABLE x; --", "é", '"', "$$", "%s", ":x", "%(value)s", ";"]
 )
 async def test_values_of_a_question_are_quoted(database: Database, value: str) -> None:
-    row = await database.ask("SELECT %(value)s::text AS shown", {"value": value}, tenant=value)
+    row = await database.ask(compiled(text("SELECT CAST(:value AS text) AS shown")), {"value": value}, tenant=value)
     assert row is not None and row.shown == value
 
 
@@ -96,7 +100,7 @@ async def test_closing_waits_for_connections_in_use(postgres: Server) -> None:
 
 async def test_a_cancelled_question_gives_its_connection_back(postgres: Server) -> None:
     database = Database.connect(postgres.url, pool_size=1)
-    task = asyncio.create_task(database.ask("SELECT pg_sleep(30)", {}))
+    task = asyncio.create_task(database.ask(SLEEP, {"seconds": 30}))
     await asyncio.sleep(0.3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -121,7 +125,7 @@ async def test_all_connections_taken(postgres: Server, monkeypatch: pytest.Monke
         with pytest.raises(DatabaseUnavailable, match="in use"):
             await database.ping()
         with pytest.raises(DatabaseUnavailable, match="in use"):
-            await database.ask("SELECT 1", {})
+            await database.ask(ONE, {"one": 1})
     await database.close()
 
 
@@ -131,7 +135,7 @@ async def test_no_database_there() -> None:
         await database.ping()
     assert "secret" not in str(caught.value)
     with pytest.raises(DatabaseUnavailable) as caught:
-        await database.ask("SELECT 1", {})
+        await database.ask(ONE, {"one": 1})
     assert "secret" not in str(caught.value)
     await database.close()
 
@@ -159,7 +163,9 @@ async def test_errors_do_not_quote_rows(database: Database, tenant: str) -> None
         assert caught.value.__suppress_context__
         assert not any(secret in part for part in shown)
     with pytest.raises(StorageError) as refused:
-        await database.ask("SELECT CAST(%(secret)s AS integer)", {"secret": secret}, tenant=tenant)
+        await database.ask(
+            compiled(text("SELECT CAST(CAST(:secret AS text) AS integer)")), {"secret": secret}, tenant=tenant
+        )
     assert secret not in str(refused.value) and refused.value.__suppress_context__
 
 
