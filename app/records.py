@@ -5,6 +5,7 @@ byte for byte like the fresh one.
 from __future__ import annotations
 
 import hashlib
+import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -12,7 +13,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import to_json
 
 from explainers.registry import METHODS
 from explainers.types import (
@@ -34,19 +34,12 @@ from explainers.types import (
 
 Record: TypeAlias = dict[str, Any]
 
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 
 def digest_of(*parts: Any) -> bytes:
     """One name for JSON values, 32 bytes: equal values have equal names, whatever the order of members."""
-    return hashlib.sha256(to_json(sorted_members(parts), inf_nan_mode="strings")).digest()
-
-
-def sorted_members(value: Any) -> Any:
-    """The same JSON value with the members of every object in alphabetical order."""
-    if isinstance(value, dict):
-        return {name: sorted_members(value[name]) for name in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [sorted_members(entry) for entry in value]
-    return value
+    return hashlib.sha256(CANONICAL.encode(parts).encode()).digest()
 
 
 def request_record(method: str, prompt: Prompt, target: str, config: AtmanConfig) -> Record:

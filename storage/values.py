@@ -10,6 +10,7 @@ from sqlalchemy import Dialect, Text, TypeDecorator
 
 from storage.errors import InvalidValue
 
+ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -26,7 +27,7 @@ def json_text(value: Any) -> str:
     Raises InvalidValue for what JSON cannot carry.
     """
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return ENCODER.encode(value)
     except (TypeError, ValueError) as error:
         raise InvalidValue(f"not a JSON value: {error}") from None
 
