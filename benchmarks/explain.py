@@ -57,7 +57,9 @@ def main() -> None:
     arguments.prompts = arguments.prompts or ([1024] if arguments.device == "cuda" else [256, 1024])
     model = build_model(SHAPES[arguments.shape], arguments.device, max(arguments.prompts) + 1024)
     if arguments.peak_of:
-        print(peak(_ways(build_task(model, arguments.prompts[0], CHUNKS, TARGET))[arguments.peak_of], arguments.device))
+        task = build_task(model, arguments.prompts[0], CHUNKS, TARGET)
+        task.run_once()
+        print(peak(_ways(task)[arguments.peak_of], arguments.device))
         return
     tasks = {f"{n} tokens": build_task(model, n, CHUNKS, TARGET) for n in arguments.prompts}
     first = arguments.prompts[0]
@@ -158,15 +160,15 @@ def matmul_rate(shape: Shape, device: str) -> float:
 
 
 def memory(arguments: argparse.Namespace, prompt: int) -> dict[str, float | None]:
-    """Peak memory of each way beyond the model, each in a process of its own."""
+    """Peak memory of each way beyond a model that has run, in a process of its own; the median of three."""
     found: dict[str, float | None] = {}
     for name in ("engine", "naive", "batched"):
         command = [sys.executable, "-m", "benchmarks.explain", "--peak-of", name, "--prompts", str(prompt)]
         command += ["--device", arguments.device, "--shape", arguments.shape, "--threads", str(arguments.threads)]
         if arguments.device == "cuda":
             torch.cuda.empty_cache()
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        found[name] = round(int(answer.stdout) / 1e6, 1) if answer.returncode == 0 else None
+        answers = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(3)]
+        found[name] = _median([int(answer.stdout) / 1e6 for answer in answers if answer.returncode == 0])
     return found
 
 

@@ -51,6 +51,12 @@ class Task:
     forwards: int = 0  # of the engine's last answer
     rows: int = 0
 
+    def run_once(self) -> None:
+        """A short plain pass: from then on the code of the libraries is in memory, which none of the ways adds."""
+        ids = torch.tensor([self.sequence.read[:8]], device=self.model.device)
+        with plain(self.model, "sdpa"), torch.inference_mode():
+            self.model.network(ids, use_cache=False)
+
     def engine(self) -> Scores:
         """One base pass, then only the rows a chunk can change, several chunks per pass."""
         result = log_probabilities(self.model, self.sequence, self.base, self.variants, log_additive=True)

@@ -78,8 +78,12 @@ def attribution(
     values: NDArray[np.float64],  # (T, F), falls of log-probability in nats; (1, F), their sum, is enough for a sum
     base: NDArray[np.float64],  # (T,), log-probabilities without any chunk damped
     facts: Mapping[str, Any],
+    errors: NDArray[np.float64] | None = None,  # of the scores before they are normalised, in their form
 ) -> Attribution:
-    """Scores as the question wants them: post-processed, summed over the target, normalised; invisible ones 0."""
+    """Scores as the question wants them: post-processed, summed over the target, normalised; invisible ones 0.
+
+    Errors are divided by the range that normalising divides by, as if it were known exactly.
+    """
     seen = visible(plan.sequence, plan.chunks)
     values = _POSTPROCESSING[plan.config.postprocessing](values)
     targets: tuple[Target, ...] = (Target(plan.target, Span(0, len(plan.target))),)
@@ -89,9 +93,16 @@ def attribution(
         values, seen = values.sum(axis=0, keepdims=True), seen[-1:]
         base = base.sum(keepdims=True)
     if plan.config.normalize:
-        values = _normalised(values, seen)
+        low, span = _range(values, seen)
+        values, errors = (values - low) / span, None if errors is None else errors / span
     features = tuple(chunk.feature for chunk in plan.chunks)
-    return Attribution(method, features, targets, np.where(seen, values, 0.0), base, facts=_facts(plan) | dict(facts))
+    shown, spread = np.where(seen, values, 0.0), None if errors is None else np.where(seen, errors, 0.0)
+    return Attribution(method, features, targets, shown, base, spread, _facts(plan) | dict(facts))
+
+
+def gains(plan: Plan, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How fast a post-processed score grows with the fall of log-probability behind it."""
+    return _GAINS[plan.config.postprocessing](values)
 
 
 def kept(shares: NDArray[np.float64]) -> NDArray[np.float64]:  # (N, S) -> (S,)
@@ -132,14 +143,20 @@ _POSTPROCESSING: Mapping[Postprocessing, Callable[[NDArray[np.float64]], NDArray
 }
 
 
-def _normalised(values: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Min-max to 0..1 over the visible features of each target; all equal gives 0."""
-    if not values.shape[1]:
-        return values
-    low = np.where(visible, values, np.inf).min(axis=1, keepdims=True)
-    high = np.where(visible, values, -np.inf).max(axis=1, keepdims=True)
-    span = np.where(np.isfinite(high - low) & (high > low), high - low, np.inf)
-    return np.where(visible, values - np.where(np.isfinite(low), low, 0.0), 0.0) / span
+_GAINS: Mapping[Postprocessing, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "none": np.ones_like,
+    "absolute": np.sign,
+    "square": lambda values: 2 * values,
+}
+
+
+def _range(
+    values: NDArray[np.float64], visible: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # (T, 1), (T, 1)
+    """The smallest of the visible scores of each target, and their range; infinite when all are equal, or none is."""
+    low = np.where(visible, values, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    high = np.where(visible, values, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+    return np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high - low) & (high > low), high - low, np.inf)
 
 
 def _target_tokens(sequence: TokenSequence, target: str) -> tuple[Target, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from explainers.language_model import LanguageModel
-from explainers.plan import Plan, attribution, check_finite, kept, plan
+from explainers.plan import Plan, attribution, check_finite, gains, kept, plan
 from explainers.suppression import log_probabilities
 from explainers.types import AblationConfig, Attribution, Checkpoint, Prompt, never_stop
 
@@ -42,39 +42,49 @@ def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
     losses = found.base - found.variants  # (N, T)
     if not asked.by_target_token:
         losses = losses.sum(axis=1, keepdims=True)
-    scores, errors = _fitted(1.0 - keeps, losses)
+    fit = _fitted(1.0 - keeps, losses)
+    errors = _errors(asked, fit)
     facts = {"forwards": found.forwards, "rows": found.rows, "samples": len(keeps)}
-    answer = attribution(asked, "ablation", scores, found.base, facts | {"seconds": time.perf_counter() - started})
-    return replace(answer, uncertainty=_errors_of(asked, answer, errors))
+    spent = {"seconds": time.perf_counter() - started}
+    return attribution(asked, "ablation", fit.slopes, found.base, facts | spent, errors)
 
 
 def _halves(asked: Plan) -> NDArray[np.float64]:  # (N, F)
     samples = asked.config.samples if isinstance(asked.config, AblationConfig) else AblationConfig().samples
     if not asked.chunks:
         return np.ones((0, 0))
-    material = repr((asked.sequence.read, asked.target, asked.config)).encode()
+    # What is done to the scores afterwards leaves the draws alone.
+    material = repr((asked.sequence.read, asked.target, [chunk.factors for chunk in asked.chunks], samples)).encode()
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(material).digest()))
     first = generator.integers(0, 2, size=((samples + 1) // 2, len(asked.chunks)))
     return np.stack([first, 1 - first], axis=1).reshape(-1, len(asked.chunks))[:samples].astype(float)
 
 
-def _fitted(
-    removed: NDArray[np.float64], losses: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # (N, F), (N, G) -> (G, F), (G, F)
-    """Slopes of `losses` in what is removed, and their standard errors; the intercept is nobody's."""
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    slopes: NDArray[np.float64]  # (G, F)
+    left: NDArray[np.float64]  # (N, G), what the line leaves of the losses
+    reach: NDArray[np.float64]  # (F,), standard error of a slope per standard deviation of what is left
+    freedom: float
+
+
+def _fitted(removed: NDArray[np.float64], losses: NDArray[np.float64]) -> _Fit:  # (N, F), (N, G)
+    """Slopes of `losses` in what is removed; the intercept is nobody's."""
     if not removed.size:
-        return np.zeros((losses.shape[1], 0)), np.zeros((losses.shape[1], 0))
+        return _Fit(np.zeros((losses.shape[1], 0)), np.zeros_like(losses), np.zeros(0), 1.0)
     centred, moved = removed - removed.mean(axis=0), losses - losses.mean(axis=0)
     inverse = np.linalg.inv(centred.T @ centred + RIDGE * np.eye(centred.shape[1]))
     slopes = inverse @ centred.T @ moved  # (F, G)
     spent = 1 + np.trace(centred @ inverse @ centred.T)
-    variance = ((moved - centred @ slopes) ** 2).sum(axis=0) / max(1.0, len(removed) - spent)  # (G,)
-    errors = np.sqrt(variance[:, None] * np.diag(inverse)[None, :])
-    return slopes.T, errors
+    return _Fit(slopes.T, moved - centred @ slopes, np.sqrt(np.diag(inverse)), max(1.0, len(removed) - spent))
 
 
-def _errors_of(asked: Plan, answer: Attribution, errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard errors in the unit of the answer's scores; those of post-processed or normalised ones at most that."""
-    if len(errors) != len(answer.targets):
-        errors = np.sqrt((errors**2).sum(axis=0, keepdims=True))
-    return np.where(answer.values == 0, 0.0, errors)
+def _errors(asked: Plan, fit: _Fit) -> NDArray[np.float64]:  # (T or 1, F)
+    """Standard errors of post-processed scores, to first order; of a sum over the target, those of its fit."""
+    steep = gains(asked, fit.slopes)  # (G, F)
+    if asked.config.target_granularity == "token":
+        squares = (fit.left**2).sum(axis=0)[:, None] * steep**2  # (T, F)
+    else:
+        squares = ((fit.left @ steep) ** 2).sum(axis=0, keepdims=True)  # (1, F)
+    errors: NDArray[np.float64] = fit.reach * np.sqrt(squares / fit.freedom)
+    return errors
