@@ -199,6 +199,14 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    *IMAGE_PROCESSOR_FILES,
+)
 
 
 def _image_processor(folder: Path) -> Any:
@@ -243,17 +251,12 @@ def _chat_template(folder: Path) -> ChatTemplate | None:
 
 
 def _digest(folder: Path) -> str:
-    """One name for the exact weights, configuration, tokenizer and chat template: the sha256 of these."""
+    """One name for all files that decide an answer: weights, configurations, tokenizer and chat template."""
     digest = hashlib.sha256()
-    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
-    if "vision_config" in _json(folder / "config.json"):
-        files += [folder / name for name in IMAGE_PROCESSOR_FILES if (folder / name).is_file()]
-    for path in sorted(files):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
-    chat = _chat_template(folder)
-    if chat is not None:
-        digest.update(repr((chat.source, sorted(chat.tokens.items()))).encode())
+    for path in sorted([*folder.glob("*.safetensors"), *(folder / name for name in SETTINGS)]):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # the engine of text alone does without Pillow
     from PIL.Image import Image
 
 
+BICUBIC = 3
+"""Pillow's name for it; what it takes when not told."""
+
+
 @dataclass(eq=False, slots=True)
 class Picture:
     """One image of a prompt, as the model's own processor hands it to the vision tower."""
@@ -86,8 +90,8 @@ def _shuffled_patches(eyes: Eyes, picture: Image) -> tuple[dict[str, Tensor], in
 
 def _pixels(eyes: Eyes, picture: Image, side: int, **options: Any) -> dict[str, Tensor]:
     """The whole picture as a square of `side` pixels, in the numbers the vision tower was trained on."""
-    resampling = int(getattr(eyes.processor, "resample", None) or 0)
-    square = picture.resize((side, side), resampling or None)  # None: bicubic
+    resampling = getattr(eyes.processor, "resample", None)
+    square = picture.resize((side, side), BICUBIC if resampling is None else int(resampling))
     found = eyes.processor(images=square, do_resize=False, return_tensors="pt", **options)
     if tuple(found["pixel_values"].shape[-2:]) != (side, side):
         raise MissingCapability("the model's image processor does not keep the whole picture")

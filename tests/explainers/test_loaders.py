@@ -8,12 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
+import torch
+from PIL.Image import Resampling
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from explainers import pictures
 from explainers.errors import ExplainerError, MissingCapability, UnreadableModel
 from explainers.language_model import LanguageModel
 from explainers.loaders import LOADERS, load_causal_lm, load_image_text_lm
@@ -51,6 +56,13 @@ def test_the_digest_names_weights_configuration_and_tokenizer(llama: LanguageMod
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] *= 1.01
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load_causal_lm(folder).digest != llama.digest
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_settings_that_decide_an_answer_belong_to_the_digest(llama: LanguageModel, folder: Path, name: str) -> None:
+    path = folder / name
+    path.write_text((path.read_text() if path.is_file() else "{}") + " ")
     assert load_causal_lm(folder).digest != llama.digest
 
 
@@ -156,6 +168,19 @@ def test_the_image_processor_belongs_to_the_digest(images_folder: Path) -> None:
     processor = json.loads(path.read_text())
     path.write_text(json.dumps(processor | {"image_mean": [0.1, 0.1, 0.1]}))
     assert load_image_text_lm(images_folder).digest != before
+
+
+@pytest.mark.parametrize("resample", list(Resampling))
+def test_pictures_are_resized_as_the_processor_says(images_folder: Path, resample: Resampling) -> None:
+    path = images_folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resample": int(resample)}))
+    eyes = load_image_text_lm(images_folder).eyes
+    noise = np.random.default_rng(0).integers(0, 256, (90, 50, 3), dtype=np.uint8)
+    side = eyes.config.vision_config.image_size
+    found = pictures._pixels(eyes, PIL.Image.fromarray(noise), side, do_center_crop=False, do_pad=False)
+    resized = PIL.Image.fromarray(noise).resize((side, side), resample)
+    expected = eyes.processor(images=resized, do_resize=False, return_tensors="pt", do_center_crop=False)
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
 
 
 @pytest.mark.parametrize("change", ["missing", "broken", "unknown", "with code"])
