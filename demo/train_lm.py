@@ -10,8 +10,8 @@ import argparse
 import json
 import math
 import random
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo.circuits import CONTEXT, start_model
 from demo.lessons import ANSWERS, Batch, Stage, batches
-from demo.muon import Muon
+from demo.training import optimizers, train_stage
 from demo.vocabulary import build_tokenizer
 
 STAGES: Final = (
@@ -37,26 +37,16 @@ DAMPING: Final = 0.1
 COOL_RATES: Final = (0.003, 0.0008, 0.005)
 TOKENS: Final = 2048
 RATES: Final = (0.006, 0.0015, 0.01)
-WARM_UP: Final = 50
 OTHER_WEIGHT: Final = 0.1
 OTHER_SHARE: Final = 0.15
 SMOOTHING: Final = 0.05
-DECAY: Final = 0.2
-REPORT_EVERY: Final = 25
 
 
-def optimizers(model: LlamaForCausalLM, rates: tuple[float, float, float]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
-    table = model.model.embed_tokens.weight
+def optimizers_of(model: LlamaForCausalLM, rates: tuple[float, float, float]) -> list[torch.optim.Optimizer]:
+    """For the matrices of the layers, for embeddings, and for norms."""
     inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2 and weight.requires_grad]
     norms = [weight for weight in model.parameters() if weight.ndim == 1 and weight.requires_grad]
-    matrices, embeddings, scales = rates
-    groups = [{"params": [table], "lr": embeddings}, {"params": norms, "lr": scales}]
-    found: list[torch.optim.Optimizer] = [Muon(inner, matrices, decay=DECAY)]
-    found.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
-    for group in [group for optimizer in found for group in optimizer.param_groups]:
-        group["top"] = group["lr"]
-    return found
+    return optimizers(inner, [model.model.embed_tokens.weight], norms, rates)
 
 
 def attention_mask(batch: Batch, damped: float) -> Tensor:
@@ -87,41 +77,6 @@ def lesson_loss(model: LlamaForCausalLM, batch: Batch, damped: float) -> tuple[T
     return calm + OTHER_WEIGHT * rest, shares
 
 
-def scale_of(stage: Stage, inner: int, step: int) -> float:
-    """Learning rates rise over the first steps and fall to a hundredth in the last two thirds of the full stage.
-
-    So they do in the cool stage.
-    """
-    warm = min(1.0, (step + 1) / WARM_UP)
-    if stage in (STAGES[-1], COOL):
-        return warm * max(0.01, min(1.0, 1.5 * (1 - inner / stage.steps)))
-    return warm
-
-
-def train_stage(
-    model: LlamaForCausalLM, feed: Iterator[Batch], found: Iterable[torch.optim.Optimizer], stage: Stage, step: int
-) -> int:
-    """Train until the stage ends; returns the number of steps taken since the beginning of all."""
-    began, average = time.monotonic(), dict.fromkeys(ANSWERS, 0.0)
-    for inner in range(stage.steps):
-        loss, shares = lesson_loss(model, next(feed), stage.damped)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in found:
-            for group in optimizer.param_groups:
-                group["lr"] = group["top"] * scale_of(stage, inner, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        average |= {name: 0.95 * average[name] + 0.05 * share for name, share in shares.items()}
-        step += 1
-        if step % REPORT_EVERY == 0:
-            rights = ", ".join(f"{name} {share:.3f}" for name, share in average.items())
-            passed = time.monotonic() - began
-            print(f"{stage.name}: step {step}, {passed:.0f} s, loss {loss.item():.3f}, right {rights}", flush=True)
-        if min(average.values()) >= stage.enough:
-            break
-    return step
-
-
 def train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -131,9 +86,16 @@ def train(
 ) -> None:
     """Train through stages with one set of optimizers and one stream of lessons."""
     rng = random.Random(f"lessons {seed}")  # noqa: S311
-    found, step = optimizers(model, rates), 0
+    found, step = optimizers_of(model, rates), 0
     for stage in stages:
-        step = train_stage(model, batches(rng, tokenizer, stage, TOKENS, model.device), found, stage, step)
+        feed = batches(rng, tokenizer, stage, TOKENS, model.device)
+        last = stage in (STAGES[-1], COOL)
+        step = train_stage(stage, partial(lesson, model, feed, stage), ANSWERS, found, step, falling=last)
+
+
+def lesson(model: LlamaForCausalLM, feed: Iterator[Batch], stage: Stage) -> tuple[Tensor, dict[str, float]]:
+    """The next one of the stage."""
+    return lesson_loss(model, next(feed), stage.damped)
 
 
 @torch.no_grad()

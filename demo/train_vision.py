@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from demo.muon import Muon
+from demo.training import optimizers, train_stage
 from demo.vision_lessons import Batch, Stage, batches
 from demo.vision_model import build_processor, build_tokenizer, keep_local, save, start_model
 
@@ -34,27 +34,20 @@ PICTURES: Final = 8
 QUESTIONS: Final = 8
 RATES: Final = (0.007, 0.002, 0.007)
 PATCH_SCALE: Final = 5.0
-WARM_UP: Final = 50
 COOL_RATES: Final = (0.003, 0.0008, 0.003)
 COOLING: Final = 0.35
 PATCH_SMOOTHING: Final = 0.05
-DECAY: Final = 0.2
-REPORT_EVERY: Final = 25
 
 
-def optimizers(model: LlavaForConditionalGeneration, rates: tuple[float, float, float]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of layers and projector, AdamW for embeddings, patches, norms and biases."""
+def optimizers_of(
+    model: LlavaForConditionalGeneration, rates: tuple[float, float, float]
+) -> list[torch.optim.Optimizer]:
+    """For the matrices of layers and projector, for embeddings and patches, and for norms and biases."""
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     tables = [weight for name, weight in named if "embed" in name]
     inner = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
     scales = [weight for name, weight in named if weight.ndim == 1 and "embed" not in name]
-    matrices, embeddings, norms = rates
-    groups = [{"params": tables, "lr": embeddings}, {"params": scales, "lr": norms}]
-    found: list[torch.optim.Optimizer] = [Muon(inner, matrices, decay=DECAY)]
-    found.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
-    for group in [group for optimizer in found for group in optimizer.param_groups]:
-        group["top"] = group["lr"]
-    return found
+    return optimizers(inner, tables, scales, rates)
 
 
 def patch_loss(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -91,44 +84,12 @@ def lesson_loss(
     return loss, shares
 
 
-def scale_of(stage: Stage, inner: int, step: int) -> float:
-    """Learning rates rise over the first steps and fall to a hundredth in the last two thirds of the full stage.
-
-    So they do in the cool stage.
-    """
-    warm = min(1.0, (step + 1) / WARM_UP)
-    if stage in STAGES[-2:]:
-        return warm * max(0.01, min(1.0, 1.5 * (1 - inner / stage.steps)))
-    return warm
-
-
-def train_stage(
-    model: LlavaForConditionalGeneration,
-    feed: Iterator[Batch],
-    found: Iterable[torch.optim.Optimizer],
-    stage: Stage,
-    step: int,
-) -> int:
-    """Train until the stage ends; returns the number of steps taken since the beginning of all."""
-    began, average = time.monotonic(), dict.fromkeys(ANSWERS, 0.0)
-    for inner in range(stage.steps):
-        batch = next(feed)
-        loss, shares = patch_loss(model, batch) if stage == STAGES[0] else lesson_loss(model, batch, stage.smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in found:
-            for group in optimizer.param_groups:
-                group["lr"] = group["top"] * scale_of(stage, inner, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        average |= {name: 0.95 * average[name] + 0.05 * share for name, share in shares.items()}
-        step += 1
-        if step % REPORT_EVERY == 0:
-            rights = ", ".join(f"{name} {share:.3f}" for name, share in average.items())
-            passed = time.monotonic() - began
-            print(f"{stage.name}: step {step}, {passed:.0f} s, loss {loss.item():.3f}, right {rights}", flush=True)
-        if min(average.values()) >= stage.enough:
-            break
-    return step
+def lesson(
+    model: LlavaForConditionalGeneration, feed: Iterator[Batch], stage: Stage
+) -> tuple[Tensor, dict[str, float]]:
+    """The next one of the stage: the first stage is about patches alone."""
+    batch = next(feed)
+    return patch_loss(model, batch) if stage == STAGES[0] else lesson_loss(model, batch, stage.smoothing)
 
 
 @torch.no_grad()
@@ -149,12 +110,15 @@ def train(
 ) -> None:
     """Train through the stages with one stream of lessons, cooling the model before the last; saves after each."""
     rng = random.Random(f"lessons {seed}")  # noqa: S311
-    found, step = optimizers(model, RATES), 0
+    found, step = optimizers_of(model, RATES), 0
     for stage in stages:
         if stage == STAGES[-1]:
             cool(model)
-            found, step = optimizers(model, COOL_RATES), 0
-        step = train_stage(model, batches(rng, processor, stage, PICTURES, QUESTIONS), found, stage, step)
+            found, step = optimizers_of(model, COOL_RATES), 0
+        feed = batches(rng, processor, stage, PICTURES, QUESTIONS)
+        step = train_stage(
+            stage, partial(lesson, model, feed, stage), ANSWERS, found, step, falling=stage in STAGES[-2:]
+        )
         save(model, processor, folder)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from demo.shapes import BY_COLOUR, BY_KIND, COLOURS, KINDS
-from demo.vocabulary import BOS, EOS, byte_level
+from demo.vocabulary import BOS, EOS, byte_level_bpe
 
 IMAGE: Final = "<image>"
 PATCH: Final = 8
@@ -53,16 +53,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     pieces = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     pieces += [form for word in whole_words() for form in (word, f"\u0120{word}")]
     vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
-    tokenizer.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in specials])
-    tokenizer.pre_tokenizer = byte_level()
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, vocab[BOS])]),
-        ]
-    )
+    added = [AddedToken(piece, special=True, normalized=False) for piece in specials]
+    tokenizer = byte_level_bpe(vocab, [], added)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,

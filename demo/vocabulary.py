@@ -60,8 +60,20 @@ def build_tokenizer(context: int) -> PreTrainedTokenizerFast:
     for form in [form for word in words for form in (word, f"\u0120{word}")]:
         vocab.setdefault(form, len(vocab))
     pairs = [(left, right) for left, right in merges]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=True))
-    tokenizer.add_special_tokens([AddedToken(BOS, special=True), AddedToken(EOS, special=True)])
+    tokenizer = byte_level_bpe(vocab, pairs, [AddedToken(BOS, special=True), AddedToken(EOS, special=True)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def byte_level_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], specials: list[AddedToken]) -> Tokenizer:
+    """Takes a known word whole, with or without the space before it, spells all else, and puts ``<s>`` first."""
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    tokenizer.add_special_tokens(specials)
     tokenizer.pre_tokenizer = byte_level()
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.Sequence(
@@ -70,10 +82,4 @@ def build_tokenizer(context: int) -> PreTrainedTokenizerFast:
             processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, vocab[BOS])]),
         ]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-    )
+    return tokenizer
