@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from explainers.errors import InvalidRequest
@@ -87,6 +87,17 @@ class Definition:
 
     def named(self, name: str) -> Attribute | None:
         return next((attribute for attribute in self.attributes if attribute.name == name), None)
+
+
+def definition_record(definition: Definition) -> dict[str, Any]:
+    """As a plain JSON value."""
+    return asdict(definition)
+
+
+def definition_from(record: Mapping[str, Any]) -> Definition:
+    """The inverse of `definition_record`."""
+    attributes = tuple(Attribute(**attribute) for attribute in record["attributes"])
+    return Definition(**{**record, "attributes": attributes})
 
 
 def completed(definition: Definition) -> Definition:

@@ -1,0 +1,1 @@
+"""Arthur's wire: models, inferences, ground truth, enrichments, queries."""
