@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.device import Priority
-from app.flights import SingleFlight
+from app.device import Priority, Steps
+from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
 from app.models import find_model, registration_of
 from app.questions import Forecast, Question, answer, forecast
@@ -87,6 +87,7 @@ async def explain_completion(
     fresh: bool = False,
     nice: bool = False,
     id: UUID | None = None,
+    watch: Watch | None = None,
 ) -> Explained:
     """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
 
@@ -99,14 +100,16 @@ async def explain_completion(
         return stored
     new = id or explanations.new_id()
 
-    async def compute_and_store(priority: Priority) -> Explained:
-        explained = await compute(explainer, registration, question, new, priority)
+    async def compute_and_store(priority: Priority, steps: Steps) -> Explained:
+        explained = await compute(explainer, registration, question, new, priority, steps)
         await store(explainer.database, registration, question, explained, key)
         return explained
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
     flight = (tenant, registration, key, fresh)
-    return await explainer.flights.join(flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice)
+    return await explainer.flights.join(
+        flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+    )
 
 
 async def look_up(
@@ -126,11 +129,16 @@ def answer_from(row: Any) -> Explained:
 
 
 async def compute(
-    explainer: Explainer, registration: Registration, question: Question, new: UUID, priority: Priority
+    explainer: Explainer,
+    registration: Registration,
+    question: Question,
+    new: UUID,
+    priority: Priority,
+    steps: Steps,
 ) -> Explained:
     """Answers on the device thread."""
     model = await explainer.runtime.model(registration)
-    attribution = await explainer.runtime.run(lambda checkpoint: answer(model, question, checkpoint), priority)
+    attribution = await explainer.runtime.run(lambda checkpoint: answer(model, question, checkpoint, steps), priority)
     facts = attribution.facts
     explainer.rates.note(speed_of(registration, question), facts["operations"], facts["explaining_seconds"])
     return Explained(new, model.digest, attribution, float(facts["seconds"]), int(facts["forwards"]))

@@ -12,19 +12,22 @@ import logging
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
-from app.device import Priority
+from app.device import Priority, Steps
 from app.refusals import ShuttingDown, StillRunning
 
 Landed = TypeVar("Landed")
-Start = Callable[[Priority], Coroutine[Any, Any, Landed]]
+Start = Callable[[Priority, Steps], Coroutine[Any, Any, Landed]]
+Watch = Callable[[Steps], None]
+"""Is told where to read how far a flight is."""
 
 log = logging.getLogger(__name__)
 
 
 class Flight(Generic[Landed]):
-    def __init__(self, job: str, priority: Priority, task: asyncio.Task[Landed]) -> None:
+    def __init__(self, job: str, priority: Priority, steps: Steps, task: asyncio.Task[Landed]) -> None:
         self.job = job
         self.priority = priority
+        self.steps = steps
         self.task = task
         self.waiters = 0
         self.detached = False
@@ -41,7 +44,14 @@ class SingleFlight(Generic[Landed]):
         return len(self._flights)
 
     async def join(
-        self, key: Hashable, job: str, start: Start[Landed], *, deadline: float | None, nice: bool = False
+        self,
+        key: Hashable,
+        job: str,
+        start: Start[Landed],
+        *,
+        deadline: float | None,
+        nice: bool = False,
+        watch: Watch | None = None,
     ) -> Landed:
         """The outcome of the flight named `key`, begun with `start` unless it is on its way already.
 
@@ -51,6 +61,8 @@ class SingleFlight(Generic[Landed]):
         flight = self._flights.get(key) or self._begin(key, job, start, Priority(nice=nice))
         flight.priority.nice = flight.priority.nice and nice
         flight.waiters += 1
+        if watch is not None:
+            watch(flight.steps)
         try:
             await asyncio.wait({flight.task}, timeout=deadline)
             if not flight.task.done():
@@ -72,7 +84,8 @@ class SingleFlight(Generic[Landed]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, key: Hashable, job: str, start: Start[Landed], priority: Priority) -> Flight[Landed]:
-        flight = Flight(job, priority, asyncio.create_task(start(priority)))
+        steps = Steps()
+        flight = Flight(job, priority, steps, asyncio.create_task(start(priority, steps)))
         self._flights[key] = flight
         flight.task.add_done_callback(lambda _: self._land(key, flight))
         return flight

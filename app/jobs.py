@@ -15,11 +15,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
+from app.device import Steps
 from app.explain import Explained, Explainer, explain_completion
+from app.flights import Watch
 from app.models import find_model
 from app.questions import Question, question_from
 from app.records import Record
@@ -43,9 +45,6 @@ FOLLOW_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 5
 MOST_ATTEMPTS = 3
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""`progress(done, total)`: how many of its steps a job has made; may be called from any thread."""
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -61,14 +60,13 @@ class Order:
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt of this process at a job: the task that answers, and how far it says it is.
+    """An attempt of this process at a job: the task that answers, and how far its work is.
 
     Once it is `left` to others, its job goes back where it was.
     """
 
     answering: asyncio.Task[UUID]
-    done: int = 0
-    total: int = 1
+    steps: Steps = field(default_factory=Steps)
     left: bool = False
 
     def leave(self) -> None:
@@ -162,12 +160,12 @@ class Jobs:
             return job.id
         attempt = self._attempts[job.id]
 
-        def progress(done: int, total: int) -> None:
-            attempt.done, attempt.total = done, total
+        def watch(steps: Steps) -> None:
+            attempt.steps = steps
 
         while True:
             try:
-                return await KINDS[job.kind](self.explainer, job, request, progress)
+                return await KINDS[job.kind](self.explainer, job, request, watch)
             except ShuttingDown:
                 raise
             except QueueFull as full:  # a job has time
@@ -183,7 +181,7 @@ class Jobs:
         """Says that the attempt goes on; False when it must not. A database that is away does not stop it."""
         try:
             async with self.database.transaction(tenant=job.tenant_id) as session:
-                return await rows.beat(session, job.id, job.attempts, attempt.done, attempt.total)
+                return await rows.beat(session, job.id, job.attempts, attempt.steps.done, attempt.steps.total)
         except StorageError as error:
             log.warning("job %s could not be heard of: %s", job.id, type(error).__name__)
             return True
@@ -205,7 +203,7 @@ class Jobs:
                 await rows.fail(session, job.id, job.attempts, error=problem)
             else:
                 result = attempt.answering.result()
-                await rows.succeed(session, job.id, job.attempts, total=attempt.total, result=result)
+                await rows.succeed(session, job.id, job.attempts, total=attempt.steps.total, result=result)
 
     async def _release(self, job: Job, *, counted: bool) -> bool:
         """Lets go of the job; False when it was ours no more. Without a database it is taken over when it is stale."""
@@ -216,17 +214,17 @@ class Jobs:
             return False
 
 
-async def answer_question(explainer: Explainer, job: Job, request: Record, progress: Progress) -> UUID:
+async def answer_question(explainer: Explainer, job: Job, request: Record, watch: Watch) -> UUID:
     """Explains as a request would, behind all requests that wait."""
-    progress(0, 1)
     question = question_from(job.model, request["question"])
     fresh = request["fresh"]
-    answer = await explain_completion(explainer, job.tenant_id, question, fresh=fresh, nice=True, id=job.id)
-    progress(1, 1)
+    answer = await explain_completion(
+        explainer, job.tenant_id, question, fresh=fresh, nice=True, id=job.id, watch=watch
+    )
     return answer.id
 
 
-KINDS: Mapping[str, Callable[[Explainer, Job, Record, Progress], Awaitable[UUID]]] = {KIND: answer_question}
+KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] = {KIND: answer_question}
 """What each kind of job calls. It stores its result under the id of the job, or names one stored before."""
 
 

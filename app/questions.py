@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from app.device import Steps
 from app.records import Record, digest_of, request_from, request_record
 from explainers.cost import Cost, cost
 from explainers.decoding import CompletionConfig, complete
@@ -82,15 +83,21 @@ def completion_from(record: Mapping[str, Any]) -> CompletionConfig:
     return CompletionConfig(**{**record, "sampling": sampling, "stop_sequences": tuple(record["stop_sequences"])})
 
 
-def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint) -> Attribution:
-    """Blocks until done: completes where that is asked for, explains, and judges the scores where that is asked for."""
+def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint, steps: Steps | None = None) -> Attribution:
+    """Blocks until done: completes where that is asked for, explains, and judges the scores where that is asked for.
+
+    `steps` are told of the passes that explaining and judging take.
+    """
     started = time.perf_counter()
     prompt, target, facts = spoken(model, question.prompt), question.target, dict[str, Any]()
     if question.generate is not None:
         target = generated(model, prompt, question.generate, checkpoint)
         facts["completion"] = target
     asked = plan(model, prompt, target, question.config, checkpoint)
-    method = METHODS[question.method]
+    method, expected = METHODS[question.method], taken(asked, question)
+    if steps is not None:
+        steps.total = max(1, expected.forwards)
+        checkpoint = steps.counting(checkpoint)
     begun = time.perf_counter()
     found = method.explain(asked, checkpoint)
     forwards = int(found.facts["forwards"])
@@ -106,7 +113,7 @@ def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint) -> 
         raise InvalidRequest("the scores of this request are not finite numbers")
     ended = time.perf_counter()
     facts |= {"forwards": forwards, "seconds": ended - started}
-    facts |= {"operations": taken(asked, question).operations, "explaining_seconds": ended - begun}
+    facts |= {"operations": expected.operations, "explaining_seconds": ended - begun}
     return replace(found, facts={**found.facts, **facts})
 
 

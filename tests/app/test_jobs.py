@@ -102,7 +102,7 @@ async def test_answered_later_like_at_once(running: Running, path: str) -> None:
     job = await submitted(running, path, fresh=True)
     assert (job["state"], job["kind"], job["model"], job["explanation"]) == ("queued", "explain", "tiny-lm", None)
     done = await ended(running, job["id"])
-    assert (done["state"], done["done"], done["total"], done["attempts"]) == ("succeeded", 1, 1, 1)
+    assert (done["state"], done["attempts"]) == ("succeeded", 1) and done["done"] == done["total"] > 1
     assert done["explanation"] == job["id"] and done["error"] is None
     assert done["created_at"] <= done["started_at"] <= done["finished_at"]
     stored = (await running.client.get(f"/explanations/{done['explanation']}")).json()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.device import Broken, Device, Priority, Stopped
+from app.device import Broken, Device, Priority, Steps, Stopped
 from app.flights import SingleFlight
 from app.refusals import QueueFull, ShuttingDown, StillRunning
 from explainers.types import Checkpoint
@@ -151,9 +151,9 @@ class Counted:
         self.priority: Priority | None = None
         self.go, self.cancelled = asyncio.Event(), asyncio.Event()
 
-    async def __call__(self, priority: Priority) -> str:
+    async def __call__(self, priority: Priority, steps: Steps) -> str:
         self.starts += 1
-        self.priority = priority
+        self.priority, self.steps = priority, steps
         try:
             await self.go.wait()
         except asyncio.CancelledError:
@@ -170,6 +170,24 @@ async def test_identical_requests_share_a_flight() -> None:
     work.go.set()
     assert await asyncio.gather(*waiters, other) == ["landed"] * 6
     assert work.starts == 2
+
+
+async def test_all_who_join_see_the_same_steps() -> None:
+    flights, work, seen = SingleFlight[str](), Counted(), list[Steps]()
+    waiters = [asyncio.create_task(flights.join("k", "job", work, deadline=5, watch=seen.append)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert seen == [work.steps, work.steps]
+    work.go.set()
+    await asyncio.gather(*waiters)
+
+
+def test_steps_are_counted_and_the_last_is_left_to_the_end() -> None:
+    passed, steps = list[int](), Steps()
+    steps.total = 3
+    count = steps.counting(lambda: passed.append(1))
+    for _ in range(5):
+        count()
+    assert (steps.done, len(passed)) == (2, 5)
 
 
 async def test_cancelled_only_when_all_have_left() -> None:
