@@ -6,6 +6,7 @@ The key is checked before the body is even looked at: a stranger learns nothing 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -97,6 +98,8 @@ ServerState = Annotated[Server, Depends(current_server)]
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Asker = Annotated[Caller, Depends(allowed("explain"))]
 ReaderOrAsker = Annotated[Caller, Depends(allowed("read", "explain"))]
+ReaderOrIngester = Annotated[Caller, Depends(allowed("read", "ingest"))]
+Ingester = Annotated[Caller, Depends(allowed("ingest"))]
 Admin = Annotated[Caller, Depends(allowed("admin"))]
 
 
@@ -145,14 +148,22 @@ def keyed_router(tag: str, prefix: str = "") -> APIRouter:
 
 async def read_json(request: JsonRequest) -> None:
     """Reads the body into the request; raises when it is not declared as JSON, or is not JSON."""
+    if media_type_of(request).startswith("multipart/"):  # which may be large: not even read
+        must_be_json(request)
     if not await request.body():
         raise MalformedBody("a JSON body is required")
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not (
-        media_type.startswith("application/") and media_type.endswith("+json")
-    ):
-        raise UnsupportedMediaType("send the body with Content-Type: application/json")
+    must_be_json(request)
     await request.json()
+
+
+def must_be_json(request: Request) -> None:
+    media_type = media_type_of(request)
+    if media_type != "application/json" and not re.fullmatch(r"application/.+\+json", media_type):
+        raise UnsupportedMediaType("send the body with Content-Type: application/json")
+
+
+def media_type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:

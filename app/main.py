@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None,
     )
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
+    app.add_middleware(BodyLimit, limit=settings.body_limit_bytes, uploads=settings.upload_limit_bytes)
     app.add_middleware(Envelope)
     add_error_answers(app)
     for routes in DIALECTS.values():

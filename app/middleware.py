@@ -114,30 +114,33 @@ def route_template(scope: Scope) -> str | None:
 
 
 class BodyLimit:
-    """Refuses bodies above `limit` bytes with 413, announced or streamed.
+    """Refuses bodies above `limit` bytes with 413, announced or streamed; those with files above `uploads`.
 
     What the client still sends is read and thrown away first (up to a bound): many clients read no answer before they
     have sent everything, and would see a broken connection instead of the 413.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, uploads: int) -> None:
         self.app = app
         self.limit = limit
+        self.uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        multipart = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        limit = self.uploads if multipart else self.limit
         announced = headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.limit:
+        if announced.isdecimal() and int(announced) > limit:
             if "100-continue" not in headers.get("expect", "").lower() and int(announced) <= DRAIN_BYTES:
                 await drain(receive)
-            await refusal_response(self.refusal())(scope, receive, send)
+            await refusal_response(self.refusal(limit))(scope, receive, send)
             return
-        await self.app(scope, self.counted(receive), send)
+        await self.app(scope, self.counted(receive, limit), send)
 
-    def counted(self, receive: Receive) -> Receive:
+    def counted(self, receive: Receive, limit: int) -> Receive:
         """`receive`, which raises once more bytes came than the limit; the error table turns that into the 413."""
         read = 0
 
@@ -145,16 +148,16 @@ class BodyLimit:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self.limit:
+            if read > limit:
                 if message.get("more_body"):
                     await drain(receive)
-                raise self.refusal()
+                raise self.refusal(limit)
             return message
 
         return receive_counted
 
-    def refusal(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is larger than the {self.limit} bytes this server reads")
+    def refusal(self, limit: int) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than the {limit} bytes this server reads")
 
 
 async def drain(receive: Receive) -> None:

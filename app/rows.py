@@ -222,9 +222,10 @@ def read_time(value: Any) -> float:
 
 
 def moment(value: Any) -> datetime:
-    if not isinstance(value, str):
+    """A time from ISO 8601, or one that a file held as such."""
+    if not isinstance(value, str | datetime):
         raise TypeError
-    found = datetime.fromisoformat(value)
+    found = datetime.fromisoformat(value) if isinstance(value, str) else value
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         default=True, description="Whether the server also works on jobs; without it `whence worker` does."
     )
     body_limit_bytes: int = Field(default=8 * 2**20, ge=1024, description="Largest request body; larger ones get 413.")
+    upload_limit_bytes: int = Field(
+        default=512 * 2**20, ge=1024, description="Largest multipart body, for files of rows; larger ones get 413."
+    )
     open_docs: bool = Field(default=False, description="Whether /docs and /openapi.json are served without a key.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."

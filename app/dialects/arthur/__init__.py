@@ -1,1 +1,1 @@
-"""Arthur's wire: models, inferences, ground truth, enrichments, queries."""
+"""Arthur's wire: models, inferences, ground truth and reference sets."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from app.definitions import (
     MOST_ATTRIBUTES,
@@ -52,8 +52,8 @@ class AttributeBody(Wire):
     position: int | None = Field(None, ge=0, lt=MOST_ATTRIBUTES, description="Place in its stage.", examples=[0])
     label: Short | None = Field(None, description="What people call it.", examples=["Income"])
     categorical: bool | None = Field(None, description="Whether its values are categories.", examples=[False])
-    categories: Array[Category] | None = Field(None, description="The categories, in order.")
-    bins: Array[Bin] | None = Field(None, description="Ranges that charts show.")
+    categories: Array[Category] = Field([], description="The categories, in order.")
+    bins: Array[Bin] = Field([], description="Ranges that charts show.")
     min_range: Number | None = Field(None, description="Smallest value.", examples=[0])
     max_range: Number | None = Field(None, description="Largest value.", examples=[9000])
     monitor_for_bias: bool | None = Field(None, description="Kept as given.", examples=[False])
@@ -65,7 +65,7 @@ class AttributeBody(Wire):
     implicit: bool | None = Field(None, description="Set by the server alone.", examples=[False])
 
     def to_domain(self) -> Attribute:
-        details = self.model_dump(exclude=set(OWN) | {"implicit"}, exclude_none=True, mode="json")
+        details = self.model_dump(exclude=set(OWN) | {"implicit"}, exclude_none=True, exclude_unset=True, mode="json")
         return Attribute(
             name=self.name,
             value_type=self.value_type,
@@ -83,7 +83,7 @@ class ModelDetails(Wire):
 
     display_name: Short | None = Field(None, description="What people call it.", examples=["Churn"])
     description: Long | None = Field(None, description="Kept as given.", examples=["who leaves"])
-    tags: Array[Short] | None = Field(None, max_length=1_000, description="Kept as given.", examples=[["q3"]])
+    tags: Array[Short] = Field([], max_length=1_000, description="Kept as given.", examples=[["q3"]])
     classifier_threshold: Number | None = Field(None, description="Positive from here on; 0.5.", examples=[0.5])
     version_label: Short | None = Field(None, description="Kept as given.", examples=["7"])
     model_group_id: Short | None = Field(None, description="Kept as given.", examples=[None])
@@ -97,7 +97,9 @@ class ModelDetails(Wire):
     def details(self) -> dict[str, Any]:
         if self.text_delimiter is not None and self.text_delimiter not in DELIMITERS:
             raise InvalidRequest(f"must be one of {' '.join(DELIMITERS)}", "/text_delimiter")
-        return self.model_dump(include=set(ModelDetails.model_fields), exclude_none=True, mode="json")
+        return self.model_dump(
+            include=set(ModelDetails.model_fields), exclude_none=True, exclude_unset=True, mode="json"
+        )
 
 
 class ModelBody(ModelDetails):
@@ -122,6 +124,40 @@ class ModelBody(ModelDetails):
                 self.partner_model_id, self.input_type, self.output_type, attributes, self.is_batch, self.details()
             )
         )
+
+
+class ModelChange(ModelDetails):
+    """What is said anew of a model; the rest stays."""
+
+    attributes: Array[AttributeBody] = Field(
+        [], max_length=MOST_ATTRIBUTES, description="Attributes whose details change."
+    )
+
+    def changed(self) -> list[tuple[Attribute, int | None]]:
+        """Attributes and their new positions, if they get any."""
+        return [(attribute.to_domain(), attribute.position) for attribute in self.attributes]
+
+
+class MonitoredAttributeResponse(AttributeBody):
+    """An attribute, those that follow from others included."""
+
+
+class MonitoredModelResponse(ModelDetails):
+    """A registered model."""
+
+    id: UUID = Field(description="Names it in paths.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
+    partner_model_id: str = Field(description="Your name for it.", examples=["churn-7"])
+    input_type: InputType = Field(description="What goes in.", examples=["TABULAR"])
+    output_type: OutputType = Field(description="What comes out.", examples=["MULTICLASS"])
+    is_batch: bool = Field(description="Whether inferences come in batches.", examples=[False])
+    status: str = Field(description="`Ready` or `Archived`.", examples=["Ready"])
+    archived: bool = Field(description="Whether it takes no more inferences.", examples=[False])
+    attributes: list[MonitoredAttributeResponse] = Field(description="All of them.")
+    explainability: dict[str, Any] | None = Field(description="Null: not enabled.", examples=[None])
+
+
+class OrganizationResponse(BaseModel):
+    organization_id: str = Field(description="The tenant of the key.", examples=["default"])
 
 
 def model_answer(

@@ -1,0 +1,108 @@
+"""Who asks, and the models whose inferences are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Body, Path, Query
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from app.dependencies import Ingester, JsonResponse, Reader, ReaderOrIngester, ServerState, keyed_router
+from app.dialects.arthur.model_schemas import (
+    ModelBody,
+    ModelChange,
+    MonitoredModelResponse,
+    OrganizationResponse,
+    model_answer,
+)
+from app.errors import problems
+from app.monitored import Monitored, archive, change, find, list_active, register
+
+MODELS = "/api/v3/models"
+TAG = "Models and inferences (Arthur's wire)"
+CHURN = {
+    "partner_model_id": "churn-7",
+    "input_type": "TABULAR",
+    "output_type": "MULTICLASS",
+    "attributes": [
+        {"name": "income", "value_type": "FLOAT", "stage": "PIPELINE_INPUT", "position": 0},
+        {"name": "tenure", "value_type": "INTEGER", "stage": "PIPELINE_INPUT", "position": 1},
+        {"name": "churn_yes", "value_type": "FLOAT", "stage": "PREDICTED_VALUE", "position": 0, "gt_class_link": "1"},
+        {"name": "churn_no", "value_type": "FLOAT", "stage": "PREDICTED_VALUE", "position": 1, "gt_class_link": "0"},
+        {"name": "churned", "value_type": "INTEGER", "stage": "GROUND_TRUTH_CLASS", "position": 0},
+    ],
+}
+
+NewBody = Annotated[ModelBody, Body(openapi_examples={"two classes": {"value": CHURN}})]
+ChangeBody = Annotated[ModelChange, Body(openapi_examples={"a name": {"value": {"display_name": "Churn"}}})]
+ModelId = Annotated[
+    str, Path(description="Id of the model.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"], max_length=255)
+]
+IdType = Annotated[
+    str, Query(description="What the path names: `id`, or `partner_model_id`.", examples=["id"], max_length=32)
+]
+
+
+def model_routes() -> list[BaseRoute]:
+    keyed = keyed_router(TAG)
+    seen, known = problems(401, 403), problems(401, 403, 404)
+    written = problems(400, 401, 403, 404, 409, 413, 415)
+    one: Any = {"response_model": MonitoredModelResponse}
+    whose: Any = {"response_model": OrganizationResponse, "responses": seen}
+    keyed.get("/api/v3/users/me", summary="Whose key is this?", **whose)(me)
+    keyed.post(MODELS, summary="Register a model", status_code=201, responses=written, **one)(create)
+    keyed.get(MODELS, summary="List models in use", response_model=list[MonitoredModelResponse], responses=seen)(models)
+    keyed.post(MODELS + "/{model_id}/retry", summary="Register again", responses=known, **one)(retry)
+    keyed.put(MODELS + "/{model_id}", summary="Change a model", responses=written, **one)(update)
+    keyed.delete(MODELS + "/{model_id}", summary="Archive a model", status_code=204, responses=known)(remove)
+    keyed.get(MODELS + "/{model_id:path}", summary="Get a model", responses=known, **one)(model)
+    return keyed.routes
+
+
+async def me(caller: ReaderOrIngester) -> Response:
+    """The organization is the tenant of the key."""
+    return JsonResponse({"organization_id": caller.tenant})
+
+
+async def create(server: ServerState, caller: Ingester, body: NewBody) -> Response:
+    """A model whose inferences will be sent. It is ready at once; its attributes are fixed from then on.
+
+    Attributes that follow from the declared ones are added: the other of two classes, and a 0/1 ground truth per class.
+    """
+    created = await register(server.explainer.database, caller.tenant, body.to_domain())
+    return JsonResponse(answer(created), status_code=201)
+
+
+async def models(server: ServerState, caller: Reader) -> Response:
+    """In the order they were registered, without the archived ones."""
+    return JsonResponse([answer(each) for each in await list_active(server.explainer.database, caller.tenant)])
+
+
+async def model(server: ServerState, caller: ReaderOrIngester, model_id: ModelId, id_type: IdType = "id") -> Response:
+    """A model, also an archived one."""
+    by_partner_id = id_type == "partner_model_id"
+    return JsonResponse(
+        answer(await find(server.explainer.database, caller.tenant, model_id, by_partner_id=by_partner_id))
+    )
+
+
+async def retry(server: ServerState, caller: Ingester, model_id: ModelId) -> Response:
+    """Nothing is left to be done: a model is ready as soon as it is registered."""
+    return JsonResponse(answer(await find(server.explainer.database, caller.tenant, model_id)))
+
+
+async def update(server: ServerState, caller: Ingester, model_id: ModelId, body: ChangeBody) -> Response:
+    """Other labels, ranges, categories and positions; the set of attributes, their stages and types stay."""
+    database = server.explainer.database
+    return JsonResponse(answer(await change(database, caller.tenant, model_id, body.details(), body.changed())))
+
+
+async def remove(server: ServerState, caller: Ingester, model_id: ModelId) -> Response:
+    """The model takes no more inferences, and its partner_model_id is free again; its rows stay."""
+    await archive(server.explainer.database, caller.tenant, model_id)
+    return Response(status_code=204)
+
+
+def answer(model: Monitored) -> dict[str, Any]:
+    return model_answer(model.id, model.definition, status=model.status, archived=model.archived, explainability=None)
