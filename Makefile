@@ -6,6 +6,7 @@
 
 VENV := .venv
 CLIENTS := .venv-clients
+ARTHUR := .venv-arthur
 PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check
 ARGS ?=
 
@@ -31,6 +32,10 @@ dev: python
 clients: python
 	@if $(call stale,$(CLIENTS),clients,tests/clients/constraints.txt); then \
 		$(call install,$(CLIENTS),clients,tests/clients/constraints.txt,-r tests/clients/constraints.txt); fi
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+		echo 'make: arthurai runs on Python 3.11 alone: the tests with it are left out (PYTHON=python3.11 brings them).'; \
+	elif $(call stale,$(ARTHUR),clients,tests/clients/constraints-arthur.txt); then \
+		$(call install,$(ARTHUR),clients,tests/clients/constraints-arthur.txt,-r tests/clients/constraints-arthur.txt); fi
 
 demo: setup ## set up and start the server with the demo models (ARGS="--port 9000")
 	@exec $(VENV)/bin/whence demo $(ARGS)

@@ -45,12 +45,17 @@ def server(model_folder: Path, vision_folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def client_python() -> Path:
-    """The interpreter with the vendor's client; made by `make clients` where it is missing or out of date."""
+def clients() -> Path:
+    """The folder of the environments with the vendors' clients; made by `make clients` where they are out of date."""
     command = ["make", "--no-print-directory", "clients"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, f"the environment of the vendor's client cannot be made:\n{made.stdout}{made.stderr}"
-    return ROOT / ".venv-clients" / "bin" / "python"
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def client_python(clients: Path) -> Path:
+    return clients / ".venv-clients" / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
