@@ -52,6 +52,7 @@ START = np.datetime64("2026-03-01", "us")
 
 
 def main() -> None:
+    busy = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)  # under root the server's user passes through
@@ -60,6 +61,7 @@ def main() -> None:
             figures = asyncio.run(measured(url))
     result = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "load average before": busy,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "rows": ROWS,
         "attributes": len(ATTRIBUTES),

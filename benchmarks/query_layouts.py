@@ -132,6 +132,7 @@ TOTAL = """
 
 
 def main() -> None:
+    busy = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)  # under root the server's user passes through
@@ -140,6 +141,7 @@ def main() -> None:
             figures = asyncio.run(measured(url, folder))
     result = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "load average before": busy,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "inferences": ROWS,
         "inputs": INPUTS,

@@ -2,9 +2,10 @@
 
 Context: explanations are looked up one inference at a time, and averaged over all of them or over those that pass a
 filter. Decision: one row per inference and algorithm, with the scores of all predicted attributes and inputs in one
-array; averages name the elements one by one. Consequences: a tenth of the space and of the time of a row per score;
-within twice the time of a column store (benchmarks/query_layouts.py, which measured the alternatives too). Very long
-arrays, which Postgres keeps outside the row, are unnested instead, as naming an element would fetch all of it.
+array; averages name the elements one by one. Consequences: a twelfth of the space and an eighth to a fifth of the time
+of a row per score; for one predicted attribute one and a half times the time of a column store, for several one after
+another up to two and a half (benchmarks/query_layouts.py, which measured the alternatives too). Very long arrays, which
+Postgres keeps outside the row, are unnested instead, as naming an element would fetch all of it.
 """
 
 from __future__ import annotations
