@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.copying import Fields, float_arrays, text_arrays
 from storage.errors import InvalidValue
+from storage.staging import FLOATS, TEXTS, Column
 from storage.tables import MonitoredAttribute
 from storage.values import json_text
 
@@ -30,10 +30,10 @@ class Cells:
     def take(self, rows: slice) -> Cells:
         return Cells(self.numbers[rows], tuple(column[rows] for column in self.texts))
 
-    def fields(self) -> tuple[Fields, Fields]:
-        """Numbers and texts for COPY. Raises InvalidValue for infinities and for what Postgres cannot hold."""
+    def columns(self) -> dict[str, Column]:
+        """For staging."""
         rows = list(zip(*self.texts, strict=True)) if self.texts else [()] * len(self)
-        return float_arrays(self.numbers, len(self)), text_arrays(rows)
+        return {"numbers": Column(FLOATS, self.numbers), "texts": Column(TEXTS, rows)}
 
 
 def cells_of(attributes: Sequence[MonitoredAttribute], columns: Mapping[str, Any], rows: int) -> Cells:

@@ -1,13 +1,12 @@
 """Columns of values in the binary form in which COPY reads rows (PostgreSQL manual, COPY, "Binary Format").
 
-Postgres refuses COPY into a table with row-level security, so rows go into a temporary table first and from there, by
-INSERT, past the policies. Each kind of value is written for a whole column at once: numpy does what a loop over rows
-would take several times as long for.
+Each kind of value is written for a whole column at once: numpy does what a loop over rows takes several times as long
+for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, repeat
 from struct import Struct
 from typing import Any, TypeAlias
@@ -15,8 +14,6 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import InvalidValue
 from storage.values import json_text, plain
@@ -33,21 +30,6 @@ LENGTH = Struct(">i")
 ARRAY = Struct(">iiiiii")  # length of what follows, dimensions, whether nulls, oid, size, lower bound
 EPOCH = np.datetime64("2000-01-01", "us")
 INT4_ELEMENT = Struct(">ii")
-
-
-async def stage(session: AsyncSession, name: str, columns: Mapping[str, str], fields: Sequence[Fields]) -> None:
-    """Puts rows, given as one list of fields for each column, into the temporary table of that name and those types.
-
-    The table is made when the connection first needs it; what lay in it before is gone, and it is empty again when the
-    transaction ends.
-    """
-    declared = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-    await session.execute(text(f"CREATE TEMP TABLE IF NOT EXISTS {name} ({declared}) ON COMMIT DELETE ROWS"))
-    await session.execute(text(f"TRUNCATE pg_temp.{name}"))
-    raw = await (await session.connection()).get_raw_connection()
-    driver: Any = raw.driver_connection
-    async with driver.cursor() as cursor, cursor.copy(f"COPY pg_temp.{name} FROM STDIN (FORMAT BINARY)") as copy:
-        await copy.write(packed(fields))
 
 
 def packed(fields: Sequence[Fields]) -> bytes:
@@ -93,14 +75,12 @@ def _cut(packed: bytes, size: int, head: bytes) -> Fields:
     return [head + packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def float_arrays(values: NDArray[np.float64] | None, rows: int) -> Fields:  # (n, K)
-    """Arrays of type float8[]; NaN is null, and without values every array is. Raises InvalidValue for infinities."""
-    if values is None:
-        return [NULL] * rows
+def float_arrays(values: NDArray[np.float64]) -> Fields:  # (n, K)
+    """Arrays of type float8[]; NaN is null. Raises InvalidValue for infinities."""
     if np.isinf(values).any():
         raise InvalidValue("a number is not finite")
     if not values.size:
-        return [_array(FLOAT8, 0, b"")] * rows
+        return [_array(FLOAT8, 0, b"")] * len(values)
     null = np.isnan(values)  # (n, K)
     elements = np.empty(values.shape, dtype=ELEMENT)
     elements["length"], elements["value"] = np.where(null, -1, 8), values
@@ -118,6 +98,11 @@ def _with_nulls(written: NDArray[np.uint8], null: NDArray[np.bool_]) -> Fields: 
     stops = np.cumsum(kept.sum(axis=(1, 2))).tolist()
     starts = [0, *stops[:-1]]
     return [_array(FLOAT8, null.shape[1], packed[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+
+
+def ragged_float_arrays(arrays: Sequence[NDArray[np.float64]]) -> Fields:  # (K,) each
+    """Arrays of type float8[] of different lengths. Raises InvalidValue for infinities."""
+    return [float_arrays(array.reshape(1, -1))[0] for array in arrays]
 
 
 def text_arrays(values: Sequence[Sequence[str | None]]) -> Fields:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from uuid import UUID
 
 import numpy as np
@@ -14,44 +13,17 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.cells import Cells
-from storage.copying import Fields, integers, stage, texts, times, uuids
 from storage.errors import InvalidValue
 from storage.ids import time_ordered
+from storage.staging import BIGINT, TEXT, TIMESTAMPTZ, Column, stage
+from storage.staging import UUID as UUID_
 from storage.tables import Inference, MonitoredAttribute
 
 BLOCK = 5_000
 """Rows that go to Postgres at once: enough to make its round trips cheap, few enough to stay small in memory."""
 MOST_NAMED = 1_000
-NO_TIME = np.datetime64("NaT", "us")
 
-COLUMNS = {
-    "place": "bigint",
-    "id": "uuid",
-    "partner_inference_id": "text",
-    "inference_timestamp": "timestamptz",
-    "batch_id": "text",
-    "ground_truth_timestamp": "timestamptz",
-    "numbers": "float8[]",
-    "texts": "text[]",
-}
-GIVEN = ", ".join(list(COLUMNS)[1:])
-# The places of the rows that were there already, or earlier in the same block.
-ADD = text(f"""
-    WITH added AS (
-        INSERT INTO inferences (model_id, {GIVEN})
-        SELECT :model_id, {GIVEN} FROM pg_temp.new_inferences ORDER BY place
-        ON CONFLICT (tenant_id, model_id, partner_inference_id) DO NOTHING
-        RETURNING id
-    )
-    SELECT place FROM pg_temp.new_inferences WHERE id NOT IN (SELECT id FROM added) ORDER BY place
-""")  # noqa: S608 - names of ours
-TRUTHS = {
-    "place": "bigint",
-    "partner_inference_id": "text",
-    "ground_truth_timestamp": "timestamptz",
-    "numbers": "float8[]",
-    "texts": "text[]",
-}
+GIVEN = "id, partner_inference_id, inference_timestamp, batch_id, ground_truth_timestamp, numbers, texts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +71,32 @@ async def add(session: AsyncSession, model_id: UUID, rows: Rows) -> list[int]:
     Of several rows with one id the first counts. Raises InvalidValue for what Postgres cannot hold, and then stores
     nothing.
     """
-    fields = await asyncio.to_thread(_fields, rows)
-    await stage(session, "new_inferences", COLUMNS, fields)
-    return list(await session.scalars(ADD, {"model_id": model_id}))
+    if np.isnat(rows.inference_timestamps).any():
+        raise InvalidValue("a timestamp is missing")
+    source, staged = await stage(session, "new_inferences", _columns(rows), len(rows))
+    present = text(f"""
+        WITH new AS MATERIALIZED (
+            SELECT * FROM {source}
+        ), added AS (
+            INSERT INTO inferences (model_id, {GIVEN}) SELECT :model_id, {GIVEN} FROM new ORDER BY place
+            ON CONFLICT (tenant_id, model_id, partner_inference_id) DO NOTHING
+            RETURNING id
+        )
+        SELECT place FROM new WHERE id NOT IN (SELECT id FROM added) ORDER BY place
+    """)  # noqa: S608 - names of ours
+    return list(await session.scalars(present, {"model_id": model_id, **staged}))
+
+
+def _columns(rows: Rows) -> dict[str, Column]:
+    return {
+        "place": Column(BIGINT, np.arange(len(rows))),
+        "id": Column(UUID_, [time_ordered() for _ in range(len(rows))]),
+        "partner_inference_id": Column(TEXT, rows.partner_inference_ids),
+        "inference_timestamp": Column(TIMESTAMPTZ, rows.inference_timestamps),
+        "batch_id": Column(TEXT, rows.batch_ids),
+        "ground_truth_timestamp": Column(TIMESTAMPTZ, rows.ground_truth_timestamps),
+        **rows.cells.columns(),
+    }
 
 
 async def add_all(session: AsyncSession, model_id: UUID, blocks: Iterable[Rows]) -> Outcome:
@@ -128,26 +123,6 @@ def _parts(rows: Rows) -> Iterator[Rows]:
         )
 
 
-def _fields(rows: Rows) -> list[Fields]:
-    count = len(rows)
-    truth = rows.ground_truth_timestamps
-    return [
-        integers(np.arange(count)),
-        uuids([time_ordered() for _ in range(count)]),
-        texts(rows.partner_inference_ids),
-        _required(rows.inference_timestamps),
-        texts(rows.batch_ids or list(repeat(None, count))),
-        times(np.full(count, NO_TIME) if truth is None else truth),
-        *rows.cells.fields(),
-    ]
-
-
-def _required(moments: NDArray[np.datetime64]) -> Fields:  # (n,)
-    if np.isnat(moments).any():
-        raise InvalidValue("a timestamp is missing")
-    return times(moments)
-
-
 async def set_truths(
     session: AsyncSession, model_id: UUID, truths: Truths, attributes: Sequence[MonitoredAttribute]
 ) -> list[int]:
@@ -155,28 +130,31 @@ async def set_truths(
 
     Of several rows with one id the last counts. Raises InvalidValue for what Postgres cannot hold.
     """
-    fields = [
-        integers(np.arange(len(truths))),
-        texts(truths.partner_inference_ids),
-        _required(truths.ground_truth_timestamps),
-        *truths.cells.fields(),
-    ]
-    await stage(session, "new_truths", TRUTHS, fields)
+    if np.isnat(truths.ground_truth_timestamps).any():
+        raise InvalidValue("a timestamp is missing")
+    columns = {
+        "place": Column(BIGINT, np.arange(len(truths))),
+        "partner_inference_id": Column(TEXT, truths.partner_inference_ids),
+        "ground_truth_timestamp": Column(TIMESTAMPTZ, truths.ground_truth_timestamps),
+        **truths.cells.columns(),
+    }
+    source, staged = await stage(session, "new_truths", columns, len(truths))
     slots = [f"{attribute.slot_kind}s[{attribute.slot:d}]" for attribute in attributes]
-    changes = "".join(f", {slot} = new.{slot}" for slot in slots)
-    changed = text(f"""
-        WITH new AS (
-            SELECT DISTINCT ON (partner_inference_id) * FROM pg_temp.new_truths
-            ORDER BY partner_inference_id, place DESC
+    changes = "".join(f", {slot} = last.{slot}" for slot in slots)
+    unknown = text(f"""
+        WITH new AS MATERIALIZED (
+            SELECT * FROM {source}
+        ), last AS (
+            SELECT DISTINCT ON (partner_inference_id) * FROM new ORDER BY partner_inference_id, place DESC
         ), changed AS (
-            UPDATE inferences SET ground_truth_timestamp = new.ground_truth_timestamp{changes}
-            FROM new WHERE model_id = :model_id AND inferences.partner_inference_id = new.partner_inference_id
+            UPDATE inferences SET ground_truth_timestamp = last.ground_truth_timestamp{changes}
+            FROM last WHERE model_id = :model_id AND inferences.partner_inference_id = last.partner_inference_id
             RETURNING inferences.partner_inference_id
         )
-        SELECT place FROM pg_temp.new_truths
+        SELECT place FROM new
         WHERE partner_inference_id NOT IN (SELECT partner_inference_id FROM changed) ORDER BY place
     """)  # noqa: S608 - slots are of ours
-    return list(await session.scalars(changed, {"model_id": model_id}))
+    return list(await session.scalars(unknown, {"model_id": model_id, **staged}))
 
 
 async def set_all_truths(

@@ -11,17 +11,12 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.cells import Cells, count_of
-from storage.copying import integers, stage
 from storage.errors import AlreadyExists, InvalidValue, NotFound
 from storage.monitored_models import list_attributes
+from storage.staging import BIGINT, Column, stage
 from storage.tables import MonitoredModel, ReferenceRow
 
 BLOCK = 5_000
-COLUMNS = {"place": "bigint", "numbers": "float8[]", "texts": "text[]"}
-ADD = text("""
-    INSERT INTO reference_rows (model_id, numbers, texts)
-    SELECT :model_id, numbers, texts FROM pg_temp.new_reference_rows ORDER BY place
-""")
 
 
 async def append(session: AsyncSession, model_id: UUID, blocks: Iterable[Cells]) -> int:
@@ -34,11 +29,19 @@ async def append(session: AsyncSession, model_id: UUID, blocks: Iterable[Cells])
     waiting = iter(blocks)
     while (rows := await asyncio.to_thread(next, waiting, None)) is not None:
         for part in _parts(rows):
-            fields = [integers(np.arange(len(part))), *await asyncio.to_thread(part.fields)]
-            await stage(session, "new_reference_rows", COLUMNS, fields)
-            await session.execute(ADD, {"model_id": model_id})
+            await _add(session, model_id, part)
         added += len(rows)
     return added
+
+
+async def _add(session: AsyncSession, model_id: UUID, rows: Cells) -> None:
+    columns = {"place": Column(BIGINT, np.arange(len(rows))), **rows.columns()}
+    source, staged = await stage(session, "new_reference_rows", columns, len(rows))
+    added = text(f"""
+        INSERT INTO reference_rows (model_id, numbers, texts)
+        SELECT :model_id, numbers, texts FROM {source} ORDER BY place
+    """)  # noqa: S608 - names of ours
+    await session.execute(added, {"model_id": model_id, **staged})
 
 
 def _parts(rows: Cells) -> Iterator[Cells]:

@@ -2,14 +2,14 @@
 
 Context: explanations are looked up one inference at a time, and averaged over all of them or over those that pass a
 filter. Decision: one row per inference and algorithm, with the scores of all predicted attributes and inputs in one
-array; averages name the elements one by one. Consequences: a tenth of the space and of the time of a row per score;
-within twice the time of a column store (benchmarks/query_layouts.py, which measured the alternatives too). Very long
-arrays, which Postgres keeps outside the row, are unnested instead, as naming an element would fetch all of it.
+array; averages name the elements one by one. Consequences: a twelfth of the space and an eighth to a fifth of the time
+of a row per score; for one predicted attribute one and a half times the time of a column store, for several one after
+another up to two and a half (benchmarks/query_layouts.py, which measured the alternatives too). Very long arrays, which
+Postgres keeps outside the row, are unnested instead, as naming an element would fetch all of it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,43 +20,12 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Select, and_, exists, func, literal_column, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.copying import Fields, float_arrays, integer_arrays, integers, jsons, stage, text_arrays, texts
 from storage.errors import InvalidValue
+from storage.staging import BIGINT, FLOATS, INTEGERS, JSON, RAGGED_FLOATS, TEXT, TEXTS, Column, stage
 from storage.tables import Inference, InferenceScores, InferenceTokens
 
 INLINE = 900
 """So many scores surely lie in the row itself: eight bytes each, in a page of eight thousand."""
-COLUMNS = {
-    "seq": "bigint",
-    "scores": "float8[]",
-    "errors": "float8[]",
-    "base_values": "float8[]",
-    "fit": "float8[]",
-    "facts": "json",
-    "reason": "text",
-}
-TOKEN_COLUMNS = {
-    "seq": "bigint",
-    "tokens": "text[]",
-    "positions": "int4[]",
-    "scores": "float8[]",
-    "errors": "float8[]",
-    "facts": "json",
-}
-FORGET = text("""
-    DELETE FROM inference_tokens USING pg_temp.new_scores AS new
-    WHERE model_id = :model_id AND algorithm = :algorithm AND inference_tokens.seq = new.seq
-""")
-ADD = text(f"""
-    INSERT INTO inference_scores (model_id, algorithm, {", ".join(COLUMNS)})
-    SELECT :model_id, :algorithm, {", ".join(COLUMNS)} FROM pg_temp.new_scores ORDER BY seq
-    ON CONFLICT (tenant_id, model_id, algorithm, seq)
-    DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in list(COLUMNS)[1:])}
-""")  # noqa: S608 - names of ours
-ADD_TOKENS = text(f"""
-    INSERT INTO inference_tokens (model_id, algorithm, attribute, {", ".join(TOKEN_COLUMNS)})
-    SELECT :model_id, :algorithm, :attribute, {", ".join(TOKEN_COLUMNS)} FROM pg_temp.new_tokens ORDER BY seq
-""")  # noqa: S608 - names of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,45 +62,50 @@ async def add(session: AsyncSession, model_id: UUID, algorithm: str, scores: Sco
     """
     if len(np.unique(scores.seqs)) < len(scores.seqs):
         raise InvalidValue("an inference has scores twice")
-    await stage(session, "new_scores", COLUMNS, await asyncio.to_thread(_fields, scores))
-    names = {"model_id": model_id, "algorithm": algorithm}
-    await session.execute(FORGET, names)
-    await session.execute(ADD, names)
-
-
-def _fields(scores: Scores) -> list[Fields]:
-    count = len(scores.seqs)
-    return [
-        integers(scores.seqs),
-        float_arrays(scores.scores, count),
-        float_arrays(scores.errors, count),
-        float_arrays(scores.base_values, count),
-        float_arrays(scores.fit, count),
-        jsons(scores.facts),
-        texts(scores.reasons or [None] * count),
-    ]
+    columns = {
+        "seq": Column(BIGINT, scores.seqs),
+        "scores": Column(FLOATS, scores.scores),
+        "errors": Column(FLOATS, scores.errors),
+        "base_values": Column(FLOATS, scores.base_values),
+        "fit": Column(FLOATS, scores.fit),
+        "facts": Column(JSON, scores.facts),
+        "reason": Column(TEXT, scores.reasons),
+    }
+    source, staged = await stage(session, "new_scores", columns, len(scores.seqs))
+    names = ", ".join(columns)
+    added = text(f"""
+        WITH new AS MATERIALIZED (
+            SELECT * FROM {source}
+        ), forgotten AS (
+            DELETE FROM inference_tokens AS old USING new
+            WHERE old.model_id = :model_id AND old.algorithm = :algorithm AND old.seq = new.seq
+        )
+        INSERT INTO inference_scores (model_id, algorithm, {names})
+        SELECT :model_id, :algorithm, {names} FROM new ORDER BY seq
+        ON CONFLICT (tenant_id, model_id, algorithm, seq)
+        DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in columns if name != "seq")}
+    """)  # noqa: S608 - names of ours
+    await session.execute(added, {"model_id": model_id, "algorithm": algorithm, **staged})
 
 
 async def add_tokens(session: AsyncSession, model_id: UUID, algorithm: str, scores: TokenScores) -> None:
     """Stores the scores of tokens, after those of the same inferences were added. Raises as `add`."""
-    await stage(session, "new_tokens", TOKEN_COLUMNS, await asyncio.to_thread(_token_fields, scores))
-    names = {"model_id": model_id, "algorithm": algorithm, "attribute": scores.attribute}
-    await session.execute(ADD_TOKENS, names)
-
-
-def _token_fields(scores: TokenScores) -> list[Fields]:
-    return [
-        integers(scores.seqs),
-        text_arrays(scores.tokens),
-        integer_arrays(scores.positions),
-        _ragged(scores.scores),
-        float_arrays(None, len(scores.seqs)) if scores.errors is None else _ragged(scores.errors),
-        jsons(scores.facts),
-    ]
-
-
-def _ragged(arrays: Sequence[NDArray[np.float64]]) -> Fields:
-    return [float_arrays(array.reshape(1, -1), 1)[0] for array in arrays]
+    columns = {
+        "seq": Column(BIGINT, scores.seqs),
+        "tokens": Column(TEXTS, scores.tokens),
+        "positions": Column(INTEGERS, scores.positions),
+        "scores": Column(RAGGED_FLOATS, scores.scores),
+        "errors": Column(RAGGED_FLOATS, scores.errors),
+        "facts": Column(JSON, scores.facts),
+    }
+    source, staged = await stage(session, "new_tokens", columns, len(scores.seqs))
+    names = ", ".join(columns)
+    added = text(f"""
+        INSERT INTO inference_tokens (model_id, algorithm, attribute, {names})
+        SELECT :model_id, :algorithm, :attribute, {names} FROM {source} ORDER BY seq
+    """)  # noqa: S608 - names of ours
+    given = {"model_id": model_id, "algorithm": algorithm, "attribute": scores.attribute}
+    await session.execute(added, {**given, **staged})
 
 
 async def find(session: AsyncSession, model_id: UUID, algorithm: str, seq: int) -> InferenceScores | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import inferences, reference
+from storage import inferences, reference, staging
 from storage.cells import Cells, cells_of
 from storage.database import Database
 from storage.errors import AlreadyExists, InvalidValue, NotFound, StorageError
@@ -18,6 +18,12 @@ from storage.ids import time_ordered
 from storage.inferences import BLOCK, MOST_NAMED, Rows, Truths
 from storage.tables import MonitoredAttribute
 from tests.storage.monitored import HOUR, START, filled, registered, rows_of, stored
+
+
+@pytest.fixture(autouse=True, params=[0, staging.FEW], ids=["by COPY", "as JSON"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How rows that are not too many travel."""
+    monkeypatch.setattr(staging, "FEW", request.param)
 
 
 async def test_values_lie_in_the_slots_of_their_attributes(database: Database, tenant: str) -> None:
@@ -185,9 +191,10 @@ async def test_ground_truth_replaces_only_what_is_given(database: Database, tena
     ids=str,
 )
 async def test_values_of_another_kind_are_refused(database: Database, tenant: str, columns: dict[str, Any]) -> None:
-    _, attributes = await registered(database, tenant)
-    with pytest.raises(InvalidValue):
-        cells_of(attributes, columns, 1).fields()
+    model_id, attributes = await registered(database, tenant)
+    async with database.transaction(tenant) as session:
+        with pytest.raises(InvalidValue):
+            await inferences.add(session, model_id, rows_of(attributes, ["a"], **columns))
 
 
 def some_cells(attributes: list[MonitoredAttribute], first: int, count: int) -> Cells:

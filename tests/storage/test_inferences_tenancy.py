@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, func, select, table, text, update
 
-from storage import inferences, monitored_models, reference, scores, tenants
+from storage import inferences, monitored_models, reference, scores, staging, tenants
 from storage.database import Database
 from storage.errors import NotFound, StorageError
 from storage.tables import (
@@ -83,8 +83,9 @@ async def test_another_tenants_model_takes_no_rows(database: Database, tenant: s
 
 
 async def test_rows_on_their_way_are_gone_for_the_next_tenant(
-    database: Database, tenant: str, other_tenant: str
+    database: Database, tenant: str, other_tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(staging, "FEW", 0)
     await fill(database, tenant)
     async with database.transaction(other_tenant) as session:
         for name in ("new_inferences", "new_reference_rows", "new_scores", "new_tokens"):

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement
 
-from storage import inferences, scores
+from storage import inferences, scores, staging
 from storage.database import Database
 from storage.errors import InvalidValue, StorageError
 from storage.scores import Scores, TokenScores
@@ -19,6 +19,12 @@ from tests.storage.monitored import filled, rows_of
 
 K, M = 2, 3
 IDS = [f"u-{place}" for place in range(7)]
+
+
+@pytest.fixture(autouse=True, params=[0, staging.FEW], ids=["by COPY", "as JSON"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How rows that are not too many travel."""
+    monkeypatch.setattr(staging, "FEW", request.param)
 
 
 def some_scores(rows: list[Inference], **changes: Any) -> Scores:
