@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Double, case, func, literal, null, select
 from sqlalchemy import cast as sql_cast
 
 from storage.errors import InvalidQuery
-from storage.query.typed import Sql, Typed, number, whole
+from storage.query.typed import Sql, Typed, number, ratio, whole
 
 COUNTS = ("true_positive", "false_positive", "true_negative", "false_negative")
 
@@ -26,28 +26,28 @@ class Confusion:
 
     @property
     def sensitivity(self) -> Sql:
-        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+        return ratio(self.true_positive, self.true_positive + self.false_negative)
 
     @property
     def fall_out(self) -> Sql:
-        return _ratio(self.false_positive, self.false_positive + self.true_negative)
+        return ratio(self.false_positive, self.false_positive + self.true_negative)
 
     @property
     def specificity(self) -> Sql:
-        return _ratio(self.true_negative, self.false_positive + self.true_negative)
+        return ratio(self.true_negative, self.false_positive + self.true_negative)
 
     @property
     def miss_rate(self) -> Sql:
-        return _ratio(self.false_negative, self.true_positive + self.false_negative)
+        return ratio(self.false_negative, self.true_positive + self.false_negative)
 
     @property
     def precision(self) -> Sql:
-        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+        return ratio(self.true_positive, self.true_positive + self.false_positive)
 
     @property
     def accuracy(self) -> Sql:
         right = self.true_positive + self.true_negative
-        return _ratio(right, right + self.false_positive + self.false_negative)
+        return ratio(right, right + self.false_positive + self.false_negative)
 
     @property
     def balanced_accuracy(self) -> Sql:
@@ -56,7 +56,7 @@ class Confusion:
     @property
     def f1(self) -> Sql:
         twice = 2.0 * self.true_positive
-        return _ratio(twice, twice + self.false_positive + self.false_negative)
+        return ratio(twice, twice + self.false_positive + self.false_negative)
 
 
 RATES = {
@@ -115,7 +115,7 @@ def r_squared(predicted_property: Typed, ground_truth_property: Typed) -> Typed:
     predicted, truth = predicted_property.sql, ground_truth_property.sql
     off, both = predicted - truth, predicted.is_not(None) & truth.is_not(None)
     spread = func.var_pop(truth).filter(both)
-    return number(1.0 - _ratio(func.avg(off * off), spread))
+    return number(1.0 - ratio(func.avg(off * off), spread))
 
 
 def confusion_matrix(predicted_property: Typed, ground_truth_property: Typed, threshold: float) -> Typed:
@@ -185,7 +185,7 @@ def auc(predicted_property: Typed, ground_truth_property: Typed) -> Typed:
     steps = select(counts.c.positive, counts.c.negative, lower.label("lower")).subquery()
     won = sql_cast(func.sum(steps.c.positive * (2 * steps.c.lower + steps.c.negative)), Double)
     pairs_of_two = sql_cast(func.sum(steps.c.positive) * func.sum(steps.c.negative), Double)
-    return number(select(_ratio(won, 2.0 * pairs_of_two)).scalar_subquery())
+    return number(select(ratio(won, 2.0 * pairs_of_two)).scalar_subquery())
 
 
 def _binary(predicted: Typed, truth: Typed, threshold: float) -> Confusion:
@@ -221,7 +221,3 @@ def _object(members: dict[str, Typed]) -> Typed:
         return {name: None if value is None else shape(value) for (name, shape), value in pairs}
 
     return Typed(array, "json", shape=shape)
-
-
-def _ratio(share: Sql, whole: Sql) -> Sql:
-    return share.op("/", return_type=Double())(func.nullif(whole, literal(0.0, Double)))

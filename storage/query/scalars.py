@@ -11,7 +11,7 @@ from sqlalchemy import cast as sql_cast
 from storage.errors import InvalidQuery
 from storage.query.body import Place
 from storage.query.comparators import TYPES, coerced
-from storage.query.typed import Kind, Sql, Typed, common_kind, constant, flag, number, whole
+from storage.query.typed import Kind, Sql, Typed, common_kind, constant, flag, number, ratio, whole
 
 INTERVALS = ("second", "minute", "hour", "day", "month", "year")
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
@@ -36,7 +36,7 @@ def multiply(left: Typed, right: Typed) -> Typed:
 
 def divide(left: Typed, right: Typed) -> Typed:
     """Null where the divisor is 0."""
-    return number(left.sql.op("/", return_type=Double())(func.nullif(right.sql, literal(0.0, Double))))
+    return number(ratio(left.sql, right.sql))
 
 
 def abs_(property: Typed) -> Typed:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Double, Text, case, literal, null
+from sqlalchemy import ColumnElement, Double, Text, case, func, literal, null, type_coerce
 from sqlalchemy import cast as sql_cast
 
 Kind: TypeAlias = Literal["boolean", "integer", "number", "text", "timestamp", "id", "list", "json", "null"]
@@ -67,6 +67,11 @@ def number(sql: Sql, kind: Kind = "number") -> Typed:
 def whole(sql: Sql) -> Typed:
     """A count: cast, so that it divides as numbers do."""
     return Typed(sql_cast(sql, Double), "integer")
+
+
+def ratio(part: Sql, of: Sql) -> Sql:
+    """Null where the divisor is 0."""
+    return type_coerce(part, Double) / func.nullif(of, literal(0.0, Double), type_=Double())
 
 
 def flag(sql: Sql) -> Typed:

@@ -158,7 +158,7 @@ def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None
                 row["partner_inference_id"],
                 row["inference_timestamp"],
                 row["received_timestamp"],
-                row["batch_id"],
+                given(row["batch_id"]),
                 given(row["ground_truth_timestamp"]),
                 *cells(model, row),
             ],
