@@ -19,7 +19,7 @@ from storage.query.body import shown
 from storage.query.comparators import matches
 from storage.query.functions import FUNCTIONS
 from storage.query.schema import QueryModel
-from storage.query.scope import Scope, sorted_by, ungrouped
+from storage.query.scope import Scope, placed, sorted_by, ungrouped
 from storage.query.sources import Rows, Source, Stored
 from storage.query.typed import GROUPED, Shape, Sql, Typed
 
@@ -66,7 +66,7 @@ def _level(query: Query, model: QueryModel) -> _Level:
     for key, column in columns.items():
         if scope.grouped and column.plain is not None:
             raise InvalidQuery(ungrouped(column.plain), items[key].pointer)
-    return _outer(scope, query, columns, [_matching(scope, each) for each in _of_rows(scope, query)])
+    return _outer(scope, query, columns, [_matching(scope, each) for each in query.filter if _of_rows(scope, each)])
 
 
 def _outer(scope: Scope, query: Query, columns: dict[str, Typed], conditions: list[Sql]) -> _Level:
@@ -75,7 +75,7 @@ def _outer(scope: Scope, query: Query, columns: dict[str, Typed], conditions: li
     sorted_beside = {f"o{index}": scope.sortable(order.target) for index, order in enumerate(scope.orders)}
     ties = {f"t{index}": tie for index, tie in enumerate(scope.ties())}
     found = {places[key]: column.sql for key, column in columns.items()} | sorted_beside | ties
-    having = [(each, scope.named(each.target)) for each in query.filter if each.target.is_alias]
+    having = [(each, scope.named(each.target)) for each in query.filter if _of_groups(scope, each)]
     inner = _inner(scope, found, conditions)
     kept = [matches(replace(column, sql=inner.c[places[each.target.name]]), each.test) for each, column in having]
     order: list[Any] = []
@@ -139,7 +139,8 @@ def _regional(query: Query, source: Stored) -> tuple[Query, Rows]:
         raise InvalidQuery(f"two entries are called {shown(key)}: give another alias", item.pointer)
     scope = Scope(source.model, source, {})
     conditions = [_matching(scope, each) for each in query.filter if not each.target.is_alias]
-    rows = regional.importances(source, item.expression, conditions, key)
+    call = item.expression
+    rows: Rows = placed(call.pointer, lambda: regional.importances(source, call, conditions, key))
     shown_columns = tuple(Item(Property(name, item.pointer), None, item.pointer) for name in (regional.ATTRIBUTE, key))
     later = tuple(each for each in query.filter if each.target.is_alias)
     return replace(query, select=shown_columns, filter=later), rows
@@ -178,9 +179,13 @@ def _scope(query: Query, model: QueryModel, source: Source, items: dict[str, Ite
     return Scope(model, source, items, rows, nlp.TokenView(conditions, orders))
 
 
-def _of_rows(scope: Scope, query: Query) -> list[Condition]:
-    """The conditions on what rows hold, rather than on what is computed or on tokens."""
-    return [each for each in query.filter if not each.target.is_alias and each not in scope.tokens.conditions]
+def _of_rows(scope: Scope, condition: Condition) -> bool:
+    """Whether it is about what rows hold, rather than about what is computed or about tokens."""
+    return not _of_groups(scope, condition) and condition not in scope.tokens.conditions
+
+
+def _of_groups(scope: Scope, condition: Condition) -> bool:
+    return condition.target.is_alias and condition.target.name in scope.items
 
 
 def _of_tokens(name: Name) -> bool:
@@ -188,7 +193,10 @@ def _of_tokens(name: Name) -> bool:
 
 
 def _matching(scope: Scope, condition: Condition) -> Sql:
-    return matches(scope.property(Property(condition.target.name, condition.target.pointer)), condition.test)
+    """Of a row, also where the same column is a key of groups."""
+    target = condition.target
+    column = scope.alias(target.name, target.pointer) if target.is_alias else scope.column(target.name, target.pointer)
+    return matches(column, condition.test)
 
 
 def _group(scope: Scope, query: Query) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, Integer, Text, bindparam, case, column, func, null, select, true
+from sqlalchemy import ARRAY, JSON, Integer, Text, bindparam, case, column, func, literal, null, select, true
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
@@ -89,7 +89,7 @@ def _entries(tokens: Any, places: Sequence[int], view: TokenView) -> Sql:
     triple: Any = func.json_build_array(words.c.token, words.c.position, score)
     ordered = aggregate_order_by(triple, *_order(view, fields), words.c.rank)
     listed = select(func.json_agg(ordered)).select_from(words).where(*wanted)
-    filled = func.coalesce(listed.correlate(tokens, classes).scalar_subquery(), sql_cast("[]", JSON))
+    filled = func.coalesce(listed.correlate(tokens, classes).scalar_subquery(), sql_cast(literal("[]", Text), JSON))
     together = func.json_agg(aggregate_order_by(filled, classes.c.rank), type_=JSON)
     entries = select(together).select_from(classes).correlate(tokens).scalar_subquery()
     if not view.conditions:

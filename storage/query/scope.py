@@ -78,10 +78,14 @@ class Scope:
     def property(self, property: Property) -> Typed:
         if (False, property.name) in self.keys:
             return self.keys[False, property.name]
-        found: Typed | None = _placed(property.pointer, lambda: self.source.column(property.name))
+        return self.column(property.name, property.pointer)
+
+    def column(self, name: str, pointer: str) -> Typed:
+        """A property of the rows themselves. Raises InvalidQuery if there is none of that name."""
+        found: Typed | None = placed(pointer, lambda: self.source.column(name))
         if found is None:
-            near = nearest(property.name, self.source.names())
-            raise InvalidQuery(f"unknown property {shown(property.name)}", property.pointer, near)
+            near = nearest(name, self.source.names())
+            raise InvalidQuery(f"unknown property {shown(name)}", pointer, near)
         return found
 
     def operand(self, operand: Operand) -> Typed:
@@ -98,9 +102,9 @@ class Scope:
     def call(self, call: Call) -> Typed:
         function = FUNCTIONS[call.function]
         if function.special:
-            return self.judged(call, function, _placed(call.pointer, lambda: self.special(call)), [])
+            return self.judged(call, function, placed(call.pointer, lambda: self.special(call)), [])
         values, parts = self.values(function, call)
-        return self.judged(call, function, _placed(call.pointer, lambda: function.build(**values)), parts)
+        return self.judged(call, function, placed(call.pointer, lambda: function.build(**values)), parts)
 
     def special(self, call: Call) -> Typed:
         if call.function == nlp.FUNCTION:
@@ -250,7 +254,7 @@ def _snake(name: str) -> str:
     return f"{plain}_" if keyword.iskeyword(plain) else plain
 
 
-def _placed(pointer: str, build: Callable[[], Any]) -> Any:
+def placed(pointer: str, build: Callable[[], Any]) -> Any:
     """What `build` makes; its errors without a place get this one."""
     try:
         return build()
