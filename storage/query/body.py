@@ -44,7 +44,9 @@ class Place:
             raise InvalidQuery(f"{what} has more than {MOST_ENTRIES} members", self.pointer)
         for key in self.value:
             if key not in allowed:
-                raise InvalidQuery(f"unknown member {shown(key)} of {what}", self.pointer, nearest(key, allowed))
+                raise InvalidQuery(
+                    f"unknown member {shown(key)} of {what}", self.entry(key).pointer, nearest(key, allowed)
+                )
         return {key: self.entry(key) for key in self.value}
 
     def entries(self, most: int = MOST_ENTRIES) -> Iterator[Place]:

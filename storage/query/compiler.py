@@ -160,7 +160,7 @@ def _items(query: Query, source: Source) -> dict[str, Item]:
         seen: set[str] = set()
         twice = next(entry for entry in entries if entry.key in seen or seen.add(entry.key))  # type: ignore[func-returns-value]
         raise InvalidQuery(f"two entries are called {shown(twice.key)}: give an alias", twice.pointer)
-    if _explains_texts(query) and "inference_id" not in asked:
+    if _explains_texts(query) and "inference_id" not in asked and "inference_id" in source.names():
         pointer = query.select[0].pointer
         entries.insert(0, Item(Property("inference_id", pointer), None, pointer))
     return {entry.key: entry for entry in entries}

@@ -156,7 +156,7 @@ class _Reader:
         if "alias_ref" in members:
             return AliasRef(members["alias_ref"].name(), members["alias_ref"].pointer)
         inner = members["nested_function"]
-        expression = self.item(inner, depth - 1).expression
+        expression = self.item(inner, depth).expression
         if isinstance(expression, Property):
             raise InvalidQuery("must be a function", inner.pointer)
         return expression

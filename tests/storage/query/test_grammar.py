@@ -1,0 +1,484 @@
+"""Mistakes are named with their place; whatever a body holds, it is a query or refused as one, in bounded work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, create_engine, text
+
+from storage.database import postgres_url
+from storage.errors import InvalidQuery
+from storage.query import body as reading
+from storage.query import grammar
+from storage.query.ast import Query
+from storage.query.compiler import compile_query
+from storage.query.functions import FUNCTIONS
+from storage.query.grammar import parse
+from storage.query.schema import QueryModel
+from storage.query.signature import Operand, Operands
+from tests.storage.query.conftest import Ask
+from tests.storage.query.rows import tabular
+
+COUNT = {"function": "count"}
+INCOME = {"property": "income"}
+
+
+def call(function: str, alias: str | None = None, **parameters: Any) -> dict[str, Any]:
+    made = {"function": function, "parameters": parameters}
+    return made if alias is None else made | {"alias": alias}
+
+
+def select(*items: Any, **more: Any) -> dict[str, Any]:
+    return {"select": list(items), **more}
+
+
+def where(**condition: Any) -> dict[str, Any]:
+    return select(INCOME, filter=[condition])
+
+
+def eq(value: Any, name: str = "income") -> dict[str, Any]:
+    return where(property=name, comparator="eq", value=value)
+
+
+MISTAKES: list[tuple[Any, str, str]] = [
+    # the shape of a query
+    ([], "", "must be a JSON object"),
+    ({}, "", "'select' is missing"),
+    (select(), "/select", "'select' is empty"),
+    ({"select": "income"}, "/select", "must be a list"),
+    (select("income"), "/select/0", "must be a JSON object"),
+    (select(INCOME, rollup="day"), "/rollup", "unknown member 'rollup'"),
+    (select(INCOME, form="enriched"), "/form", "did you mean 'from'"),
+    (select(INCOME, **{"from": "inferences"}), "/from", "did you mean 'inference'"),
+    (select(INCOME, filter=[], where=[]), "/where", "another name of 'filter'"),
+    (select(INCOME, limit=-1), "/limit", "from 0"),
+    (select(INCOME, limit="5"), "/limit", "whole number"),
+    (select(INCOME, limit=True), "/limit", "whole number"),
+    (select(INCOME, offset=1.5), "/offset", "whole number"),
+    (select(INCOME, limit=2**70), "/limit", "whole number"),
+    (select({}), "/select/0", "either a property or a function"),
+    (select(INCOME | COUNT), "/select/0", "either a property or a function"),
+    (select(INCOME | {"alias": ""}), "/select/0/alias", "must be a name"),
+    (select({"property": "*", "alias": "all"}), "/select/0/alias", "no alias"),
+    (select(INCOME, INCOME), "/select/1", "two entries are called 'income'"),
+    (select({"property": "*"}, INCOME), "/select/1", "two entries are called 'income'"),
+    # names
+    (select({"property": "incom"}), "/select/0/property", "unknown property 'incom'; did you mean 'income'?"),
+    (select({"property": "Income"}), "/select/0/property", "did you mean 'income'?"),
+    (select({"property": "explainer_score"}), "/select/0/property", "unknown property 'explainer_score'"),
+    (select(call("average", property="income")), "/select/0/function", "unknown function 'average'"),
+    (select(call("AVG", property="income")), "/select/0/function", "did you mean 'avg'"),
+    (select(call("avg", proprty="income")), "/select/0/parameters/proprty", "did you mean 'property'"),
+    (select(call("avg")), "/select/0/parameters", "'property' is missing"),
+    (select({"function": "avg"}), "/select/0/function", "'property' is missing"),
+    (select(call("avg", property="incme")), "/select/0/parameters/property", "did you mean 'income'"),
+    (select(INCOME, order_by=[{"property": "incom"}]), "/order_by/0/property", "did you mean 'income'"),
+    (select(INCOME, order_by=[INCOME | {"direction": "down"}]), "/order_by/0/direction", "unknown direction 'down'"),
+    (select(INCOME, order_by=[{"alias": "x"}]), "/order_by/0/alias", "unknown alias 'x'"),
+    (select(COUNT, group_by=[{"property": "cty"}]), "/group_by/0/property", "did you mean 'city'"),
+    (where(property="income", comparator="equals", value=1), "/filter/0/comparator", "unknown comparator 'equals'"),
+    (where(property="incom", comparator="eq", value=1), "/filter/0/property", "did you mean 'income'"),
+    (where(alias="x", comparator="eq", value=1), "/filter/0/alias", "unknown alias 'x'"),
+    # values
+    (where(property="income", comparator="eq"), "/filter/0", "'value' is missing"),
+    (where(property="income", value=1), "/filter/0", "'comparator' is missing"),
+    (where(property="income", alias="x", comparator="eq", value=1), "/filter/0", "either a property or an alias"),
+    (where(property="income", comparator="IsNull", value=3), "/filter/0/value", "takes no value"),
+    (where(property="income", comparator="in", value=3), "/filter/0/value", "must be a list"),
+    (where(property="income", comparator="in", value=[1, "x"]), "/filter/0/value/1", "'x' is not a number"),
+    (where(property="income", comparator="gt", value="lots"), "/filter/0/value", "'lots' is not a number"),
+    (where(property="city", comparator="gt", value="a"), "/filter/0/value", "neither a number nor a timestamp"),
+    (where(property="income", comparator="like", value="1%"), "/filter/0/value", "'like' compares text"),
+    (where(property="since", comparator="gt", value="soon"), "/filter/0/value", "not an ISO 8601 timestamp"),
+    (where(property="tags", comparator="eq", value="x"), "/filter/0/value", "not compared"),
+    (eq(None), "/filter/0/value", "null equals nothing"),
+    (eq([1]), "/filter/0/value", "single value"),
+    (eq(True), "/filter/0/value", "must be a number"),
+    (eq(float("nan")), "/filter/0/value", "double"),
+    (eq(10**400), "/filter/0/value", "double"),
+    (eq("nan"), "/filter/0/value", "not a number"),
+    (eq("1_0"), "/filter/0/value", "not a number"),
+    (eq("2", "member"), "/filter/0/value", "true, false, 1 or 0"),
+    (eq("a\0b", "city"), "/filter/0/value", "NUL"),
+    (eq("\ud800", "city"), "/filter/0/value", "surrogate"),
+    # functions
+    (select(call("avg", property="city")), "/select/0/parameters/property", "'avg' takes no text"),
+    (select(call("avg", property=True)), "/select/0/parameters/property", "must be a property, a number"),
+    (select(call("avg", property="inference_timestamp")), "/select/0/parameters/property", "takes no timestamp"),
+    (select(call("quantile", property="age", level=2)), "/select/0/parameters/level", "0..1"),
+    (select(call("distribution", property="age")), "/select/0/parameters", "needs one of"),
+    (select(call("distribution", property="age", num_bins=0)), "/select/0/parameters/num_bins", "from 1"),
+    (
+        select(call("binContinuous", property="age", bin_thresholds=[2, 2])),
+        "/select/0/parameters/bin_thresholds",
+        "ascending",
+    ),
+    (
+        select(call("roundTimestamp", property="inference_timestamp", time_interval="days")),
+        "/select/0/parameters/time_interval",
+        "did you mean 'day'",
+    ),
+    (
+        select(call("if", property="age", comparator="in", value=[1], then=1, **{"else": 2})),
+        "/select/0/parameters/comparator",
+        "unknown comparator 'in'",
+    ),
+    (
+        select(call("if", property="age", comparator="gt", value=1, then=1, **{"else": "x"})),
+        "/select/0/parameters",
+        "must be of one kind",
+    ),
+    (select(call("equals", left="age", right="city")), "/select/0/parameters", "compares a integer with a text"),
+    (select(call("labelByMaxColumn", properties=[1])), "/select/0/parameters/properties/0", "must be a property"),
+    (select(call("labelByMaxColumn", properties=[])), "/select/0/parameters/properties", "not be empty"),
+    (select(call("neighbor", property="age", offset=1, default="x")), "/select/0/parameters", "not a number"),
+    (select(call("rmse")), "/select/0/parameters", "'predicted_property' is missing"),
+    (select(call("rmse", predicted_property="income")), "/select/0/parameters", "has no ground truth"),
+    (select(call("mae", predicted_property="a", normalizationMin=1)), "/select/0/parameters", "go together"),
+    (
+        select(call("confusionMatrixMulticlass", predicted_property="age", ground_truth_property="gt_a")),
+        "/select/0/parameters",
+        "must be a predicted attribute",
+    ),
+    # references
+    (select(call("add", left={"alias_ref": "x"}, right=1)), "/select/0/parameters/left/alias_ref", "unknown alias"),
+    (
+        select(call("add", left={"alias_ref": "x", "nested_function": COUNT}, right=1)),
+        "/select/0/parameters/left",
+        "either alias_ref or nested_function",
+    ),
+    (select(call("add", left={}, right=1)), "/select/0/parameters/left", "either alias_ref or nested_function"),
+    (
+        select(call("add", left={"nested_function": INCOME}, right=1)),
+        "/select/0/parameters/left/nested_function",
+        "must be a function",
+    ),
+    (
+        select(call("abs", "x", property={"alias_ref": "y"}), call("abs", "y", property={"alias_ref": "x"})),
+        "/select/1/parameters/property/alias_ref",
+        "refers to itself",
+    ),
+    # aggregates
+    (select(COUNT, INCOME), "/select/1", "'income' stands beside an aggregate"),
+    (select(INCOME, COUNT, group_by=[{"property": "city"}]), "/select/0", "group by it"),
+    (select(COUNT, subquery=select(COUNT, INCOME)), "/subquery/select/1", "stands beside an aggregate"),
+    (select(COUNT, order_by=[INCOME]), "/order_by/0/property", "stands beside an aggregate"),
+    (select({"property": "*"}, group_by=[INCOME]), "/select/0", "stands beside an aggregate"),
+    (
+        select(call("add", left={"nested_function": COUNT}, right="income")),
+        "/select/0/parameters",
+        "stands beside an aggregate",
+    ),
+    (select(call("sum", property={"nested_function": COUNT})), "/select/0/parameters", "not other aggregates"),
+    (select(COUNT, group_by=[{"alias": "count"}]), "/group_by/0/alias", "computed from them"),
+    (
+        select(call("neighbor", "n", property="age", offset=1), group_by=[{"alias": "n"}]),
+        "/group_by/0/alias",
+        "computed from them",
+    ),
+    (
+        select(call("sum", property={"nested_function": call("neighbor", property="age", offset=1)})),
+        "/select/0/parameters",
+        "neighbours",
+    ),
+    (select(call("regionalFeatureImportances", predicted_attribute_name="a"), COUNT), "", "stands alone"),
+    (
+        select(call("regionalFeatureImportance", attribute_name="agee", predicted_attribute_name="a")),
+        "/select/0/parameters/attribute_name",
+        "did you mean 'age'",
+    ),
+    (select({"property": "x"}, subquery=select(COUNT)), "/select/0/property", "unknown property 'x'"),
+    (select(call("nlp_explanation"), subquery=select(COUNT)), "/select/0/parameters", "subquery"),
+]
+
+
+@pytest.mark.parametrize(("body", "pointer", "message"), MISTAKES)
+def test_mistakes_are_named_with_their_place(body: Any, pointer: str, message: str) -> None:
+    with pytest.raises(InvalidQuery) as caught:
+        compile_query(parse(body), tabular().model)
+    assert message in str(caught.value)
+    found = caught.value.pointer
+    assert found == pointer or (found == "/select/0/function" and pointer == "/select/0/parameters")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_is_asked_for_and_no_other(name: str) -> None:
+    function = FUNCTIONS[name]
+    with pytest.raises(InvalidQuery, match="unknown member"):
+        parse(select(call(name, nonsense=1)))
+    needed = [
+        key
+        for key, each in function.parameters.items()
+        if each.required and not (isinstance(each, Operand) and each.default)
+    ]
+    if needed or function.comparators:
+        with pytest.raises(InvalidQuery, match=r"is missing|needs one of"):
+            parse(select({"function": name}))
+    for key, each in function.parameters.items():
+        wrong = [1] if isinstance(each, Operand) else {"a": 1}
+        if not isinstance(each, Operands):
+            others = {other: "income" for other in needed if isinstance(function.parameters[other], Operand)}
+            with pytest.raises(InvalidQuery):
+                parse(select(call(name, **{**others, key: wrong})))
+
+
+def nest(levels: int) -> dict[str, Any]:
+    inner = call("abs", property=1)
+    for _ in range(levels):
+        inner = call("abs", property={"nested_function": inner})
+    return inner
+
+
+def subqueries(levels: int) -> dict[str, Any]:
+    body = select(COUNT)
+    for _ in range(levels):
+        body = select({"property": "*"}, subquery=body)
+    return body
+
+
+DOUBLING = [call("add", f"x{n}", left={"alias_ref": f"x{n + 1}"}, right={"alias_ref": f"x{n + 1}"}) for n in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (select(nest(100)), "nested more than"),
+        (subqueries(100), "nested more than"),
+        (select(*([INCOME] * 100_000)), f"at most {reading.MOST_ENTRIES} entries"),
+        (select(INCOME, filter=[{}] * 100_000), f"at most {reading.MOST_ENTRIES} entries"),
+        (where(property="age", comparator="in", value=list(range(100_000))), f"at most {reading.MOST_VALUES} entries"),
+        (where(property="x" * 10**6, comparator="IsNull"), f"at most {reading.LONGEST_NAME} characters"),
+        (eq("x" * 10**6, "city"), f"at most {reading.LONGEST_TEXT} characters"),
+        (dict.fromkeys(map(str, range(10**5))), f"more than {reading.MOST_ENTRIES} members"),
+        (select(call("distribution", property="age", bin_thresholds=list(range(10**5)))), "at most"),
+        (select(*DOUBLING, call("add", "x100", left=1, right=1)), "have more than"),
+        (select(*({"alias": str(n), **nest(9)} for n in range(190))), f"more than {grammar.MOST_PARTS} parts"),
+    ],
+)
+def test_hostile_bodies_are_refused_before_they_cost(body: Any, message: str) -> None:
+    """The bounds are counts, so the work is bounded whatever stands beyond them."""
+    with pytest.raises(InvalidQuery, match=message):
+        compile_query(parse(body), tabular().model)
+
+
+def test_an_entry_beyond_a_bound_is_never_looked_at() -> None:
+    class Untouchable(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            raise AssertionError("was read")
+
+    with pytest.raises(InvalidQuery, match="at most"):
+        parse({"select": Untouchable([INCOME] * (reading.MOST_ENTRIES + 1))})
+
+
+NAMES = st.sampled_from(
+    [
+        "income",
+        "age",
+        "city",
+        "since",
+        "tags",
+        "a",
+        "gt_a",
+        "x",
+        "*",
+        "count",
+        "lime_importance",
+        "explainer_score",
+        "nlp_explanation.value",
+        "",
+    ]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | NAMES
+KEYS = st.sampled_from(
+    [
+        "select",
+        "from",
+        "filter",
+        "subquery",
+        "property",
+        "function",
+        "alias",
+        "parameters",
+        "value",
+        "comparator",
+        "alias_ref",
+        "nested_function",
+        "group_by",
+        "order_by",
+        "limit",
+        "left",
+        "right",
+    ]
+)
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4))
+
+
+@st.composite
+def calls(draw: st.DrawFn, operand: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """A function with about the right parameters."""
+    name = draw(st.sampled_from(sorted(FUNCTIONS)))
+    function = FUNCTIONS[name]
+    parameters = {}
+    for key, each in function.parameters.items():
+        if draw(st.integers(0, 9)):
+            values = (
+                operand
+                if isinstance(each, Operand)
+                else st.sampled_from([1, 0.5, [1, 2], "day", "lime", "a", "age", ["a", "b"], "avg", "list"])
+            )
+            parameters[key] = draw(values)
+    if function.comparators:
+        parameters |= {"comparator": draw(st.sampled_from(["gt", "eq", "in", "IsNull"])), "value": draw(SCALARS)}
+    return {"function": name, "parameters": parameters}
+
+
+OPERANDS = st.recursive(
+    NAMES | st.integers(-5, 5) | st.builds(lambda name: {"alias_ref": name}, st.sampled_from("xyz")),
+    lambda inner: st.builds(lambda made: {"nested_function": made}, calls(inner)),
+    max_leaves=3,
+)
+ITEMS = st.builds(
+    lambda item, alias: item | ({"alias": alias} if alias else {}),
+    calls(OPERANDS) | st.builds(lambda name: {"property": name}, NAMES),
+    st.sampled_from(["x", "y", ""]),
+)
+TARGETS = st.builds(lambda kind, name: {kind: name}, st.sampled_from(["property", "alias"]), NAMES)
+CONDITIONS = st.builds(
+    lambda target, comparator, value: target | {"comparator": comparator, "value": value},
+    TARGETS,
+    st.sampled_from(["eq", "in", "gt", "like", "IsNull", "x"]),
+    SCALARS | st.lists(SCALARS),
+)
+QUERIES = st.fixed_dictionaries(
+    {"select": st.lists(ITEMS, max_size=4)},
+    optional={
+        "from": st.sampled_from(["inference", "enriched", "reference", "ground_truth", "x"]),
+        "filter": st.lists(CONDITIONS, max_size=2),
+        "group_by": st.lists(TARGETS, max_size=2),
+        "order_by": st.lists(TARGETS, max_size=2),
+        "limit": st.integers(-1, 5),
+        "subquery": st.fixed_dictionaries({"select": st.lists(ITEMS, max_size=3)}),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANYTHING | st.dictionaries(KEYS, ANYTHING) | QUERIES)
+def test_a_body_is_a_query_or_refused_as_one(body: Any) -> None:
+    try:
+        assert isinstance(parse(body), Query)
+    except InvalidQuery as error:
+        assert resolves(body, error.pointer)
+
+
+def resolves(body: Any, pointer: str) -> bool:
+    """Whether the pointer leads somewhere in the body."""
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        body = body[int(key)] if isinstance(body, list) else body[key]
+    return True
+
+
+@settings(max_examples=200, deadline=None)
+@given(QUERIES)
+def test_a_compiled_query_is_a_statement_or_refused(body: Any) -> None:
+    try:
+        compiled = compile_query(parse(body), tabular().model)
+    except InvalidQuery:
+        return
+    assert str(compiled.statement)
+
+
+@pytest.fixture(scope="module")
+def opened(queried: str) -> Iterator[Connection]:
+    engine = create_engine(postgres_url(queried))
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+@settings(max_examples=150, deadline=None)
+@given(QUERIES)
+def test_postgres_takes_every_compiled_statement(opened: Connection, body: Any) -> None:
+    """Whatever the compiler lets pass, it has judged kinds, groups and windows as Postgres does."""
+    try:
+        compiled = compile_query(parse(body), tabular().model)
+    except InvalidQuery:
+        return
+    with opened.begin():
+        opened.execute(text("SELECT set_config('whence.tenant', 't', true)"))
+        for row in opened.execute(compiled.statement.limit(5)):
+            json.dumps(compiled.row(row), allow_nan=False)
+
+
+INJECTIONS = [
+    "'; DROP TABLE inferences; --",
+    '"; DROP TABLE inferences; --',
+    "income) FROM api_keys --",
+    "$1",
+    "%(x)s",
+    ":x",
+    "\\'",
+    "c0",
+    "i.numbers",
+    'income"',
+    "{}",
+    "%s%d",
+]
+
+
+@pytest.mark.parametrize("hostile", INJECTIONS)
+async def test_no_text_of_a_request_reaches_sql(ask: Ask, hostile: str) -> None:
+    everywhere = [
+        select({"property": hostile}),
+        select(call(hostile)),
+        select(INCOME, **{"from": hostile}),
+        select(INCOME, **{hostile: 1}),
+        select(INCOME, group_by=[{"property": hostile}]),
+        select(INCOME, group_by=[{"alias": hostile}]),
+        select(INCOME, order_by=[{"property": hostile}]),
+        select(INCOME, order_by=[INCOME | {"direction": hostile}]),
+        where(property=hostile, comparator="eq", value=1),
+        where(property="income", comparator=hostile, value=1),
+        where(property="income", comparator="eq", value=hostile),
+        where(property="since", comparator="gt", value=hostile),
+        select(call("avg", property=hostile)),
+        select(call("avg", property={"alias_ref": hostile})),
+        select(call("avg", **{hostile: 1})),
+        select(call("roundTimestamp", property="since", time_interval=hostile)),
+        select(call("mae", predicted_property="a", aggregation=hostile)),
+        select(call("dateDiff", start_date="since", end_date="since", unit=hostile)),
+        select(call("regionalFeatureImportance", attribute_name=hostile, predicted_attribute_name="a")),
+    ]
+    for body in everywhere:
+        with pytest.raises(InvalidQuery):
+            await ask(body)
+    for body in (
+        where(property="city", comparator="eq", value=hostile),
+        where(property="city", comparator="like", value=hostile),
+        where(property="city", comparator="in", value=[hostile]),
+        where(property="inference_id", comparator="eq", value=hostile),
+    ):
+        assert await ask(body) == []
+        statement = compile_query(parse(body), tabular().model).statement
+        assert hostile not in str(statement.compile()) or hostile in {"c0", "i.numbers", "$1", ":x", "{}"}
+    (row,) = await ask(select(INCOME | {"alias": hostile}, order_by=[{"alias": hostile}], limit=1))
+    assert list(row) == [hostile]
+    chosen = call("if", hostile, property="age", comparator="eq", value=-1, then="", **{"else": hostile})
+    assert await ask(select(chosen, limit=1)) == [{hostile: hostile}]
+    assert len(await ask(select(COUNT | {"alias": hostile}, subquery=select(INCOME | {"alias": hostile})))) == 1
+    assert len(await ask({"select": [{"property": "*"}]})) == 300
+
+
+def test_the_text_of_a_statement_does_not_depend_on_values() -> None:
+    model: QueryModel = tabular().model
+    first, second = (
+        str(compile_query(parse(where(property="city", comparator="in", value=values)), model).statement)
+        for values in (["a"], ["x'", "b", "c"])
+    )
+    assert first == second and json.dumps(first)
