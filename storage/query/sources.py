@@ -61,7 +61,7 @@ INFERENCES = _table(
     texts=TEXTS,
 )
 REFERENCE_ROWS = _table("reference_rows", numbers=NUMBERS, texts=TEXTS)
-SCORES = _table("inference_scores", algorithm=Text, scores=NUMBERS)
+SCORES = _table("inference_scores", algorithm=Text, scores=NUMBERS, errors=NUMBERS, fit=NUMBERS)
 TOKENS = _table(
     "inference_tokens",
     algorithm=Text,
@@ -82,6 +82,15 @@ SYSTEM: Mapping[str, tuple[str, Kind]] = {
 """Properties of every inference: their columns and kinds. They win over an attribute of the same name."""
 KINDS: Mapping[str, Kind] = {"BOOLEAN": "boolean", "INTEGER": "integer", "FLOAT": "number", "TIMESTAMP": "timestamp"}
 TEXT_KINDS: frozenset[str] = frozenset(("STRING", "UNSTRUCTURED_TEXT", "IMAGE"))
+EXPLAINER = (
+    "explainer_algo",
+    "explainer_predicted_attribute",
+    "explainer_attribute",
+    "explainer_score",
+    "explainer_score_stderr",
+    "explainer_local_fit_r2",
+)
+"""Properties of one score; naming any of them makes a row for each."""
 IMPORTANCES = {
     "lime_feature_importance": "lime",
     "lime_importance": "lime",
@@ -250,10 +259,7 @@ class Stored:
             return {}
         return {
             "anomaly_score": lambda: Typed(sql_cast(null(), Double), "number", plain="anomaly_score"),
-            "explainer_algo": lambda: self._cell("explainer_algo"),
-            "explainer_predicted_attribute": lambda: self._cell("explainer_predicted_attribute"),
-            "explainer_attribute": lambda: self._cell("explainer_attribute"),
-            "explainer_score": lambda: self._cell("explainer_score"),
+            **{name: partial(self._cell, name) for name in EXPLAINER},
             **{name: partial(self._importance, name) for name in IMPORTANCES},
         }
 
@@ -265,6 +271,8 @@ class Stored:
             "explainer_predicted_attribute": (cells.c.predicted, "text"),
             "explainer_attribute": (cells.c.attribute, "text"),
             "explainer_score": (scores.c.scores[cells.c.place], "number"),
+            "explainer_score_stderr": (scores.c.errors[cells.c.place], "number"),
+            "explainer_local_fit_r2": (scores.c.fit[(cells.c.place - 1) // len(self.model.inputs) + 1], "number"),
         }
         return Typed(*found[name], plain=name)
 

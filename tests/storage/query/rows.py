@@ -169,8 +169,14 @@ def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None
     for algorithm, scores in rows.scores.items():
         for seq, values in enumerate(scores, start=1):
             if not np.isinf(values).any():
-                insert = "INSERT INTO inference_scores (model_id, seq, algorithm, scores) VALUES (%s, %s, %s, %s)"
-                opened.execute(insert, [model.id, seq, algorithm, [given(each) for each in values.tolist()]])
+                found = [given(each) for each in values.tolist()]
+                insert = (
+                    "INSERT INTO inference_scores (model_id, seq, algorithm, scores, errors, fit)"
+                    " VALUES (%s, %s, %s, %s, %s, %s)"
+                )
+                opened.execute(
+                    insert, [model.id, seq, algorithm, found, [abs(each or 0.0) for each in found], [0.1, 0.2, 0.3]]
+                )
     for each in rows.tokens:
         insert = (
             "INSERT INTO inference_tokens (model_id, attribute, seq, algorithm, tokens, positions, scores)"

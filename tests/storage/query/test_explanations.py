@@ -51,6 +51,15 @@ async def test_rows_multiply_in_a_steady_order(ask: Ask, rows: Rows) -> None:
     assert [tuple(row.values()) for row in found] == wanted
 
 
+async def test_how_far_to_trust_a_score(ask: Ask, rows: Rows) -> None:
+    lime = {"property": "explainer_algo", "comparator": "eq", "value": "lime"}
+    body = {"select": explainer("score_stderr", "local_fit_r2"), "from": "enriched", "filter": [U1, lime]}
+    found = await ask(body)
+    assert [row["explainer_local_fit_r2"] for row in found] == [0.1] * 4 + [0.2] * 4 + [0.3] * 4
+    wanted = np.abs(np.nan_to_num(rows.scores["lime"][1]))
+    assert [row["explainer_score_stderr"] for row in found] == wanted.tolist()
+
+
 async def test_scores_are_numbers_like_others(ask: Ask, rows: Rows) -> None:
     day = {
         "function": "roundTimestamp",

@@ -394,6 +394,73 @@ def test_a_compiled_query_is_a_statement_or_refused(body: Any) -> None:
     assert str(compiled.statement)
 
 
+RIGHT: dict[str, Any] = {
+    "level": 0.3,
+    "num_bins": 3,
+    "bin_thresholds": [1, 25],
+    "time_interval": "day",
+    "unit": "month",
+    "offset": 1,
+    "default": None,
+    "start": 1,
+    "length": 2,
+    "threshold": 0.5,
+    "aggregation": "max",
+    "normalizationMin": 0,
+    "normalizationMax": 2,
+    "properties": ["a", "b"],
+    "predicted_property": "a",
+    "ground_truth_property": "gt_a",
+    "predicted_attribute_name": "b",
+    "attribute_name": "age",
+    "explanation_algorithm": "shap",
+}
+"""Values that parameters can have."""
+NUMBERS = st.sampled_from(["income", "age", "member", "truth", 1, 0.5, {"alias_ref": "y0"}, {"alias_ref": "y1"}])
+TIMES_OR_NUMBERS = st.sampled_from(["since", "inference_timestamp", "income"])
+
+
+@st.composite
+def plausible(draw: st.DrawFn, depth: int = 2) -> dict[str, Any]:
+    """A function with parameters of mostly the right kind."""
+    name = draw(st.sampled_from(sorted(set(FUNCTIONS) - {"nlp_explanation"})))
+    function, parameters = FUNCTIONS[name], {}
+    inner = st.deferred(lambda: plausible(depth - 1)).map(lambda made: {"nested_function": made})
+    for key, each in function.parameters.items():
+        if key in function.either and key != function.either[0]:
+            continue
+        if key in RIGHT:
+            parameters[key] = RIGHT[key]
+        elif isinstance(each, Operand) and each.accepts >= {"text"}:
+            parameters[key] = draw(NUMBERS | st.sampled_from(["city", "batch_id", "inference_timestamp"]))
+        elif isinstance(each, Operand) and "timestamp" in each.accepts:
+            parameters[key] = draw(TIMES_OR_NUMBERS)
+        elif isinstance(each, Operand):
+            parameters[key] = draw(NUMBERS | inner if depth else NUMBERS) if "list" not in each.accepts else "tags"
+    if function.comparators:
+        parameters |= {"comparator": draw(st.sampled_from(["gt", "eq", "ne", "lte"])), "value": 25}
+    return {"function": name, "parameters": parameters}
+
+
+@st.composite
+def sound(draw: st.DrawFn) -> dict[str, Any]:
+    """A query that is mostly one, of rows or of groups."""
+    keys = draw(st.lists(st.sampled_from(["city", "age", "batch_id", "explainer_attribute"]), max_size=2, unique=True))
+    items: list[dict[str, Any]] = [{"property": key} for key in keys]
+    items += [draw(plausible()) | {"alias": f"y{place}"} for place in range(draw(st.integers(1, 3)))]
+    targets = st.sampled_from([*({"property": key} for key in keys), {"alias": "y0"}])
+    body = {"select": items, "from": draw(st.sampled_from(["enriched", "inference", "ground_truth"]))}
+    if keys and draw(st.booleans()):
+        body["group_by"] = [{"property": key} for key in keys]
+    body["order_by"] = [draw(targets) | {"direction": draw(st.sampled_from(["asc", "desc"]))}]
+    if draw(st.booleans()):
+        body["filter"] = [draw(targets) | {"comparator": draw(st.sampled_from(["eq", "NotNull"])), "value": ""}]
+    if draw(st.booleans()):
+        counted = call("countIf", property="y0", comparator="NotNull")
+        body = {"select": draw(st.sampled_from([[{"property": "*"}], [counted]])), "subquery": body}
+    return body
+
+
 @pytest.fixture(scope="module")
 def opened(queried: str) -> Iterator[Connection]:
     engine = create_engine(postgres_url(queried))
@@ -403,7 +470,7 @@ def opened(queried: str) -> Iterator[Connection]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(QUERIES)
+@given(sound())
 def test_postgres_takes_every_compiled_statement(opened: Connection, body: Any) -> None:
     """Whatever the compiler lets pass, it has judged kinds, groups and windows as Postgres does."""
     try:
