@@ -8,5 +8,5 @@ prompts come back exactly, with NUL characters and lone surrogates; errors never
 Consequences: functions need no tenant argument and cannot forget a filter; a role above row-level security is refused;
 two extra round trips per transaction; what JSON cannot carry (NaN, infinity) must be spelt another way by the caller.
 The files from the bottom up: errors, values | ids, database, tables | cursors | queue, migrations beside one file per
-noun; keeper, cluster, embedded stand beside them.
+noun and the query language; keeper, cluster, embedded stand beside them.
 """

@@ -256,10 +256,6 @@ def maybe(compute: Callable[..., Any], *names: str) -> Expect:
     return expect
 
 
-def moment(value: Any) -> str:
-    return iso(pd.Timestamp(value).to_pydatetime())
-
-
 def months(start: Any, end: Any) -> int:
     """Whole months, toward zero."""
     if end < start:
