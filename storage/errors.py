@@ -8,9 +8,11 @@ StorageError                  also: a statement that Postgres turned down for a 
 ├── AlreadyExists             the name or secret is taken
 ├── InUse                     other rows still need this one
 └── InvalidValue              a value that cannot be stored or looked up
-    └── InvalidCursor         a page cursor that this program did not hand out
+    ├── InvalidCursor         a page cursor that this program did not hand out
+    └── InvalidQuery          a query that cannot be answered as it stands
 
-Messages name tables, fields and limits, never the values of a row: rows hold prompts.
+Messages name tables, fields and limits, never the values of a row: rows hold prompts. Those of a query name what the
+query names.
 """
 
 from sqlalchemy.exc import DontWrapMixin
@@ -50,3 +52,16 @@ class InvalidValue(StorageError, DontWrapMixin, ValueError):
 
 class InvalidCursor(InvalidValue):
     """Not a cursor of this list."""
+
+
+class InvalidQuery(InvalidValue):
+    """A query with a mistake: `pointer` is its place in the request as a JSON pointer, `problem` says what it is.
+
+    `suggestion` is the valid name nearest to the wrong one, where there is one.
+    """
+
+    def __init__(self, problem: str, pointer: str = "", suggestion: str | None = None) -> None:
+        super().__init__(problem if suggestion is None else f"{problem}; did you mean '{suggestion}'?")
+        self.problem = problem
+        self.pointer = pointer
+        self.suggestion = suggestion

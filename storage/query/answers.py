@@ -1,0 +1,63 @@
+"""Runs a compiled query, in bounded time and with a bounded number of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage.errors import InvalidQuery
+from storage.query.compiler import Compiled
+
+PAGE_SIZE = 100
+TIMEOUT_S = 60.0
+MOST_ROWS = 200_000
+CANCELLED = "57014"
+LAST = 2**53
+
+
+async def run(
+    session: AsyncSession,
+    compiled: Compiled,
+    *,
+    page: int | None = None,
+    page_size: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    most_rows: int = MOST_ROWS,
+) -> list[dict[str, Any]]:
+    """The rows of one page (from 1; 100 rows unless said otherwise), of all pages where none is asked for.
+
+    Raises InvalidQuery for a page that cannot be, for more than `most_rows` rows and for a statement that takes longer
+    than `timeout_s`; the session's transaction is then lost.
+    """
+    limit, offset = window(compiled, page, page_size)
+    if limit == 0:
+        return []
+    most = most_rows + 1 if limit is None else min(limit, most_rows + 1)
+    statement = compiled.statement.limit(most).offset(offset or None)
+    await session.execute(select(func.set_config("statement_timeout", f"{max(1, int(timeout_s * 1000))}ms", True)))
+    try:
+        found = (await session.execute(statement)).all()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != CANCELLED:
+            raise
+        raise InvalidQuery(f"the query took longer than {timeout_s:g} s: filter more, or ask for less") from None
+    if len(found) > most_rows:
+        raise InvalidQuery(f"the answer has more than {most_rows} rows: set 'limit', or ask page by page", "/limit")
+    return [compiled.row(values) for values in found]
+
+
+def window(compiled: Compiled, page: int | None, page_size: int | None) -> tuple[int | None, int]:
+    """Limit and offset of a page of what the query's own limit and offset leave."""
+    if page is None and page_size is None:
+        return compiled.limit, compiled.offset
+    number, size = 1 if page is None else page, PAGE_SIZE if page_size is None else page_size
+    if number < 1 or size < 1:
+        raise InvalidQuery("page and page_size are whole numbers from 1")
+    skipped = (number - 1) * size
+    if skipped + compiled.offset > LAST:
+        return 0, 0
+    left = size if compiled.limit is None else max(0, min(size, compiled.limit - skipped))
+    return left, compiled.offset + skipped

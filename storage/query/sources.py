@@ -1,0 +1,300 @@
+"""Where the rows of a query come from, and the closed set of columns that it can name.
+
+A stored source joins scores and tokens only when a query names what needs them: rows multiply only then. A source of
+rows is a subquery. Row-level security keeps tenants apart; the model is always filtered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import zip_longest
+from typing import Any, Protocol
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    Double,
+    FromClause,
+    Integer,
+    Interval,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    column,
+    func,
+    literal,
+    null,
+    table,
+    true,
+)
+from sqlalchemy import cast as sql_cast
+
+from storage.errors import InvalidQuery
+from storage.query.ast import SourceName
+from storage.query.schema import Attribute, QueryModel
+from storage.query.typed import Kind, Sql, Typed
+
+MOMENT, NUMBERS, TEXTS = DateTime(timezone=True), ARRAY(Double), ARRAY(Text)
+
+
+def _table(name: str, **columns: Any) -> Any:
+    """A table of the tenant's models; row-level security leaves the tenant's rows."""
+    place = {"tenant_id": Text, "model_id": Uuid, "seq": BigInteger}
+    return table(name, *(column(each, kind) for each, kind in (place | columns).items()))
+
+
+INFERENCES = _table(
+    "inferences",
+    id=Uuid,
+    partner_inference_id=Text,
+    inference_timestamp=MOMENT,
+    received_timestamp=MOMENT,
+    batch_id=Text,
+    ground_truth_timestamp=MOMENT,
+    numbers=NUMBERS,
+    texts=TEXTS,
+)
+REFERENCE_ROWS = _table("reference_rows", numbers=NUMBERS, texts=TEXTS)
+SCORES = _table("inference_scores", algorithm=Text, scores=NUMBERS, errors=NUMBERS, fit=NUMBERS)
+TOKENS = _table(
+    "inference_tokens",
+    algorithm=Text,
+    attribute=Text,
+    tokens=TEXTS,
+    positions=ARRAY(Integer),
+    scores=NUMBERS,
+)
+
+SYSTEM: Mapping[str, tuple[str, Kind]] = {
+    "inference_id": ("id", "id"),
+    "partner_inference_id": ("partner_inference_id", "text"),
+    "inference_timestamp": ("inference_timestamp", "timestamp"),
+    "received_timestamp": ("received_timestamp", "timestamp"),
+    "ground_truth_timestamp": ("ground_truth_timestamp", "timestamp"),
+    "batch_id": ("batch_id", "text"),
+}
+"""Properties of every inference: their columns and kinds. They win over an attribute of the same name."""
+KINDS: Mapping[str, Kind] = {"BOOLEAN": "boolean", "INTEGER": "integer", "FLOAT": "number", "TIMESTAMP": "timestamp"}
+TEXT_KINDS: frozenset[str] = frozenset(("STRING", "UNSTRUCTURED_TEXT", "IMAGE"))
+EXPLAINER = (
+    "explainer_algo",
+    "explainer_predicted_attribute",
+    "explainer_attribute",
+    "explainer_score",
+    "explainer_score_stderr",
+    "explainer_local_fit_r2",
+)
+"""Properties of one score; naming any of them makes a row for each."""
+IMPORTANCES = {
+    "lime_feature_importance": "lime",
+    "lime_importance": "lime",
+    "shap_feature_importance": "shap",
+    "shap_importance": "shap",
+}
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+class Source(Protocol):
+    def column(self, name: str) -> Typed | None:
+        """The property with that name, None if there is none."""
+
+    def names(self) -> tuple[str, ...]:
+        """All properties."""
+
+    def everything(self) -> tuple[str, ...]:
+        """What `*` stands for."""
+
+    def rows(self) -> FromClause:
+        """With the joins that the columns asked for so far need."""
+
+    def parts(self) -> list[Any]:
+        """The clauses of `rows`."""
+
+    def conditions(self) -> list[Sql]: ...
+
+    def ties(self) -> list[Sql]:
+        """Whole numbers that order the rows where nothing else does."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows of a subquery; `place` numbers them."""
+
+    clause: Any
+    columns: Mapping[str, Typed]
+    place: Sql
+
+    def column(self, name: str) -> Typed | None:
+        return self.columns.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.columns)
+
+    def everything(self) -> tuple[str, ...]:
+        return tuple(self.columns)
+
+    def rows(self) -> FromClause:
+        clause: FromClause = self.clause
+        return clause
+
+    def parts(self) -> list[Any]:
+        return [self.clause]
+
+    def conditions(self) -> list[Sql]:
+        return []
+
+    def ties(self) -> list[Sql]:
+        return [self.place]
+
+
+@dataclass(slots=True)
+class Stored:
+    """Inferences or reference rows of a model."""
+
+    model: QueryModel
+    name: SourceName
+    main: Any = None
+    joined: dict[str, tuple[Any, Sql, bool]] = field(default_factory=dict)  # clause, condition, whether outer
+    cells: Any = None
+    makers: dict[str, Callable[[], Typed]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.main = REFERENCE_ROWS.alias("r") if self.name == "reference" else INFERENCES.alias("i")
+        self.makers = {each.name: partial(self._attribute, each) for each in self.model.attributes}
+        if self.name != "reference":
+            self.makers |= {name: partial(self._system, name) for name in SYSTEM}
+
+    def column(self, name: str) -> Typed | None:
+        maker = self.makers.get(name) or self._enriched().get(name)
+        return maker() if maker else None
+
+    def names(self) -> tuple[str, ...]:
+        return (*self.makers, *self._enriched())
+
+    def everything(self) -> tuple[str, ...]:
+        return tuple(self.makers)
+
+    def rows(self) -> FromClause:
+        rows: FromClause = self.main
+        for clause, condition, outer in self.joined.values():
+            rows = rows.join(clause, condition, isouter=outer)
+        return rows if self.cells is None else rows.join(self.cells, true())
+
+    def parts(self) -> list[Any]:
+        joined = [clause for clause, _, _ in self.joined.values()]
+        return [self.main, *joined, *([] if self.cells is None else [self.cells])]
+
+    def conditions(self) -> list[Sql]:
+        conditions = [self.main.c.model_id == literal(self.model.id, Uuid)]
+        if self.name == "ground_truth":
+            conditions.append(self.main.c.ground_truth_timestamp.is_not(None))
+        return conditions
+
+    def ties(self) -> list[Sql]:
+        if self.cells is None:
+            return [self.main.c.seq]
+        later = case((self.joined["explained"][0].c.algorithm == "lime", 0), else_=1)
+        return [self.main.c.seq, later, self.cells.c.place]
+
+    def scores(self, algorithm: str) -> Sql:
+        """The scores of an algorithm, class by class; null where it was not computed."""
+        name = f"{algorithm}_scores"
+        clause = self._join(name, SCORES, outer=True, algorithm=algorithm)
+        scores: Sql = clause.c.scores
+        return scores
+
+    def tokens(self, algorithm: str, attribute: str) -> Any:
+        """The tokens of a text and their scores; inferences without them fall out."""
+        name = f"tokens/{algorithm}/{attribute}"
+        return self._join(name, TOKENS, outer=False, algorithm=algorithm, attribute=attribute)
+
+    def explained(self) -> tuple[Any, Any]:
+        """Multiplies the rows: one for each algorithm, predicted attribute and input; scores, and the cells of them."""
+        clause = self._join("explained", SCORES, outer=False)
+        if self.cells is None:
+            inputs, predicted = ([each.name for each in part] for part in (self.model.inputs, self.model.predicted))
+            attributes = bindparam(None, inputs * len(predicted), TEXTS)
+            classes = bindparam(None, [name for name in predicted for _ in inputs], TEXTS)
+            unnested = func.unnest(attributes, classes)
+            self.cells = unnested.table_valued(
+                column("attribute", Text), column("predicted", Text), with_ordinality="place", name="cells"
+            ).render_derived()
+        return clause, self.cells
+
+    def require_explanations(self) -> None:
+        """Raises InvalidQuery where the model was never explained, or the source has no inferences."""
+        if self.name == "reference":
+            raise InvalidQuery("reference rows are not explained")
+        if self.model.explainability is None:
+            raise InvalidQuery("explainability was never enabled for this model")
+
+    def _join(self, name: str, of: Any, *, outer: bool, **fixed: str) -> Any:
+        if name not in self.joined:
+            clause = of.alias(f"j{len(self.joined)}")
+            same = [clause.c[key] == self.main.c[key] for key in ("tenant_id", "model_id", "seq")]
+            same += [clause.c[key] == literal(value, Text) for key, value in fixed.items()]
+            self.joined[name] = (clause, and_(*same), outer)
+        return self.joined[name][0]
+
+    def _attribute(self, attribute: Attribute) -> Typed:
+        cells = self.main.c.numbers if attribute.slot_kind == "number" else self.main.c.texts
+        cell = cells[attribute.slot]
+        kind = kind_of(attribute)
+        if kind == "timestamp":
+            cell = _moment(cell)
+        return Typed(cell, kind, plain=attribute.name)
+
+    def _system(self, name: str) -> Typed:
+        column, kind = SYSTEM[name]
+        return Typed(self.main.c[column], kind, plain=name)
+
+    def _enriched(self) -> Mapping[str, Callable[[], Typed]]:
+        if self.name != "enriched":
+            return {}
+        return {
+            "anomaly_score": lambda: Typed(sql_cast(null(), Double), "number", plain="anomaly_score"),
+            **{name: partial(self._cell, name) for name in EXPLAINER},
+            **{name: partial(self._importance, name) for name in IMPORTANCES},
+        }
+
+    def _cell(self, name: str) -> Typed:
+        self.require_explanations()
+        scores, cells = self.explained()
+        found: dict[str, tuple[Sql, Kind]] = {
+            "explainer_algo": (scores.c.algorithm, "text"),
+            "explainer_predicted_attribute": (cells.c.predicted, "text"),
+            "explainer_attribute": (cells.c.attribute, "text"),
+            "explainer_score": (scores.c.scores[cells.c.place], "number"),
+            "explainer_score_stderr": (scores.c.errors[cells.c.place], "number"),
+            "explainer_local_fit_r2": (scores.c.fit[(cells.c.place - 1) // len(self.model.inputs) + 1], "number"),
+        }
+        return Typed(*found[name], plain=name)
+
+    def _importance(self, name: str) -> Typed:
+        """An object of the scores for the positive or only class."""
+        self.require_explanations()
+        positive, inputs = self.model.positive, self.model.inputs
+        if positive is None:
+            raise InvalidQuery(f"the model has no positive class for '{name}': use explainer_score")
+        first = self.model.predicted.index(positive) * len(inputs) + 1
+        part = self.scores(IMPORTANCES[name])[first : first + len(inputs) - 1]
+        names = [each.name for each in inputs]
+        return Typed(part, "json", plain=name, shape=lambda values: dict(zip_longest(names, values)))
+
+
+def kind_of(attribute: Attribute) -> Kind:
+    """What the values of an attribute are; whatever is neither a number, a time nor a text is a list."""
+    if attribute.slot_kind == "number":
+        return KINDS.get(attribute.value_type, "number")
+    return "text" if attribute.value_type in TEXT_KINDS else "list"
+
+
+def _moment(microseconds: Sql) -> Sql:
+    """A multiple of an interval, exact to the microsecond."""
+    return literal(EPOCH, MOMENT) + microseconds * literal(MICROSECOND, Interval)
