@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import permutations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_the_definition(players: int) -> None:
         np.testing.assert_allclose(found.values, by_definition(model, row, background), atol=1e-12)
         assert found.uncertainty is not None and not found.uncertainty.any()
         assert found.facts["exact"] and found.facts["n_samples"] == 2**players - 2
-        np.testing.assert_allclose(found.base_values, worth(model, row, background, ()), atol=1e-12)
+        assert found.base_values == pytest.approx(worth(model, row, background, ()), abs=1e-12)
         np.testing.assert_allclose(found.facts["prediction"], model.formula(row[None])[0], atol=1e-12)
 
 
@@ -78,7 +79,7 @@ def test_eleven_inputs_are_exact() -> None:
     for player in range(11):
         without = np.flatnonzero(~masks[:, player])
         sizes = masks[without].sum(axis=1)
-        shares = np.array([1 / (11 * coalitions.comb(10, size)) for size in sizes])
+        shares = np.array([1 / (11 * comb(10, size)) for size in sizes])
         expected = shares @ (values[without + 2**player] - values[without])
         assert found.values[0, player] == pytest.approx(expected, abs=1e-9)
 
@@ -253,7 +254,8 @@ def by_colour(model_columns: tuple[Column, ...]) -> Any:
 
     class ByColour(RowFormula):
         def predict(self, table: Table) -> NDArray[np.float64]:
-            colour = np.array([{"red": 1.0, "blue": 2.0, "green": 9.0, None: 5.0}[value] for value in table.values(1)])
+            worth: dict[Any, float] = {"red": 1.0, "blue": 2.0, "green": 9.0, None: 5.0}
+            colour = np.array([worth[value] for value in table.values(1)])
             size = np.nan_to_num(table.cells[:, 0], nan=-1.0)
             return np.asarray((colour * (1 + size))[:, None])
 
