@@ -12,7 +12,7 @@ with several buckets, averages over rows still get better with their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from explainers.answers import check_outputs, features_of, numbers, targets_of
 from explainers.background import Background, is_discrete, readied
 from explainers.errors import InvalidRequest
 from explainers.local_fit import LocalFit, fitted
-from explainers.predictor import Predictor, predict_distinct
+from explainers.predictor import ROW_BYTES, Predictor, predict_distinct
 from explainers.seeds import bucket, derived, generator
 from explainers.table import Table
 from explainers.types import Attribution, Checkpoint, Feature, Target, never_stop
@@ -55,8 +55,11 @@ def attribute(
     background: Background,
     config: LimeConfig = LimeConfig(),
     checkpoint: Checkpoint = never_stop,
+    kept: MutableMapping[int, Draws] | None = None,
 ) -> tuple[Attribution, ...]:
     """One answer per row; a row's answer depends on nothing but itself and its id.
+
+    `kept` holds what rows share, by seed, for the next call: a bucket met before costs no model call but the row's own.
 
     Where the model accepts no nulls, they are imputed, and their scores are NaN. Raises InvalidRequest for too few
     samples or foreign columns, InconsistentAnswer for outputs that are not finite.
@@ -68,7 +71,7 @@ def attribute(
     check_outputs(outputs, len(rows), predictor.outputs)
     answers: dict[int, Attribution] = {}
     for part, places in _parts(config, ids).items():
-        draws = _draws(asked, part, places[0], checkpoint)
+        draws = _shared_draws(asked, part, places[0], checkpoint, kept)
         for place in places:
             answers[place] = asked.answer(draws, place, outputs[place])
             checkpoint()
@@ -76,10 +79,11 @@ def attribute(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Draws:
+class Draws:
     """What rows of one bucket share; n is one less than the samples of each row."""
 
     cells: NDArray[np.float64]  # (n, M)
+    scaled: NDArray[np.float64]  # (n, M), standard deviations from the mean; 0 for nulls and constant columns
     outputs: NDArray[np.float64]  # (n, K)
     seed: int
 
@@ -105,12 +109,9 @@ class _Asked:
         options |= {} if self.config.around_instance else {"buckets": self.config.buckets}
         return derived(self.predictor.digest, "lime", self.config.samples, options, self.background.id, part)
 
-    def answer(self, draws: _Draws, place: int, output: NDArray[np.float64]) -> Attribution:
-        row = self.rows.cells[place]
-        samples = np.concatenate([row[None], draws.cells])  # (n + 1, M)
-        regressors = _regressors(samples, row, self.background)
-        kernel = _kernel(regressors)
-        fit = fitted(regressors, np.concatenate([output[None], draws.outputs]), kernel, RIDGE)
+    def answer(self, draws: Draws, place: int, output: NDArray[np.float64]) -> Attribution:
+        regressors = _regressors(draws, self.rows.cells[place], self.background)
+        fit = fitted(regressors, np.concatenate([output[None], draws.outputs]), _kernel(regressors), RIDGE)
         missing = self.missing[place]
         values, errors = (np.where(missing, np.nan, array) for array in (fit.slopes, fit.errors))
         facts = self._facts(fit, draws.seed, output, missing)
@@ -147,46 +148,72 @@ def _parts(config: LimeConfig, ids: Sequence[str]) -> dict[int | str, list[int]]
     return parts
 
 
-def _draws(asked: _Asked, part: int | str, place: int, checkpoint: Checkpoint) -> _Draws:
-    seed, background = asked.seed(part), asked.background
+def _shared_draws(
+    asked: _Asked, part: int | str, place: int, checkpoint: Checkpoint, kept: MutableMapping[int, Draws] | None
+) -> Draws:
+    seed = asked.seed(part)
+    if kept is None or asked.config.around_instance:
+        return _draws(asked, seed, place, checkpoint)
+    if seed not in kept:
+        kept[seed] = _draws(asked, seed, place, checkpoint)
+    return kept[seed]
+
+
+def _draws(asked: _Asked, seed: int, place: int, checkpoint: Checkpoint) -> Draws:
+    background = asked.background
     centre = background.means
     if asked.config.around_instance:
         row = asked.rows.cells[place]
         centre = np.where(np.isnan(row), centre, row)
     random, shape = generator(seed), (asked.config.samples - 1, len(centre))
     cells = centre + background.deviations * random.standard_normal(shape)
-    chance = random.random(shape)
-    for column, drawn in _drawn_levels(background, chance):
-        cells[:, column] = drawn
-    cells[(chance < background.nulls) & ~is_discrete(background.table.columns)] = np.nan
-    outputs = predict_distinct(asked.predictor, asked.rows.with_cells(cells), checkpoint)
+    if background.nulls.any() or is_discrete(background.table.columns).any():
+        _draw_levels(cells, random.random(shape), background)
+    outputs = _predicted(asked, cells, checkpoint)
+    return Draws(cells, _scaled(cells, background), outputs, seed)
+
+
+def _predicted(asked: _Asked, cells: NDArray[np.float64], checkpoint: Checkpoint) -> NDArray[np.float64]:  # (n, K)
+    table = asked.rows.with_cells(cells)
+    never_alike = ((asked.background.deviations > 0) & ~is_discrete(table.columns)).any()
+    if never_alike and cells.nbytes <= ROW_BYTES:
+        checkpoint()
+        outputs = asked.predictor.predict(table)
+    else:
+        outputs = predict_distinct(asked.predictor, table, checkpoint)
     check_outputs(outputs, len(cells), asked.predictor.outputs)
-    return _Draws(cells, outputs, seed)
+    return outputs
 
 
-def _drawn_levels(
-    background: Background, chance: NDArray[np.float64]
-) -> Iterator[tuple[int, NDArray[np.float64]]]:  # (n, M), uniform
+def _draw_levels(cells: NDArray[np.float64], chance: NDArray[np.float64], background: Background) -> None:
+    """Categories, booleans and nulls in their places, as often as in the reference. `chance` (n, M) is uniform."""
     for column, (levels, shares) in enumerate(zip(background.levels, background.shares, strict=True)):
         if len(levels):
             places = np.searchsorted(shares.cumsum(), chance[:, column], side="right")
-            yield column, levels[places.clip(max=len(levels) - 1)]
+            cells[:, column] = levels[places.clip(max=len(levels) - 1)]
+        else:
+            cells[chance[:, column] < background.nulls[column], column] = np.nan
 
 
-def _regressors(
-    samples: NDArray[np.float64], row: NDArray[np.float64], background: Background
-) -> NDArray[np.float64]:  # (n, M), (M,) -> (n, M)
-    """Standard deviations from the mean; for a category or a null whether a sample has it too."""
+def _scaled(cells: NDArray[np.float64], background: Background) -> NDArray[np.float64]:  # (n, M) or (M,)
     deviations = background.deviations
-    scaled = (samples - background.means) / np.where(deviations > 0, deviations, np.inf)
-    gone = np.isnan(samples)
-    scaled[gone] = 0.0
+    scaled = (cells - background.means) / np.where(deviations > 0, deviations, np.inf)
+    return np.where(np.isnan(scaled), 0.0, scaled)
+
+
+def _regressors(draws: Draws, row: NDArray[np.float64], background: Background) -> NDArray[np.float64]:  # (n + 1, M)
+    """Standard deviations from the mean; for a category or a null whether a sample has it too. The row comes first."""
+    regressors = np.concatenate([_scaled(row, background)[None], draws.scaled])
     told = is_discrete(background.table.columns) | np.isnan(row)
-    scaled[:, told] = (samples[:, told] == row[told]) | (gone[:, told] & np.isnan(row[told]))
-    return scaled
+    if told.any():
+        met = draws.cells[:, told]
+        regressors[0, told] = 1.0
+        regressors[1:, told] = (met == row[told]) | (np.isnan(met) & np.isnan(row[told]))
+    return regressors
 
 
 def _kernel(regressors: NDArray[np.float64]) -> NDArray[np.float64]:  # (n, M) -> (n,)
-    squares = ((regressors - regressors[0]) ** 2).sum(axis=1)
+    apart = regressors - regressors[0]
+    squares = np.einsum("nm,nm->n", apart, apart)
     kernel: NDArray[np.float64] = np.exp(-squares / (2 * WIDTH**2 * regressors.shape[1]))
     return kernel

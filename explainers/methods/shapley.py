@@ -29,8 +29,11 @@ from explainers.types import Attribution, Checkpoint, Feature, Target, never_sto
 BUCKETS = 8
 """Of sampled coalitions: rows of different ones err independently."""
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """Of cells made at a time."""
+
+WORTH_SORTING = 0.8
+"""Equal rows are looked for where no more than this share of rows is expected to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,19 @@ class _Asked:
             checkpoint()
             pairs = np.arange(start, min(start + step, len(found)))
             row, mask = np.divmod(pairs, len(masks))
-            found[pairs] = self._worth(rows[row], masks[mask], checkpoint)
+            found[pairs] = self._worth(rows[row], masks[mask], len(masks), checkpoint)
         return found.reshape(len(rows), len(masks), len(self.targets))
 
     def _worth(
-        self, rows: NDArray[np.float64], masks: NDArray[np.bool_], checkpoint: Checkpoint
+        self, rows: NDArray[np.float64], masks: NDArray[np.bool_], coalitions: int, checkpoint: Checkpoint
     ) -> NDArray[np.float64]:  # (n, M), (n, M) -> (n, K)
         known = self.background.table.cells
         mixed = np.where(masks[:, None], rows[:, None], known)  # (n, B, M)
         table = self.rows.with_cells(mixed.reshape(-1, mixed.shape[2]))
-        outputs = predict_distinct(self.predictor, table, checkpoint)
+        if _different(rows, known, min(coalitions, len(masks))) < WORTH_SORTING:
+            outputs = predict_distinct(self.predictor, table, checkpoint)
+        else:
+            outputs = self.predictor.predict(table)
         check_outputs(outputs, len(table), self.predictor.outputs)
         return _averages(outputs.reshape(len(rows), len(known), -1), self.background.weights)
 
@@ -176,6 +182,14 @@ class _Asked:
             "prediction": numbers(output),
             "imputed": [column.name for column, gone in zip(columns, missing, strict=True) if gone],
         }
+
+
+def _different(rows: NDArray[np.float64], known: NDArray[np.float64], masks: int) -> float:  # (n, M), (B, M)
+    """About what share of mixed rows differ, when an input that is alike in row and background can be either's."""
+    once = rows[np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))]
+    alike = (once[:, None] == known) | (np.isnan(once[:, None]) & np.isnan(known))  # (r, B, M)
+    free = 2.0 ** (alike.shape[2] - alike.sum(axis=2))
+    return float(np.minimum(1.0, free / masks).mean())
 
 
 def _budget(config: ShapleyConfig, background: Background) -> int:

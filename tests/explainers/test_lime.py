@@ -99,6 +99,20 @@ def test_company_and_order_do_not_matter(around: bool) -> None:
             assert found.uncertainty.tobytes() == whole[place].uncertainty.tobytes()  # type: ignore[union-attr]
 
 
+def test_draws_are_kept_for_the_next_call() -> None:
+    background, rows, kept = background_of(drawn(50)), drawn(6, 1), {}  # type: ignore[var-annotated]
+    ids, model = [str(number) for number in range(6)], RowFormula(COLUMNS, wavy)
+    plain = lime.attribute(model, rows, ids, background)
+    first = lime.attribute(model, rows, ids, background, kept=kept)
+    model.asked.clear()
+    again = lime.attribute(model, rows, ids, background, kept=kept)
+    assert model.asked == [6] and len(kept) == len({bucket(id, 8) for id in ids})
+    for one, *others in zip(plain, first, again, strict=True):
+        assert all(found.values.tobytes() == one.values.tobytes() for found in others)
+    lime.attribute(model, rows, ids, background_of(drawn(51)), kept=kept)
+    assert sum(model.asked) > 2000  # another background, other draws
+
+
 def test_seeds_follow_the_question() -> None:
     background, rows, model = background_of(drawn(50)), drawn(1, 1), RowFormula(COLUMNS, wavy)
     options: list[dict[str, Any]] = [{}, {"samples": 300}, {"seed": 1}, {"around_instance": True}, {"buckets": 3}]

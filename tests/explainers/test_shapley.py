@@ -275,6 +275,18 @@ def test_levels_are_matched_by_name_and_nulls_are_values() -> None:
         assert one.values[0, 2] == pytest.approx(0, abs=1e-14)
 
 
+def test_rows_that_are_alike_are_asked_once() -> None:
+    columns = letters(8)
+    reference, rows = drawn(columns, 5), drawn(columns, 3, 2)
+    reference.cells[:, 3:] = rows.cells[:, 3:] = 1.0
+    model = RowFormula(columns, wavy)
+    found = explained(model, rows, background_of(reference))
+    assert (
+        sum(model.asked) <= 5 + 3 + 3 * 5 * 8 < shapley.predictions(ShapleyConfig(), background_of(reference), 3) / 20
+    )
+    np.testing.assert_allclose(found[0].values[0, 3:], 0, atol=1e-14)
+
+
 def test_nulls_are_imputed_where_the_model_takes_none() -> None:
     columns = letters(3)
     model = RowFormula(columns, lambda cells: cells.sum(axis=1, keepdims=True), accepts_nulls=False)
