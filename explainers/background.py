@@ -81,8 +81,10 @@ def is_discrete(columns: tuple[Column, ...]) -> NDArray[np.bool_]:  # (M,)
 def alongside(background: Background, rows: Table) -> tuple[Background, Table]:
     """Both on the same columns, so that their cells can be mixed: levels that only `rows` have come last.
 
-    Raises InvalidRequest where columns differ.
+    Raises InvalidRequest where columns differ, and for infinite numbers.
     """
+    if np.isinf(rows.cells).any():
+        raise InvalidRequest("the rows hold infinite numbers")
     own, others = background.table.columns, rows.columns
     if [(c.name, c.kind) for c in own] != [(c.name, c.kind) for c in others]:
         raise InvalidRequest("the rows have other columns than the reference data")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explainers.answers import are_opposite
+from explainers.errors import InvalidRequest
 from explainers.seeds import generator
 
 EXACT_PLAYERS = 11
@@ -26,8 +27,14 @@ EXACT_PLAYERS = 11
 FEWEST = 4
 """Coalitions per player below which no budget goes: half of them the outermost sizes, half of them sampled."""
 
+MOST_PLAYERS = 1000
+"""More take gigabytes to solve for."""
+
+KEPT_PLAYERS = 100
+"""Up to so many players, designs are kept: a few megabytes each."""
+
 DRAWS = 4
-"""At most so many draws per pair that the budget leaves, however often they repeat."""
+"""At most so many draws per pair that the budget leaves, however often they repeat (with many players they do not)."""
 
 
 STRONGEST_PULL = 0.95
@@ -39,6 +46,8 @@ class Scores:
     values: NDArray[np.float64]  # (K, M)
     errors: NDArray[np.float64]  # (K, M), standard errors of sampling; 0 where all coalitions were taken
     additivity: NDArray[np.float64]  # (K,), weighted R2 of the additive fit; NaN for a constant game
+    full: NDArray[np.float64]  # (K,), what all players are worth together
+    empty: NDArray[np.float64]  # (K,), what nobody is worth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +76,7 @@ class Design:
     ) -> Scores:
         """Shapley values of all outputs, with their standard errors.
 
-        Two opposite outputs get exactly opposite scores.
+        Two opposite outputs are made exactly so, and get exactly opposite scores.
         """
         if are_opposite(np.vstack([values, full, empty])):
             return _mirrored(self._scores(values[:, :1], full[:1], empty[:1]))
@@ -75,13 +84,14 @@ class Design:
 
     def _scores(self, values: NDArray[np.float64], full: NDArray[np.float64], empty: NDArray[np.float64]) -> Scores:
         if not self.masks.shape[1]:
-            return Scores(np.zeros((len(full), 0)), np.zeros((len(full), 0)), np.full(len(full), np.nan))
+            none = np.zeros((len(full), 0))
+            return Scores(none, none, np.full(len(full), np.nan), full, empty)
         gains, total = values - empty, full - empty
         free = gains - self.masks[:, -1:] * total  # (S, K)
         first = self.solver @ free  # (M - 1, K)
         left = free - self.contrasts @ first  # (S, K)
         scores = np.vstack([first, total - first.sum(axis=0)])
-        return Scores(scores.T, self._errors(left).T, self._additivity(gains, left))
+        return Scores(scores.T, self._errors(left).T, self._additivity(gains, left), full, empty)
 
     def _errors(self, left: NDArray[np.float64]) -> NDArray[np.float64]:  # (S, K) -> (M, K)
         """The sandwich over pairs: how far each draw moves the solution, summed in squares.
@@ -110,7 +120,12 @@ class Design:
 
 
 def budget(players: int, samples: int | None, most: int = 0) -> int:
-    """How many coalitions to ask for: `samples`, or the field's default; all of them up to `most`."""
+    """How many coalitions to ask for: `samples`, or the field's default; all of them up to `most`.
+
+    Raises InvalidRequest for too many players.
+    """
+    if players > MOST_PLAYERS:
+        raise InvalidRequest(f"Shapley values of more than {MOST_PLAYERS} inputs or tokens")
     everything: int = 2**players - 2
     asked = max(2 * players + 2048 if samples is None else samples, FEWEST * players)
     exact = players <= EXACT_PLAYERS or everything <= max(most, asked)
@@ -121,9 +136,13 @@ def is_exact(players: int, budget: int) -> bool:
     return bool(budget >= 2**players - 2)
 
 
-@lru_cache(maxsize=16)
 def shared_design(players: int, budget: int, seed: int) -> Design:
-    """The design of many rows, kept for the next."""
+    """The design of many rows, kept for the next unless it is large."""
+    return _kept_design(players, budget, seed) if players <= KEPT_PLAYERS else design(players, budget, seed)
+
+
+@lru_cache(maxsize=16)
+def _kept_design(players: int, budget: int, seed: int) -> Design:
     return design(players, budget, seed)
 
 
@@ -156,6 +175,8 @@ def _mirrored(scores: Scores) -> Scores:
         np.vstack([scores.values, -scores.values]),
         np.vstack([scores.errors, scores.errors]),
         np.tile(scores.additivity, 2),
+        np.append(scores.full, 1 - scores.full),
+        np.append(scores.empty, 1 - scores.empty),
     )
 
 
@@ -221,7 +242,8 @@ def _drawn(
     random = generator(seed)
     sizes = _sizes(players, inner)
     odds = 1 / (sizes * (players - sizes))
-    drawn = random.choice(sizes, size=DRAWS * pairs, p=odds / odds.sum())
+    draws = pairs * (DRAWS if players <= KEPT_PLAYERS else 1)
+    drawn = random.choice(sizes, size=draws, p=odds / odds.sum())
     ranks = random.random((len(drawn), players)).argsort(axis=1).argsort(axis=1)
     masks = ranks < drawn[:, None]
     masks ^= masks[:, :1]  # one of the two stands for both

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explainers.answers import are_opposite
+from explainers.errors import InconsistentAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,14 @@ def fitted(
 ) -> LocalFit:
     """Ridge slopes, the intercept unpenalised, with standard errors by the sandwich over draws.
 
-    Two opposite outputs get exactly opposite slopes.
+    Two opposite outputs get exactly opposite slopes. Raises InconsistentAnswer for slopes that are not finite.
     """
-    if are_opposite(outputs):
-        return _mirrored(_fitted(regressors, outputs[:, :1], kernel, ridge, counts))
-    return _fitted(regressors, outputs, kernel, ridge, counts)
+    opposite = are_opposite(outputs)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at below
+        fit = _fitted(regressors, outputs[:, :1] if opposite else outputs, kernel, ridge, counts)
+    if not (np.isfinite(fit.slopes).all() and np.isfinite(fit.errors).all()):
+        raise InconsistentAnswer("numbers too large or too far apart for a fit")
+    return _mirrored(fit) if opposite else fit
 
 
 def _fitted(

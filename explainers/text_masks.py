@@ -23,6 +23,9 @@ PLACEHOLDER = "UNKWORDZ"
 
 MASKS_AT_ONCE = 256
 
+MOST_TOKENS = 1000
+"""More take gigabytes to solve for, and no encoder reads them."""
+
 TEXTS_AT_ONCE = 2048
 """At most so many texts go into one call."""
 
@@ -74,7 +77,7 @@ class Cut:
 
 
 def cut(text: str, delimiter: str) -> Cut:
-    """Raises InvalidRequest for a delimiter that is not a regular expression."""
+    """Raises InvalidRequest for a delimiter that is not a regular expression, and for too many tokens."""
     try:
         pattern = re.compile(delimiter)
     except re.error as error:
@@ -82,7 +85,10 @@ def cut(text: str, delimiter: str) -> Cut:
     gaps = [match.span() for match in pattern.finditer(text) if match.end() > match.start()]
     starts, stops = [0, *(stop for _, stop in gaps)], [*(start for start, _ in gaps), len(text)]
     spans = (Span(start, stop) for start, stop in zip(starts, stops, strict=True))
-    return Cut(text, tuple(span for span in spans if span.length))
+    tokens = tuple(span for span in spans if span.length)
+    if len(tokens) > MOST_TOKENS:
+        raise InvalidRequest(f"the text has {len(tokens)} tokens; {MOST_TOKENS} can be explained")
+    return Cut(text, tokens)
 
 
 def predict_texts(

@@ -154,11 +154,11 @@ class _Asked:
         self, design: Design, seed: int, place: int, found: NDArray[np.float64], output: NDArray[np.float64]
     ) -> Attribution:
         scores = design.scores(found, output, self.base)
-        check_additive(scores.values, self.base, output)
+        check_additive(scores.values, scores.empty, scores.full)
         missing = self.missing[place]
         values, errors = (np.where(missing, np.nan, array) for array in (scores.values, scores.errors))
         facts = self._facts(design, scores, seed, output, missing)
-        return Attribution("shap", self.features, self.targets, values, self.base, errors, facts)
+        return Attribution("shap", self.features, self.targets, values, scores.empty, errors, facts)
 
     def _facts(
         self,

@@ -57,10 +57,10 @@ def _answer(
     outputs = predict_texts(predictor, pieces.without(masks, config.options), checkpoint)
     full, empty = outputs[0], outputs[1]
     scores = design.scores(outputs[2:], full, empty)
-    check_additive(scores.values, empty, full)
+    check_additive(scores.values, scores.empty, scores.full)
     facts = _facts(predictor, design, scores, full) | config.options.facts | {"seed": seed}
     targets = targets_of(predictor.outputs)
-    return Attribution("shap", pieces.features, targets, scores.values, empty, scores.errors, facts)
+    return Attribution("shap", pieces.features, targets, scores.values, scores.empty, scores.errors, facts)
 
 
 def _design(predictor: TextPredictor, players: int, id: str, config: TextShapleyConfig) -> tuple[int, Design]:

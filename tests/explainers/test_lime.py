@@ -200,10 +200,19 @@ def test_around_the_row_is_local() -> None:
     assert explained(model, Table(COLUMNS, row), background)[0].values[0, 0] < 0.7 * near
 
 
+def test_a_row_beyond_all_samples_says_that_it_stands_alone() -> None:
+    far = Table(COLUMNS, np.array([[1e200, 0, 0, 0, 0], [60.0, 0, 0, 0, 0]]))
+    for found in explained(RowFormula(COLUMNS, lambda cells: np.tanh(cells[:, :1])), far, background_of(drawn(50))):
+        assert found.facts["effective_samples"] == pytest.approx(1)
+        assert np.abs(found.values).max() < 1e-9
+
+
 def test_what_is_wrong_is_refused() -> None:
     background = background_of(drawn(5))
     with pytest.raises(InconsistentAnswer, match="finite"):
         explained(RowFormula(COLUMNS, lambda cells: cells[:, :1] * np.nan), drawn(1), background)
+    with pytest.raises(InconsistentAnswer, match="too large"):
+        explained(RowFormula(COLUMNS, lambda cells: cells[:, :1] * 1e300), drawn(1), background)
     with pytest.raises(InvalidRequest, match="two samples"):
         explained(RowFormula(COLUMNS, wavy), drawn(1), background, samples=1)
     assert explained(RowFormula(COLUMNS, wavy), drawn(0), background) == ()

@@ -97,6 +97,23 @@ def test_scores_add_up_and_two_classes_are_opposites(players: int) -> None:
         assert found.targets[0].text == "yes" and found.features[1].name == "x1" and found.features[1].place == 1
 
 
+def test_opposites_of_single_precision() -> None:
+    """Two classes that a float32 softmax gives miss the sum of 1 a little; their scores do not."""
+    columns = letters(6)
+
+    def single(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+        powers = np.exp(np.concatenate([3 * wavy(cells), -cells[:, :1]], axis=1)).astype(np.float32)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=float)
+
+    model = RowFormula(columns, single, ("yes", "no"), "probability")
+    rows = drawn(columns, 20, 2)
+    sums = single(rows.cells).sum(axis=1)
+    assert (sums != 1).any()
+    for row, found in zip(rows.cells, explained(model, rows, background_of(drawn(columns, 5))), strict=True):
+        assert (found.values[0] == -found.values[1]).all() and found.base_values is not None
+        np.testing.assert_allclose(found.values.sum(axis=1) + found.base_values, single(row[None])[0], atol=1e-6)
+
+
 def test_three_classes_cancel() -> None:
     columns = letters(5)
 
@@ -307,6 +324,11 @@ def test_what_is_wrong_is_refused() -> None:
         explained(RowFormula(columns, lambda cells: np.full((len(cells), 1), np.nan)), rows, background)
     with pytest.raises(InconsistentAnswer, match="shape"):
         explained(RowFormula(columns, lambda cells: cells), rows, background)
+    with pytest.raises(InvalidRequest, match="infinite"):
+        explained(RowFormula(columns, wavy), Table(columns, np.full((1, 3), np.inf)), background)
+    with pytest.raises(InvalidRequest, match="more than 1000"):
+        coalitions.budget(1001, None)
+    assert explained(RowFormula(columns, wavy), drawn(columns, 0), background) == ()
     with pytest.raises(InvalidRequest, match="other columns"):
         explained(RowFormula(columns, wavy), drawn(letters(2), 1), background)
 

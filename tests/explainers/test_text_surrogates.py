@@ -65,6 +65,8 @@ def test_places_of_tokens() -> None:
     assert [(f.name, f.place.start, f.place.stop) for f in features] == [("Fire", 0, 4), ("fire", 6, 10)]  # type: ignore[union-attr]
     with pytest.raises(InvalidRequest, match="regular expression"):
         cut("a", "(")
+    with pytest.raises(InvalidRequest, match="1001 tokens"):
+        cut("a " * 1001, r"\s+")
 
 
 @pytest.mark.parametrize("method", [lime, shap])
