@@ -115,7 +115,7 @@ class Design:
             return np.full(gains.shape[1], np.nan)
         mean = self.weights @ gains / self.weights.sum()
         spread = self.weights @ (gains - mean) ** 2
-        varies = np.ptp(gains, axis=0) > 0
+        varies = (np.ptp(gains, axis=0) > 0) & (spread > 0)
         return np.where(varies, 1 - (self.weights @ left**2) / np.where(varies, spread, 1.0), np.nan)
 
 

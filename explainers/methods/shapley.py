@@ -122,7 +122,10 @@ class _Asked:
         budget = _budget(self.config, self.background)
         options = {"seed": self.config.seed}
         seed = derived(self.predictor.digest, "shap", budget, options, self.background.id, part)
-        return seed, coalitions.shared_design(len(self.features), budget, seed)
+        inputs = len(self.features)
+        if coalitions.is_exact(inputs, budget):
+            return seed, coalitions.exact_design(inputs)
+        return seed, coalitions.shared_design(inputs, budget, seed)
 
     def values(
         self, masks: NDArray[np.bool_], rows: NDArray[np.float64], checkpoint: Checkpoint
