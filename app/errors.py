@@ -40,6 +40,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
     explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
     explainer_errors.MissingCapability: (400, "MISSING_CAPABILITY"),
+    explainer_errors.InconsistentAnswer: (400, "MISSING_CAPABILITY"),
     explainer_errors.UnreadableModel: (400, "MISSING_CAPABILITY"),
     explainer_errors.OutOfMemory: (413, "PAYLOAD_TOO_LARGE"),
     storage_errors.DatabaseUnavailable: (503, "UNAVAILABLE"),

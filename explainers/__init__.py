@@ -12,5 +12,9 @@ Images: the vision tower runs once, outside all this, and its visual tokens are 
 area of the whole image (`pictures`); images are never cropped or cut into sub-images, so that a score has one place.
 What scores are worth is asked of the same engine: `noise` (rounding), `faithfulness` (removal), and `cost` says
 beforehand what it will take; `sensitivity` is the engine's derivative, for the approximate methods.
+Rows and texts: LIME and SHAP are our own few matrix products over the `predictor` protocols, not the packages', which
+draw from global generators, call the model row by row and give no errors. Draws are shared by the rows of a bucket and
+seeded by the question (`seeds`), linear algebra is done row by row in shapes that never change, so that an answer is
+the same to the last bit in any company; the packages are what the tests agree with.
 A method is one file in `methods/` and one line in `registry`; a model format one function and one line in `loaders`.
 """

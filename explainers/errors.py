@@ -4,6 +4,7 @@ ExplainerError
 ├── InvalidRequest           the caller's input cannot be explained as it stands
 │   ├── ContextLengthExceeded
 │   └── MissingCapability    the model cannot serve this request, or cannot be explained exactly
+├── InconsistentAnswer       a model's outputs, or scores made of them, break a law that they must obey
 ├── UnreadableModel          the files of a model are missing, broken or of an unsafe format
 └── OutOfMemory              too large for this machine even in the smallest pieces
 
@@ -29,6 +30,10 @@ class ContextLengthExceeded(InvalidRequest):
 
 class MissingCapability(InvalidRequest):
     """The model cannot do what is asked: an image for a text model, an architecture that escapes suppression."""
+
+
+class InconsistentAnswer(ExplainerError):
+    """Outputs that are not finite, scores that do not add up, a prediction other than the stored one."""
 
 
 class UnreadableModel(ExplainerError):
