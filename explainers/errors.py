@@ -5,6 +5,7 @@ ExplainerError
 │   ├── ContextLengthExceeded
 │   └── MissingCapability    the model cannot serve this request, or cannot be explained exactly
 ├── UnreadableModel          the files of a model are missing, broken or of an unsafe format
+├── PredictorFailed          a user's model failed while it predicted: its process ended, or it took too long
 └── OutOfMemory              too large for this machine even in the smallest pieces
 
 Messages name fields, counts and limits, never the text of a prompt.
@@ -33,6 +34,10 @@ class MissingCapability(InvalidRequest):
 
 class UnreadableModel(ExplainerError):
     """The folder holds no model that can be loaded safely."""
+
+
+class PredictorFailed(ExplainerError):
+    """The model gave no answer to these rows; others may be answered."""
 
 
 class OutOfMemory(ExplainerError):
