@@ -26,6 +26,8 @@ class Signature:
     """Whether columns are handed over by name, so that their order in the file says nothing."""
     categories: Mapping[int, tuple[str, ...] | None] | None = None
     """Category columns by place, with their values in order where the file has them; None: it does not tell."""
+    unused: frozenset[int] | None = None
+    """Columns of which the file cannot tell whether they are categories, since no split reads them."""
     strings: bool = False
     """Whether any text can be a category; else a category is the number of its place."""
     outputs: int | None = None  # K of `predict`; 1 for a booster of two classes
@@ -33,7 +35,7 @@ class Signature:
     space: ArtifactSpace | None = None
     exclusive: bool | None = None
     """Whether probabilities are shares of one whole: False for multi-label and one-against-all models."""
-    accepts_nulls: bool = True
+    accepts_nulls: bool | None = None
 
 
 class Artifact(Protocol):

@@ -94,8 +94,10 @@ def load(content: Content) -> LightgbmTrees:
         width=len(names),
         inputs=None if names == [f"Column_{place}" for place in range(len(names))] else tuple(names),
         categories=_categories(infos, rest),
+        unused=frozenset(place for place, info in enumerate(infos) if info == "none"),
         outputs=outputs,
         space=None if objective == "cross_entropy" else space,
+        accepts_nulls=True,
         exclusive=objective == "multiclass" or outputs == 1,
     )
     booster = _booster(content, body + END + b"\n")

@@ -92,8 +92,8 @@ def load(content: Content) -> OnnxGraph:
     if len(inputs) == 1 and inputs[0].type not in (*FLOATS, TEXT):
         raise UnreadableModel(f"the ONNX model's only input is {inputs[0].type}, not a matrix of floats")
     named = len(inputs) > 1 or inputs[0].type == TEXT
-    graph = OnnxGraph(session, inputs, output, _signature(inputs, named, found, session), content.digest, _loops(found))
-    return graph
+    signature = _signature(inputs, named, found, session)
+    return OnnxGraph(session, inputs, output, signature, content.digest, _loops(found))
 
 
 def load_texts(content: Content) -> OnnxTexts:
@@ -143,7 +143,7 @@ def _output(session: Any) -> str:
         raise UnreadableModel(
             "the ONNX model gives probabilities as a list of maps: convert it with options={'zipmap': False}"
         )
-    floats = [name for name, kind in found.items() if kind in FLOATS]
+    floats: list[str] = [name for name, kind in found.items() if kind in FLOATS]
     if len(floats) != 1:
         raise UnreadableModel(f"the ONNX model has {len(floats)} outputs of floats; one is needed: {list(found)[:8]}")
     return floats[0]
@@ -158,7 +158,7 @@ def _signature(inputs: tuple[Input, ...], named: bool, found: Survey, session: A
         strings=True,
         outputs=_last(session),
         classes=_classes(found),
-        accepts_nulls=all(entry.type in FLOATS for entry in inputs),
+        accepts_nulls=None if all(entry.type in FLOATS for entry in inputs) else False,
     )
 
 

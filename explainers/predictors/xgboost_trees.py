@@ -87,6 +87,7 @@ def load(content: Content) -> XgboostTrees:
         categories=_categories(learner, types),
         outputs=groups,
         space=None if objective == "reg:logistic" else space,
+        accepts_nulls=True,
         exclusive=objective.startswith("multi:") or groups == 1,
     )
     booster, softmax = _booster(content, learner), objective == SOFTMAX
