@@ -51,7 +51,23 @@ class Artifact(Protocol):
     def signature(self) -> Signature: ...
 
     def predict(self, table: Table) -> NDArray[np.float64]:  # (n, M) -> (n, K)
-        """Blocks until done."""
+        """Of at least one row; blocks until done."""
+
+
+class TextArtifact(Protocol):
+    """A loaded classifier of texts."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def signature(self) -> Signature: ...
+
+    def predict_texts(self, texts: list[str]) -> NDArray[np.float64]:  # n -> (n, K)
+        """Of at least one text; blocks until done."""
 
 
 @dataclass(frozen=True, slots=True)

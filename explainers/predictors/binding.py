@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest, MissingCapability, PredictorFailed
 from explainers.predictor import Space
-from explainers.predictors.artifact import Artifact, Signature
+from explainers.predictors.artifact import Artifact, Signature, TextArtifact
 from explainers.table import Column, Table
 
 Task: TypeAlias = Literal["classification", "multilabel", "regression"]
+TRIED_TEXT = "a text"
 SLACK = 1e-4
 """Shares of float32 models add up to one within this."""
 YES = (("0", "1"), ("False", "True"), ("false", "true"))
@@ -68,7 +69,9 @@ class TablePredictor:
 
     def predict(self, table: Table) -> NDArray[np.float64]:  # (n, M) -> (n, K)
         """Raises InvalidRequest for rows that the model refuses, PredictorFailed for answers that are no numbers."""
-        found = self._completed(self.artifact.predict(self.prepared(table)))
+        if not len(table):  # which not every format's library takes
+            return np.zeros((0, len(self.outputs)))
+        found = _completed(self.artifact.predict(self.prepared(table)), self.positive)
         if found.shape != (len(table), len(self.outputs)):
             raise PredictorFailed(f"the model gave {found.shape[-1]} outputs; {len(self.outputs)} are declared")
         if not np.isfinite(found).all():
@@ -86,11 +89,43 @@ class TablePredictor:
             )
         return table
 
-    def _completed(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.positive is None or found.shape[1:] != (1,):
-            return found
-        pair = [1.0 - found[:, 0], found[:, 0]]
-        return np.stack(pair if self.positive == 1 else pair[::-1], axis=1)
+
+@dataclass(frozen=True, slots=True)
+class BoundTexts:
+    """A bound classifier of texts: `TextPredictor`, and the artifact behind it."""
+
+    artifact: TextArtifact
+    schema: Schema
+    positive: int | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.schema.outputs
+
+    @property
+    def space(self) -> Space:
+        return "value" if self.schema.task == "regression" else "probability"
+
+    @property
+    def digest(self) -> str:
+        return self.artifact.digest
+
+    def predict(self, texts: Sequence[str]) -> NDArray[np.float64]:  # n -> (n, K)
+        """Raises InvalidRequest for texts that the model refuses, PredictorFailed for answers that are no numbers."""
+        if not texts:
+            return np.zeros((0, len(self.outputs)))
+        found = _completed(self.artifact.predict_texts(list(texts)), self.positive)
+        if found.shape != (len(texts), len(self.outputs)) or not np.isfinite(found).all():
+            raise PredictorFailed(f"the model did not give {len(self.outputs)} finite numbers per text")
+        return found
+
+
+def _completed(found: NDArray[np.float64], positive: int | None) -> NDArray[np.float64]:
+    """Both columns of a classifier that gives one of them."""
+    if positive is None or found.shape[1:] != (1,):
+        return found
+    pair = [1.0 - found[:, 0], found[:, 0]]
+    return np.stack(pair if positive == 1 else pair[::-1], axis=1)
 
 
 def bind(artifact: Artifact, schema: Schema) -> TablePredictor:
@@ -107,6 +142,25 @@ def bind(artifact: Artifact, schema: Schema) -> TablePredictor:
     predictor = TablePredictor(artifact, schema, accepts_nulls=said.accepts_nulls is True, positive=positive)
     _check_shares(schema, said, predictor.predict(_zeros(schema)))
     return replace(predictor, accepts_nulls=_accepts_nulls(predictor))
+
+
+def bind_texts(artifact: TextArtifact, schema: Schema) -> BoundTexts:
+    """As `bind`, for a classifier of texts: `schema.columns` is its one text attribute."""
+    said = artifact.signature
+    _check_schema(schema)
+    if len(schema.columns) != 1:
+        raise Mismatch(f"a classifier of texts reads one attribute; the schema has {len(schema.columns)}")
+    if said.space is not None and (said.space == "value") != (schema.task == "regression"):
+        raise Mismatch(f"the schema declares {schema.task}; the artifact predicts {_PREDICTS[said.space]}")
+    try:
+        tried = artifact.predict_texts([TRIED_TEXT])
+    except (InvalidRequest, PredictorFailed) as error:
+        raise Mismatch(f"the artifact fails on a text: {error}") from error
+    positive = _positive(schema, tried.shape[1])
+    _check_outputs(schema, said, tried.shape[1], positive)
+    bound = BoundTexts(artifact, schema, positive)
+    _check_shares(schema, said, bound.predict([TRIED_TEXT]))
+    return bound
 
 
 _PREDICTS = {"value": "values, not class probabilities", "probability": "class probabilities, not values"}

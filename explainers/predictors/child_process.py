@@ -99,10 +99,11 @@ class ChildProcess:
         except (_Ended, BrokenPipeError, ValueError) as error:
             raise PredictorFailed(self._why(error)) from error
         if "error" in found:
-            refusal = REFUSALS.get(found["error"], MissingCapability)
+            kind = found["error"]
             if header["ask"] == "load":
                 self._stop()
-            raise refusal(f"the scikit-learn model: {found.get('message')}")
+                kind = "unreadable" if kind == "invalid" else kind
+            raise REFUSALS.get(kind, MissingCapability)(f"the scikit-learn model: {found.get('message')}")
         return found, numbers
 
     def _why(self, error: Exception) -> str:

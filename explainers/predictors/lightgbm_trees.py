@@ -65,8 +65,6 @@ class LightgbmTrees:
         return Contributions(values, base, self._run(table.cells, raw_score=True), "margin", {"engine": "lightgbm"})
 
     def _run(self, cells: NDArray[np.float64], **options: bool) -> NDArray[np.float64]:
-        if not len(cells):
-            return np.zeros((0, self.signature.outputs or 1))
         try:
             return as_columns(self.booster.predict(cells, **options))
         except library("lightgbm").basic.LightGBMError as error:

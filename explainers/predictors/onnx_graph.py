@@ -211,6 +211,7 @@ def _as_dtype(cells: NDArray[np.float64], kind: str) -> NDArray[Any]:
 
 def _run(session: Any, output: str, fed: Mapping[str, NDArray[Any]], endless: bool) -> NDArray[Any]:
     options = library("onnxruntime").RunOptions()
+    options.log_severity_level = 4
     try:
         with _bounded(options) if endless else _unbounded():
             found = session.run([output], fed, options)[0]

@@ -35,8 +35,6 @@ class SkopsModel:
     format: str = "skops"
 
     def predict(self, table: Table) -> NDArray[np.float64]:  # (n, M) -> (n, K)
-        if not len(table):
-            return np.zeros((0, self.signature.outputs or 1))
         return self._ask("predict", table, "found")[1][0]
 
     def contributions(self, table: Table) -> Contributions:

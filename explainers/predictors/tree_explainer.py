@@ -6,6 +6,7 @@ background it hands the work to the booster's own code.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -30,5 +31,7 @@ class TreeExplainer:
         return values, np.atleast_1d(np.asarray(self._explainer.expected_value, dtype=np.float64))
 
     def _built(self) -> Any:
-        shap = library("shap")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the plotting library that comes with it
+            shap = library("shap")
         return shap.TreeExplainer(self._booster, feature_perturbation="tree_path_dependent")

@@ -20,8 +20,8 @@ def check(name: str, left: Integers, right: Integers, features: Integers, width:
     """
     if not len(left) == len(right) == len(features) > 0:
         raise UnreadableModel(f"{name}: its node lists differ in length")
-    inner = left >= 0
-    if (inner != (right >= 0)).any():
+    inner = left != -1
+    if (inner != (right != -1)).any():
         raise UnreadableModel(f"{name}: a node has one child")
     children = np.concatenate([left[inner], right[inner]])
     if children.size and (children.min() < 1 or children.max() >= len(left)):
@@ -36,7 +36,7 @@ def check(name: str, left: Integers, right: Integers, features: Integers, width:
 def _check_depth(name: str, left: Integers, right: Integers) -> None:
     level = np.zeros(1, dtype=np.int64)
     for _ in range(MAX_DEPTH):
-        level = level[left[level] >= 0]
+        level = level[left[level] != -1]
         if not level.size:
             return
         level = np.concatenate([left[level], right[level]])

@@ -29,7 +29,8 @@ SOFTMAX = "multi:softmax"
 VALUES = ("reg:", "count:", "survival:", "rank:")
 MAX_OUTPUTS = 10_000
 MAX_CATEGORY = 1_000_000
-LISTS = ("base_weights", "split_conditions", "default_left", "split_type", "parents", "loss_changes", "sum_hessian")
+NO_PARENT = 2**31 - 1
+LISTS = ("base_weights", "split_conditions", "default_left", "split_type", "loss_changes", "sum_hessian")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class XgboostTrees:
 
 def load(content: Content) -> XgboostTrees:
     """Raises UnreadableModel, MissingCapability without the library."""
-    learner = _mapping(_document(content), "learner")
+    document = _document(content)
+    learner = _mapping(document, "learner")
     width, groups = _sizes(learner)
     _check_booster(_mapping(learner, "gradient_booster"), width, groups)
     objective = _mapping(learner, "objective").get("name")
@@ -90,7 +92,7 @@ def load(content: Content) -> XgboostTrees:
         accepts_nulls=True,
         exclusive=objective.startswith("multi:") or groups == 1,
     )
-    booster, softmax = _booster(content, learner), objective == SOFTMAX
+    booster, softmax = _booster(content.name, document), objective == SOFTMAX
     return XgboostTrees(booster, signature, content.digest, softmax, types, TreeExplainer(booster))
 
 
@@ -163,6 +165,8 @@ def _check_booster(booster: Mapping[str, Any], width: int, groups: int) -> None:
     _check_forest(booster, groups)
     for number, tree in enumerate(_trees(booster)):
         _check_tree(f"tree {number}", tree, width)
+        if tree.get("id", number) != number:
+            raise UnreadableModel(f"tree {number} claims another place")
 
 
 def _trees(booster: Mapping[str, Any]) -> list[Any]:
@@ -198,10 +202,26 @@ def _check_tree(name: str, tree: Any, width: int) -> None:
     trees.check(name, left, right, split, width)
     if _count(parameters, "num_nodes") != len(left) or _count(parameters, "num_feature") > width:
         raise UnreadableModel(f"{name} claims other sizes than it has")
+    _check_parents(name, tree, left, right)
     for key in LISTS:
         if len(_numbers(name, tree.get(key))) != len(left):
             raise UnreadableModel(f"{name}: {key} is not one number per node")
+    for key in ("default_left", "split_type"):
+        if not set(trees.integers(name, tree[key]).tolist()) <= {0, 1}:
+            raise UnreadableModel(f"{name}: {key} is neither 0 nor 1")
     _check_categories(name, tree, left)
+
+
+def _check_parents(name: str, tree: Mapping[str, Any], left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+    """XGBoost walks upwards too. Nodes without a parent but the root must be those that it says it deleted."""
+    parents = trees.integers(name, tree.get("parents"))
+    if len(parents) != len(left) or parents[0] != NO_PARENT:
+        raise UnreadableModel(f"{name}: parents is not one number per node, the root without")
+    inner = np.flatnonzero(left != -1)
+    if (parents[left[inner]] != inner).any() or (parents[right[inner]] != inner).any():
+        raise UnreadableModel(f"{name}: a parent is not that of its children")
+    if len(left) - 1 - 2 * len(inner) != _count(_mapping(tree, "tree_param"), "num_deleted", "0"):
+        raise UnreadableModel(f"{name}: nodes hang nowhere")
 
 
 def _numbers(name: str, found: object) -> NDArray[Any]:
@@ -257,14 +277,14 @@ def _stored_values(known: Mapping[str, Any]) -> tuple[str, ...] | None:
         raise UnreadableModel("a stored category is not UTF-8") from error
 
 
-def _booster(content: Content, learner: Mapping[str, Any]) -> Any:
+def _booster(name: str, document: Mapping[str, Any]) -> Any:
     """The booster; of a scikit-learn wrapper that stopped early, the iterations that the wrapper predicts with."""
-    xgboost = library("xgboost")
+    xgboost, learner = library("xgboost"), document["learner"]
     booster = xgboost.Booster()
     try:
-        booster.load_model(bytearray(content.data))
+        booster.load_model(bytearray(_rewritten(document)))
     except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
-        raise UnreadableModel(f"{content.name} is refused by XGBoost: {_first_line(error)}") from error
+        raise UnreadableModel(f"{name} is refused by XGBoost: {_first_line(error)}") from error
     attributes = learner.get("attributes")
     best = attributes.get("best_iteration") if isinstance(attributes, dict) else None
     if best is None or "scikit_learn" not in learner["attributes"]:
@@ -272,6 +292,28 @@ def _booster(content: Content, learner: Mapping[str, Any]) -> Any:
     if not isinstance(best, str) or not best.isdecimal() or int(best) >= booster.num_boosted_rounds():
         raise UnreadableModel("best_iteration is not an iteration of the model")
     return booster[: int(best) + 1]
+
+
+def _rewritten(document: Mapping[str, Any]) -> bytes:
+    """What was checked, in JSON again: the reader must see neither another document nor the encoder of frames."""
+    learner = document["learner"]
+    booster = learner["gradient_booster"]
+    if "gbtree" in booster:
+        booster = {**booster, "gbtree": _without_frames(booster["gbtree"])}
+    else:
+        booster = _without_frames(booster)
+    return json.dumps({**document, "learner": {**learner, "gradient_booster": booster}}, default=_listed).encode()
+
+
+def _without_frames(booster: Mapping[str, Any]) -> dict[str, Any]:
+    model = {name: value for name, value in booster["model"].items() if name != "cats"}
+    return {**booster, "model": model}
+
+
+def _listed(value: object) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise UnreadableModel("the XGBoost model holds a value of no known kind")
 
 
 def _first_line(error: Exception) -> str:
