@@ -120,7 +120,7 @@ def _session(content: Content) -> tuple[Survey, Any]:
             content.data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
         )
     except Exception as error:  # the library's errors have no common class
-        raise UnreadableModel(f"{content.name} is refused by ONNX Runtime: {_first_line(error)}") from error
+        raise UnreadableModel(f"{content.name} is refused by ONNX Runtime: {_reason(error)}") from error
     return found, session
 
 
@@ -218,7 +218,7 @@ def _run(session: Any, output: str, fed: Mapping[str, NDArray[Any]], endless: bo
     except Exception as error:  # as above
         if options.terminate:
             raise PredictorFailed(f"the ONNX model did not answer within {MOST_SECONDS:g} s") from error
-        raise PredictorFailed(f"ONNX Runtime fails on the rows: {_first_line(error)}") from error
+        raise PredictorFailed(f"ONNX Runtime fails on the rows: {_reason(error)}") from error
     rows = len(next(iter(fed.values())))
     if not isinstance(found, np.ndarray) or found.ndim not in (1, 2) or len(found) != rows:
         raise MissingCapability("the ONNX model's output is not one row per row of input")
@@ -244,6 +244,7 @@ def _unbounded() -> Iterator[None]:
     yield
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """The end of the library's message: it begins with places in its own source."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return (lines[0] if lines else type(error).__name__)[-240:]
