@@ -6,6 +6,7 @@ ExplainerError
 │   └── MissingCapability    the model cannot serve this request, or cannot be explained exactly
 ├── InconsistentAnswer       a model's outputs, or scores made of them, break a law that they must obey
 ├── UnreadableModel          the files of a model are missing, broken or of an unsafe format
+├── PredictorFailed          a user's model failed while it predicted: its process ended, or it took too long
 └── OutOfMemory              too large for this machine even in the smallest pieces
 
 Messages name fields, counts and limits, never the text of a prompt.
@@ -38,6 +39,10 @@ class InconsistentAnswer(ExplainerError):
 
 class UnreadableModel(ExplainerError):
     """The folder holds no model that can be loaded safely."""
+
+
+class PredictorFailed(ExplainerError):
+    """The model gave no answer to these rows; others may be answered."""
 
 
 class OutOfMemory(ExplainerError):

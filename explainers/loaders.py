@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from explainers import attention_control, pictures, self_test
@@ -26,6 +32,7 @@ from explainers.chat_template import ChatTemplate
 from explainers.errors import MissingCapability, UnreadableModel
 from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel
+from explainers.sequence_classifier import Kind, SequenceClassifier
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -86,6 +93,48 @@ def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | Non
         eyes=pictures.Eyes(_image_processor(folder), config, family),
     )
     return _tested(model)
+
+
+def load_text_classifier(folder: Path, dtype: str | None = None, device: str | None = None) -> SequenceClassifier:
+    """Load a sequence classifier saved by `save_pretrained`: its outputs are the classes of its configuration.
+
+    Arguments and errors as for `load_causal_lm`.
+    """
+    _check_files(folder)
+    network = _network(folder, AutoModelForSequenceClassification, None, dtype, _device(device))
+    tokenizer, config = _tokenizer(folder), network.config
+    if tokenizer.get_vocab_size() > network.get_input_embeddings().num_embeddings:
+        raise UnreadableModel("the tokenizer has more tokens than the model embeddings")
+    stored = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    stated = stored.get("model_max_length")
+    length = min(_context_length(network), stated if isinstance(stated, int) and stated > 0 else 2**31)
+    return SequenceClassifier(
+        network,
+        tokenizer,
+        _digest(folder),
+        length,
+        classes=tuple(str(config.id2label[place]) for place in range(config.num_labels)),
+        kind=_classifier_kind(config),
+        pad=_token_id(config.pad_token_id, stored.get("pad_token"), tokenizer),
+        mask=_token_id(None, stored.get("mask_token"), tokenizer),
+        facts=_facts(network),
+    )
+
+
+def _classifier_kind(config: Any) -> Kind:
+    """As transformers trains: by `problem_type`, and a single label without one is a value."""
+    if config.problem_type == "multi_label_classification":
+        return "multi-label"
+    if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
+        return "value"
+    if config.num_labels == 1:
+        raise UnreadableModel("a classifier of one class says nothing: give it two, or problem_type regression")
+    return "single-label"
+
+
+def _token_id(known: int | None, name: Any, tokenizer: Tokenizer) -> int | None:
+    text = name.get("content") if isinstance(name, dict) else name
+    return known if known is not None or not isinstance(text, str) else tokenizer.token_to_id(text)
 
 
 AnyModel = TypeVar("AnyModel", bound=LanguageModel)
