@@ -21,11 +21,12 @@ from explainers.errors import InvalidRequest
 from storage import inferences, reference
 from storage.cells import Cells
 from storage.database import Database
-from storage.inferences import NO_TIME, Rows, Truths
+from storage.inferences import Rows, Truths
 from storage.monitored_models import list_attributes
 from storage.values import UNSTORABLE
 
 LONGEST_ID = 1_000
+NO_TIME = np.datetime64("NaT", "us")
 
 
 @dataclass(frozen=True, slots=True)

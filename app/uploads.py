@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from app.definitions import TRUTHS
 from app.ingest import (
+    NO_TIME,
     Arrival,
     Read,
     Result,
@@ -27,7 +28,7 @@ from explainers.errors import InvalidRequest, MissingCapability
 from storage import inferences, reference
 from storage.cells import Cells
 from storage.database import Database
-from storage.inferences import MOST_NAMED, NO_TIME, Outcome, Rows, Truths
+from storage.inferences import MOST_NAMED, Outcome, Rows, Truths
 from storage.monitored_models import list_attributes
 
 Contents: TypeAlias = Literal["inference_data", "ground_truth_data"]
