@@ -42,6 +42,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     explainer_errors.MissingCapability: (400, "MISSING_CAPABILITY"),
     explainer_errors.InconsistentAnswer: (400, "MISSING_CAPABILITY"),
     explainer_errors.UnreadableModel: (400, "MISSING_CAPABILITY"),
+    explainer_errors.PredictorFailed: (500, "INTERNAL"),
     explainer_errors.OutOfMemory: (413, "PAYLOAD_TOO_LARGE"),
     storage_errors.DatabaseUnavailable: (503, "UNAVAILABLE"),
     storage_errors.NotFound: (404, "NOT_FOUND"),

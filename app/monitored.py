@@ -80,7 +80,12 @@ async def found(session: AsyncSession, name: str, *, by_partner_id: bool = False
 
 async def list_active(database: Database, tenant: str) -> list[Monitored]:
     async with database.transaction(tenant=tenant) as session:
-        return [monitored_from(row) for row in await rows.list_all(session)]
+        return await list_in_use(session)
+
+
+async def list_in_use(session: AsyncSession) -> list[Monitored]:
+    """In the order they were registered, without the archived ones."""
+    return [monitored_from(row) for row in await rows.list_all(session)]
 
 
 async def archive(database: Database, tenant: str, name: str) -> None:

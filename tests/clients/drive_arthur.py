@@ -13,6 +13,7 @@ from arthurai import ArthurAI
 from arthurai.common.constants import InputType, OutputType
 
 COUNT = 30
+NORTH = {"property": "region", "comparator": "eq", "value": "north"}
 WHEN = pd.Timestamp("2026-03-01", tz="UTC")
 
 
@@ -63,6 +64,8 @@ def journey(host, token):
         "file": model.send_bulk_inferences(directory_path=folder_with(rows))[0]["counts"],
         "truth file": model.send_bulk_ground_truths(directory_path=folder_with(truths))["counts"],
     }
+    rate = {"function": "accuracyRate", "alias": "accuracy"}
+    found["query"] = model.query({"select": [{"function": "count"}, rate], "filter": [NORTH]})
     model.get_attribute("income").label = "Income"
     model.update()
     same = arthur.get_model("churn/7", id_type="partner_model_id")

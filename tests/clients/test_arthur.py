@@ -25,6 +25,7 @@ def test_the_journey_of_a_user(server: Server, clients: Path) -> None:
     assert found["sent"] == found["truths"] == {"success": 20, "failure": 0, "total": 20}
     assert found["again"] == {"success": 0, "failure": 1, "total": 1}
     assert found["file"] == found["truth file"] == {"success": 30, "failure": 0, "total": 30}
+    assert found["query"] == [{"count": 40, "accuracy": 1.0}]
     assert found["found"] == [True, "Income"]
     links = found["attributes"]
     assert (links["gt_churn_yes"], links["churn_yes"]) == ("churn_yes", "gt_churn_yes")

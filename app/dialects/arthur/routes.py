@@ -6,7 +6,8 @@ from starlette.routing import BaseRoute
 
 from app.dialects.arthur.data_routes import data_routes
 from app.dialects.arthur.model_routes import model_routes
+from app.dialects.arthur.query_routes import query_routes
 
 
 def arthur_routes() -> list[BaseRoute]:
-    return [*data_routes(), *model_routes()]
+    return [*query_routes(), *data_routes(), *model_routes()]

@@ -1,0 +1,91 @@
+"""Queries over stored inferences."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Body, Query
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
+from app.dialects.arthur.model_routes import MODELS, ModelId
+from app.errors import problems
+from app.query import query
+from explainers.errors import InvalidRequest
+
+DAY = {"property": "inference_timestamp", "time_interval": "day"}
+DAYS = {
+    "model_id": "churn-7",
+    "select": [
+        {"function": "roundTimestamp", "alias": "day", "parameters": DAY},
+        {"function": "count"},
+        {"function": "avg", "alias": "income", "parameters": {"property": "income"}},
+    ],
+    "filter": [{"property": "churn_yes", "comparator": "gte", "value": 0.5}],
+    "group_by": [{"alias": "day"}],
+    "order_by": [{"alias": "day", "direction": "asc"}],
+}
+ROWS = {"select": [{"property": "*"}], "order_by": [{"property": "churn_yes", "direction": "desc"}], "limit": 10}
+WORDS = "A query: `select`, `from`, `subquery`, `filter`, `group_by`, `order_by`, `limit`, `offset`."
+
+QueryBody = Annotated[
+    dict[str, Any],
+    Body(description=WORDS, openapi_examples={"by day": {"value": DAYS}}),
+]
+OneBody = Annotated[dict[str, Any], Body(description=WORDS, openapi_examples={"rows": {"value": ROWS}})]
+Named = Annotated[
+    str | None, Query(description="Id or partner_model_id; without it the only model in use.", examples=["churn-7"])
+]
+Page = Annotated[int | None, Query(ge=1, description="From 1; without it all rows.", examples=[1])]
+PageSize = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of a page; 100.", examples=[100])]
+
+
+class QueryResponse(BaseModel):
+    query_result: list[dict[str, Any]] = Field(
+        description="Rows; their members are those of `select`, in order.", examples=[[{"count": 12}]]
+    )
+
+
+def query_routes() -> list[BaseRoute]:
+    keyed = keyed_router("Query (Arthur's wire)")
+    refused: Any = {"response_model": QueryResponse, "responses": problems(400, 401, 403, 404, 413, 415)}
+    keyed.post("/query", summary="Query stored inferences", **refused)(ask)
+    keyed.post(MODELS + "/{model_id}/inferences/query", summary="Query a model's inferences", **refused)(ask_model)
+    return keyed.routes
+
+
+async def ask(
+    server: ServerState,
+    caller: Reader,
+    body: QueryBody,
+    model_id: Named = None,
+    page: Page = None,
+    page_size: PageSize = None,
+) -> Response:
+    """Properties, functions and aggregates of the inferences of a model, which `model_id` names in the body or the URL.
+
+    A mistake is answered with its place in the query and the nearest valid name.
+    """
+    named, rest = body.get("model_id"), {name: value for name, value in body.items() if name != "model_id"}
+    if named is not None and not isinstance(named, str):
+        raise InvalidRequest("must be a string", "/model_id")
+    if named is not None and model_id is not None and named != model_id:
+        raise InvalidRequest("is another one in the URL", "/model_id")
+    database = server.explainer.database
+    rows = await query(database, caller.tenant, named or model_id, rest, page=page, page_size=page_size)
+    return JsonResponse({"query_result": rows})
+
+
+async def ask_model(
+    server: ServerState,
+    caller: Reader,
+    model_id: ModelId,
+    body: OneBody,
+    page: Page = None,
+    page_size: PageSize = None,
+) -> Response:
+    """Properties, functions and aggregates of the inferences of this model."""
+    rows = await query(server.explainer.database, caller.tenant, model_id, body, page=page, page_size=page_size)
+    return JsonResponse({"query_result": rows})

@@ -1,0 +1,78 @@
+"""The second question, asked of what is stored: rows, aggregates and scores of a model's inferences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.monitored import Monitored, find_active, list_in_use
+from app.refusals import UnknownModel
+from explainers.errors import InvalidRequest
+from storage.database import Database
+from storage.query.answers import run
+from storage.query.compiler import compile_query
+from storage.query.grammar import parse
+from storage.query.schema import Attribute, QueryModel
+
+
+async def query(
+    database: Database,
+    tenant: str,
+    model: str | None,
+    body: Mapping[str, Any],
+    *,
+    page: int | None = None,
+    page_size: int | None = None,
+) -> list[dict[str, Any]]:
+    """The rows that answer a query to a model: named by its id or its owner's name, or the only one in use.
+
+    Raises `UnknownModel`, InvalidRequest without a name, and InvalidQuery for a query with a mistake.
+    """
+    asked = parse(body)
+    async with database.transaction(tenant=tenant) as session:
+        chosen = await choose(session, model)
+        return await run(session, compile_query(asked, query_model(chosen)), page=page, page_size=page_size)
+
+
+async def choose(session: AsyncSession, name: str | None) -> Monitored:
+    if name is not None:
+        with suppress(UnknownModel):
+            return await find_active(session, name)
+    models = await list_in_use(session)
+    if name is None and len(models) != 1:
+        raise InvalidRequest(f"model_id is needed: {len(models)} models are in use", "/model_id")
+    for model in models:
+        if name is None or model.definition.partner_model_id == name:
+            return model
+    raise UnknownModel(str(name))
+
+
+def query_model(model: Monitored) -> QueryModel:
+    """A model as queries see it."""
+    places = model.layout.places.values()
+    details = model.definition.details
+    return QueryModel(
+        id=model.id,
+        attributes=tuple(
+            Attribute(
+                name=place.attribute.name,
+                stage=place.attribute.stage,
+                value_type=place.attribute.value_type,
+                position=place.attribute.position,
+                slot_kind="number" if place.attribute.is_number else "text",
+                slot=place.slot + 1,
+                implicit=place.attribute.implicit,
+                attribute_link=place.attribute.link,
+                gt_class_link=place.attribute.gt_class_link,
+                is_positive_predicted_attribute=place.attribute.positive,
+                definition=place.attribute.details,
+            )
+            for place in places
+        ),
+        explainability=None,
+        classifier_threshold=float(details.get("classifier_threshold", 0.5)),
+        text_delimiter=details.get("text_delimiter"),
+    )
