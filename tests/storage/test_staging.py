@@ -108,7 +108,7 @@ async def test_what_lay_there_before_is_gone(database: Database, monkeypatch: py
         (staging.TEXTS, [["a", "\ud800"]]),
         (staging.JSON, [{"x": float("nan")}]),
     ],
-    ids=str,
+    ids=["floats", "ragged floats", "text", "texts", "JSON"],
 )
 async def test_what_postgres_cannot_hold_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch, few: int, kind: staging.Kind, values: Any
