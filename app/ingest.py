@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.definitions import TRUTHS
 from app.monitored import Monitored, find_active
 from app.rows import Layout, Row, moment
 from explainers.errors import InvalidRequest
@@ -50,6 +50,8 @@ class Arrival:
     row: Row
     batch: str | None = None
     truth_at: np.datetime64 = NO_TIME
+    told: frozenset[str] = frozenset()
+    """The attributes that a ground truth says something of."""
 
 
 Read: TypeAlias = Callable[[Layout, Any], Arrival]
@@ -69,25 +71,27 @@ async def set_truths(database: Database, tenant: str, name: str, records: Sequen
     """Ground truth of stored inferences, in place of any before; one result per record. Raises `UnknownModel`."""
 
     async def store(session: AsyncSession, model: Monitored, good: Sequence[Arrival]) -> Mapping[int, Result]:
-        attributes = [row for row in await list_attributes(session, model.id) if row.stage in TRUTHS]
-        unknown = await inferences.set_truths(session, model.id, truths_of(model.layout, good), attributes)
+        unknown = await store_truths(session, model, good)
         return {place: Result(404, "there is no inference with this partner_inference_id") for place in unknown}
 
     return await _take(database, tenant, name, records, read_truth, store)
 
 
-async def add_reference(database: Database, tenant: str, name: str, records: Sequence[Any]) -> list[Result]:
-    """Rows of the reference set of a model; one result per record. Raises `UnknownModel`, AlreadyExists once closed."""
+async def store_truths(session: AsyncSession, model: Monitored, good: Sequence[Arrival]) -> list[int]:
+    """Replaces what each record says something of, and nothing else; the places of the unknown inferences.
 
-    def read(layout: Layout, record: Any) -> Arrival:
-        inner = record.get("reference_data", record) if isinstance(record, dict) else record
-        return Arrival("", NO_TIME, layout.reference(inner))
-
-    async def store(session: AsyncSession, model: Monitored, good: Sequence[Arrival]) -> Mapping[int, Result]:
-        await reference.append(session, model.id, [cells_of(model.layout, [arrival.row for arrival in good])])
-        return {}
-
-    return await _take(database, tenant, name, records, read, store)
+    Records follow one another in their order, in runs that tell of the same attributes.
+    """
+    attributes = await list_attributes(session, model.id)
+    unknown: list[int] = []
+    start = 0
+    for told, run in groupby(good, key=lambda arrival: arrival.told):
+        arrivals = list(run)
+        replaced = [attribute for attribute in attributes if attribute.name in told]
+        missing = await inferences.set_truths(session, model.id, truths_of(model.layout, arrivals), replaced)
+        unknown += [start + place for place in missing]
+        start += len(arrivals)
+    return unknown
 
 
 async def close_reference(database: Database, tenant: str, name: str, expected: int) -> None:
@@ -141,7 +145,8 @@ def read_truth(layout: Layout, record: Any) -> Arrival:
     """Raises InvalidRequest."""
     record = an_object(record)
     at = time_of(record, "ground_truth_timestamp")
-    return Arrival(a_name(record), at, layout.truth(record.get("ground_truth_data")))
+    data = record.get("ground_truth_data")
+    return Arrival(a_name(record), at, layout.truth(data), told=layout.told_by(data))
 
 
 def an_object(record: Any) -> Mapping[str, Any]:

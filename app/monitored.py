@@ -129,11 +129,14 @@ def merged(old: Definition, given: Sequence[tuple[Attribute, int | None]]) -> tu
             raise InvalidRequest("names no attribute of this model: the set is fixed", f"/attributes/{index}/name")
         if (before.stage, before.value_type) != (attribute.stage, attribute.value_type):
             raise InvalidRequest("the stage and type of an attribute are fixed", f"/attributes/{index}")
+        for fixed, said in ((before.link, attribute.link), (before.gt_class_link, attribute.gt_class_link)):
+            if said not in (None, fixed):
+                raise InvalidRequest("the links of an attribute are fixed", f"/attributes/{index}")
         changed[attribute.name] = replace(
-            attribute,
+            before,
             position=before.position if position is None else position,
-            link=attribute.link or before.link,
-            implicit=before.implicit,
+            positive=before.positive or attribute.positive,
+            details={**before.details, **attribute.details},
         )
     whole = [changed[attribute.name] for attribute in old.attributes]
     return in_places(whole, [attribute.position for attribute in whole])

@@ -94,13 +94,11 @@ class Layout:
     def empty(self) -> Row:
         return Row([None] * self.numbers, [None] * self.texts)
 
-    def truth_slots(self) -> tuple[list[int], list[int]]:
-        """The places, from 0, of numbers and of texts that hold ground truth."""
-        found: tuple[list[int], list[int]] = ([], [])
-        for place in self.places.values():
-            if place.attribute.stage in TRUTHS:
-                found[0 if place.attribute.is_number else 1].append(place.slot)
-        return found
+    def told_by(self, given: Iterable[str]) -> frozenset[str]:
+        """The attributes of which such a ground truth says something: those named, and those that follow from them."""
+        names = frozenset(given)
+        derived = self._derived_truths if self._class_name in names else ()
+        return names | {place.attribute.name for place in derived}
 
     def put(self, row: Row, place: Place, value: Any) -> None:
         """Raises InvalidRequest naming the attribute."""

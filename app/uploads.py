@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -19,8 +21,7 @@ from app.ingest import (
     read_truth,
     rows_of,
     sorted_out,
-    truths_of,
-    without_nan,
+    store_truths,
 )
 from app.monitored import find_active
 from app.rows import Layout
@@ -28,8 +29,7 @@ from explainers.errors import InvalidRequest, MissingCapability
 from storage import inferences, reference
 from storage.cells import Cells
 from storage.database import Database
-from storage.inferences import MOST_NAMED, Outcome, Rows, Truths
-from storage.monitored_models import list_attributes
+from storage.inferences import MOST_NAMED, Outcome, Rows
 
 Contents: TypeAlias = Literal["inference_data", "ground_truth_data"]
 
@@ -84,14 +84,11 @@ async def set_truth_file(database: Database, tenant: str, name: str, file: Binar
     report = Report()
     async with database.transaction(tenant=tenant) as session:
         model = await find_active(session, name)
-        attributes = [row for row in await list_attributes(session, model.id) if row.stage in TRUTHS]
         records = (nested(model.layout, row, None) for row in rows_in(file))
-
-        def blocks() -> Iterator[Truths]:
-            for good in checked(model.layout, records, read_truth, report):
-                yield truths_of(model.layout, good)
-
-        outcome = await inferences.set_all_truths(session, model.id, blocks(), attributes)
+        blocks, outcome = checked(model.layout, records, read_truth, report), Outcome()
+        while (good := await asyncio.to_thread(next, blocks, None)) is not None:
+            unknown = await store_truths(session, model, good)
+            outcome = outcome.plus([arrival.id for arrival in good], unknown)
     report.settle(outcome, 404, "there is no inference with this partner_inference_id")
     return report
 
@@ -149,9 +146,14 @@ def parquet_rows(file: BinaryIO) -> Iterator[Any]:
         raise MissingCapability("reading Parquet needs more packages: pip install whence[tabular]") from None
     try:
         for batch in parquet.ParquetFile(file).iter_batches(BLOCK):
-            yield from (without_nan(row) for row in batch.to_pylist())
+            yield from (nulls_for_nan(row) for row in batch.to_pylist())
     except (ArrowException, OSError) as error:
         raise InvalidRequest(f"the Parquet file cannot be read ({type(error).__name__})") from None
+
+
+def nulls_for_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """Files of columns write NaN for what is missing; an infinity is a value, and a wrong one."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 def json_rows(file: BinaryIO) -> Iterator[Any]:
@@ -159,7 +161,7 @@ def json_rows(file: BinaryIO) -> Iterator[Any]:
     if len(content) > LARGEST_JSON:
         raise InvalidRequest(f"a JSON file may have {LARGEST_JSON} bytes: send Parquet")
     try:
-        rows = without_nan(from_json(content, allow_inf_nan=True))
+        rows = from_json(content, allow_inf_nan=False)
     except ValueError:
         raise InvalidRequest("the file is neither Parquet nor JSON") from None
     if not isinstance(rows, list):

@@ -67,6 +67,12 @@ async def test_details_change_and_the_set_of_attributes_does_not(running: Runnin
     assert changed.status_code == 200 and changed.json()["display_name"] == "C"
     shown = changed.json()["attributes"][0]
     assert (shown["label"], shown["max_range"], shown["position"]) == ("Income", 9, 0)
+    yes = {"name": "churn_yes", "value_type": "FLOAT", "stage": "PREDICTED_VALUE", "label": "Leaves"}
+    kept = (await running.client.put(f"{MODELS}/{id}", json={"attributes": [yes]})).json()["attributes"]
+    assert (kept[2]["gt_class_link"], kept[2]["attribute_link"], kept[2]["label"]) == ("1", "gt_churn_yes", "Leaves")
+    assert kept[0]["label"] == "Income"
+    relinked = await running.client.put(f"{MODELS}/{id}", json={"attributes": [yes | {"gt_class_link": "0"}]})
+    assert relinked.status_code == 400
     for other in ({"name": "x"}, {"value_type": "STRING"}, {"stage": "NON_INPUT_DATA"}):
         refused = await running.client.put(f"{MODELS}/{id}", json={"attributes": [income | other]})
         assert refused.status_code == 400 and refused.json()["errors"][0]["pointer"].startswith("/attributes/0")
@@ -138,6 +144,21 @@ async def test_ground_truth_comes_later_with_nan_for_none(running: Running) -> N
     assert first.ground_truth_timestamp == datetime(2026, 3, 1, 8, tzinfo=UTC)
 
 
+async def test_a_ground_truth_replaces_what_it_names(running: Running) -> None:
+    other = {"name": "churned_late", "value_type": "INTEGER", "stage": "GROUND_TRUTH"}
+    id = await created(running, attributes=[*CHURN["attributes"], other])  # type: ignore[list-item]
+    await running.client.post(f"{MODELS}/{id}/inferences", json=[record("a")])
+    told = [{"churned": 1, "churned_late": 1}, {"churned_late": 0}, {"churned": 0}, {}]
+    truths = [{"partner_inference_id": "a", "ground_truth_timestamp": WHEN, "ground_truth_data": each} for each in told]
+    answer = await running.client.patch(f"{MODELS}/{id}/inferences", json=truths)
+    assert answer.json()["counts"]["success"] == 4
+    (row,) = await rows(running, id)
+    assert row.numbers[4:] == [0, 0, 0, 1]  # churned, churned_late, gt_churn_yes, gt_churn_no
+    file = json.dumps([{"partner_inference_id": "a", "ground_truth_timestamp": WHEN, "churned_late": 1}]).encode()
+    await running.client.post(f"{MODELS}/{id}/inferences/file", files={"ground_truth_data": ("x", file)})
+    assert (await rows(running, id))[0].numbers[4:] == [0, 1, 0, 1]
+
+
 def parquet(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.to_parquet(buffer)
@@ -167,6 +188,9 @@ async def test_files_of_inferences_and_truth(running: Running, frame: pd.DataFra
     assert (response.status_code, response.json()["counts"]) == (207, {"success": 3, "failure": 0, "total": 3})
     stored = await rows(running, id)
     assert [row.numbers[0] for row in stored] == [1, None, 3] and {row.batch_id for row in stored} == {"b1"}
+    endless = frame.assign(partner_inference_id=["x", "y", "z"], income=[float("inf"), 1.0, 2.0])
+    told = (await running.client.post(path, files={"inference_data": ("x", parquet(endless))})).json()
+    assert [(failure["partner_inference_id"], failure["status"]) for failure in told["failures"]] == [("x", 400)]
     frame = frame.assign(partner_inference_id=["c", "d", None])
     again = (await running.client.post(path, files={"inference_data": ("x", parquet(frame))})).json()
     assert again["counts"] == {"success": 1, "failure": 2, "total": 3}
@@ -199,7 +223,18 @@ async def test_a_reference_set_is_appended_to_and_closed(running: Running, frame
 
 
 @pytest.mark.parametrize(
-    "content", [b"PAR1", b"PAR1 and more PAR1", b"", b"{}", b"[", b'{"a": 1}', b"\xff\xfe", b"PK\x03\x04"]
+    "content",
+    [
+        b"PAR1",
+        b"PAR1 and more PAR1",
+        b"",
+        b"{}",
+        b"[",
+        b'{"a": 1}',
+        b'[{"income": NaN}]',
+        b"\xff\xfe",
+        b"PK\x03\x04",
+    ],
 )
 async def test_an_unreadable_file_stores_nothing(running: Running, content: bytes) -> None:
     id = await created(running)

@@ -87,8 +87,8 @@ def test_a_row_and_its_truth(layout: Layout) -> None:
     names = ["income", "churn_yes", "churn_no", "churned", "seen", "gt_churn_yes", "gt_churn_no"]
     assert [layout.value(row, name) for name in names] == [2100, 0.7, 0.3, 1, 1_000_000, 1, 0]
     assert row.texts == ["north"]
-    numbers, texts = layout.truth_slots()
-    assert [row.numbers[slot] for slot in numbers] == [1, 1, 0] and texts == []
+    assert layout.told_by(["churned"]) == {"churned", "gt_churn_yes", "gt_churn_no"}
+    assert layout.told_by([]) == frozenset()
 
 
 @pytest.mark.parametrize("value", [None, 0, 1])
