@@ -33,7 +33,7 @@ from storage.embedded import embedded_postgres
 from storage.inferences import Rows, Truths
 from storage.migrations import migrate
 from storage.monitored_models import Attribute
-from storage.scores import Scores
+from storage.scores import Scores, Wanted
 from storage.tables import MonitoredAttribute
 
 ROWS, BLOCK, SINGLE = 100_000, 10_000, 300
@@ -151,14 +151,14 @@ async def scoring(database: Database, model_id: UUID) -> float:
     random, after, seconds = np.random.default_rng(0), 0, time.perf_counter()
     while True:
         async with database.transaction(TENANT) as session:
-            rows = await scores.lacking(session, model_id, "lime", after=after)
+            rows = await scores.lacking(session, Wanted(model_id, "lime", 0, after=after))
             if not rows:
                 return time.perf_counter() - seconds
             after = rows[-1].seq
             values = random.normal(size=(len(rows), INPUTS * CLASSES))
             seqs = np.array([row.seq for row in rows])
             facts: list[dict[str, Any]] = [{"n_samples": 2000}] * len(rows)
-            given = Scores(seqs, values, facts, base_values=values[:, :CLASSES])
+            given = Scores(0, seqs, values, facts, base_values=values[:, :CLASSES])
             await scores.add(session, model_id, "lime", given)
 
 

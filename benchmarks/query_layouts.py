@@ -38,8 +38,12 @@ from storage.embedded import embedded_postgres
 from storage.inferences import Rows
 from storage.migrations import migrate
 from storage.monitored_models import Attribute
+from storage.query.answers import run as answers
+from storage.query.compiler import compile_query
+from storage.query.grammar import parse
+from storage.query.schema import INPUT, PREDICTED, Explainability, QueryModel
+from storage.query.schema import Attribute as Column
 from storage.scores import Scores
-from storage.tables import Inference
 from tests.postgres import connection
 
 ROWS, INPUTS, OUTPUTS, ROUNDS, LOOKUPS = 200_000, 20, 2, 9, 300
@@ -206,7 +210,7 @@ async def filled(database: Database, inputs: NDArray[np.float64], values: NDArra
             facts: list[dict[str, Any]] = [{}] * BLOCK
             # The rows are the only ones of a new database: seq counts from 1.
             seqs = np.arange(start, start + BLOCK) + 1
-            await scores.add(session, model.id, ALGORITHM, Scores(seqs, values[start : start + BLOCK], facts))
+            await scores.add(session, model.id, ALGORITHM, Scores(0, seqs, values[start : start + BLOCK], facts))
     return model.id
 
 
@@ -277,17 +281,34 @@ def layout_lookup(plain: psycopg.Connection[Any], model_id: UUID, layout: Layout
 
 
 def own_means(database: Database, model_id: UUID) -> Means:
+    """By the query language itself, as a request has it."""
+    model = query_model(model_id)
+
     async def means(places: int, filtered: bool) -> list[float]:
-        where = [Inference.numbers[3] > THRESHOLD] if filtered else []
-        found: list[float | None] = []
+        found: list[float] = []
         async with database.transaction(TENANT) as session:
             for output in range(places // INPUTS):
-                found += await scores.regional_importances(
-                    session, model_id, ALGORITHM, output=output, outputs=OUTPUTS, inputs=INPUTS, where=where
-                )
-        return [mean for mean in found if mean is not None]
+                rows = await answers(session, compile_query(parse(regional(output, filtered)), model))
+                by_name = {row["explainer_attribute"]: row["regionalFeatureImportance"] for row in rows}
+                found += [by_name[f"input_{place}"] for place in range(INPUTS)]
+        return found
 
     return means
+
+
+def regional(output: int, filtered: bool) -> dict[str, Any]:
+    parameters = {"predicted_attribute_name": f"output_{output}"}
+    query: dict[str, Any] = {"select": [{"function": "regionalFeatureImportances", "parameters": parameters}]}
+    passes = {"property": "input_2", "comparator": "gt", "value": THRESHOLD}
+    return query | ({"filter": [passes]} if filtered else {})
+
+
+def query_model(model_id: UUID) -> QueryModel:
+    inputs = [Column(f"input_{place}", INPUT, "FLOAT", place, "number", place + 1) for place in range(INPUTS)]
+    outputs = [
+        Column(f"output_{place}", PREDICTED, "FLOAT", place, "number", INPUTS + place + 1) for place in range(OUTPUTS)
+    ]
+    return QueryModel(model_id, (*inputs, *outputs), Explainability(True, ALGORITHM))
 
 
 def own_lookup(database: Database, model_id: UUID) -> Lookup:

@@ -7,15 +7,17 @@ Everything a worker writes names its attempt, so that one whose job was cancelle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import JSON, BigInteger, ColumnElement, and_, case, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from storage import queue
 from storage.cursors import cursor_at, position
@@ -59,6 +61,8 @@ class Page:
     next_cursor: str | None
 
 
+CLAIMS = 0x7768656E6364
+"""The advisory lock of whoever claims a job that must run alone."""
 COLUMNS = [getattr(Row, name) for name in Job.__dataclass_fields__]
 RUNNING: dict[str, Any] = {
     "state": "running",
@@ -95,6 +99,22 @@ async def add(
     return Job(*row)
 
 
+async def widen(session: AsyncSession, *, kind: str, model: str, after: int) -> bool:
+    """Lets a job of that kind and model that waits begin at `after` of its request or before; False without one."""
+    given = sql_cast(Row.request, JSONB)
+    first = func.least(sql_cast(given["after"].astext, BigInteger), after)
+    request = sql_cast(given.op("||")(func.jsonb_build_object("after", first)), JSON)
+    where = (Row.kind == kind, Row.model == model, Row.state == "queued")
+    return await _changed(session, where, {"request": request})
+
+
+async def forget(session: AsyncSession, *, kind: str, model: str, keep: int) -> None:
+    """Deletes the finished jobs of that kind and model but the last `keep`."""
+    finished = (Row.kind == kind, Row.model == model, Row.state.in_(FINISHED))
+    last = select(Row.id).where(*finished).order_by(Row.created_at.desc(), Row.id.desc()).limit(keep)
+    await session.execute(delete(Row).where(*finished, Row.id.not_in(last)))
+
+
 async def get(session: AsyncSession, id: UUID) -> Job:
     """The tenant's job with that id. Raises NotFound."""
     row = (await session.execute(select(*COLUMNS).where(Row.id == id))).one_or_none()
@@ -120,15 +140,23 @@ async def page(session: AsyncSession, *, state: str | None = None, cursor: str |
     return Page(rows[:limit], None if last is None else cursor_at(last.created_at, last.id))
 
 
-async def claim(session: AsyncSession, id: UUID, *, stale: float, most: int) -> tuple[Job, dict[str, Any]] | None:
+async def claim(
+    session: AsyncSession, id: UUID, *, stale: float, most: int, alone: Sequence[str] = ()
+) -> tuple[Job, dict[str, Any]] | None:
     """Begins the next attempt, `most` in all, at a job nobody works on; the job and its request.
 
     None when there is nothing to begin: it is finished, gone, at its last attempt, or somebody works on it, who was
-    heard of during the last `stale` seconds.
+    heard of during the last `stale` seconds; or another one of the same kind and model runs, and the kind is one of
+    those that run `alone`.
     """
+    if alone:
+        await session.execute(select(func.pg_advisory_xact_lock(CLAIMS)))
+    other = aliased(Row)
+    same = (other.kind == Row.kind, other.model == Row.model, other.state == "running", other.id != Row.id)
     claimed = (
         update(Row)
         .where(Row.id == id, _unattended(stale), Row.attempts < most)
+        .where(Row.kind.not_in(alone) | ~exists().where(*same))
         .values(RUNNING | {"attempts": Row.attempts + 1})
         .returning(*COLUMNS, Row.request)
     )

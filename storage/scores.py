@@ -2,10 +2,8 @@
 
 Context: explanations are looked up one inference at a time, and averaged over all of them or over those that pass a
 filter. Decision: one row per inference and algorithm, with the scores of all predicted attributes and inputs in one
-array; averages name the elements one by one. Consequences: a twelfth of the space and an eighth to a fifth of the time
-of a row per score; for one predicted attribute one and a half times the time of a column store, for several one after
-another up to two and a half (benchmarks/query_layouts.py, which measured the alternatives too). Very long arrays, which
-Postgres keeps outside the row, are unnested instead, as naming an element would fetch all of it.
+array; averages name the elements one by one (`storage.query.regional`). Consequences: a twelfth of the space and an
+eighth to a fifth of the time of a row per score (benchmarks/query_layouts.py, which measured the alternatives too).
 """
 
 from __future__ import annotations
@@ -17,21 +15,19 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Select, and_, exists, func, literal_column, select, text, true
+from sqlalchemy import ColumnElement, and_, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import InvalidValue
 from storage.staging import BIGINT, FLOATS, INTEGERS, JSON, RAGGED_FLOATS, TEXT, TEXTS, Column, stage
 from storage.tables import Inference, InferenceScores, InferenceTokens
 
-INLINE = 900
-"""So many scores surely lie in the row itself: eight bytes each, in a page of eight thousand."""
-
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Of n inferences: K predicted attributes x M inputs, NaN where there is no score."""
 
+    fingerprint: int
     seqs: NDArray[np.int64]  # (n,)
     scores: NDArray[np.float64]  # (n, K * M), predicted attributes by position, inside each the inputs by position
     facts: Sequence[Mapping[str, Any]]  # n
@@ -45,6 +41,7 @@ class Scores:
 class TokenScores:
     """Of one text attribute of n inferences, each with T tokens of its own: K predicted attributes x T tokens."""
 
+    fingerprint: int
     seqs: NDArray[np.int64]  # (n,)
     attribute: str
     tokens: Sequence[Sequence[str]]  # n, T each
@@ -80,12 +77,13 @@ async def add(session: AsyncSession, model_id: UUID, algorithm: str, scores: Sco
             DELETE FROM inference_tokens AS old USING new
             WHERE old.model_id = :model_id AND old.algorithm = :algorithm AND old.seq = new.seq
         )
-        INSERT INTO inference_scores (model_id, algorithm, {names})
-        SELECT :model_id, :algorithm, {names} FROM new ORDER BY seq
+        INSERT INTO inference_scores (model_id, algorithm, fingerprint, {names})
+        SELECT :model_id, :algorithm, :fingerprint, {names} FROM new ORDER BY seq
         ON CONFLICT (tenant_id, model_id, algorithm, seq)
-        DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in columns if name != "seq")}
+        DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in ("fingerprint", *columns) if name != "seq")}
     """)  # noqa: S608 - names of ours
-    await session.execute(added, {"model_id": model_id, "algorithm": algorithm, **staged})
+    given = {"model_id": model_id, "algorithm": algorithm, "fingerprint": scores.fingerprint}
+    await session.execute(added, {**given, **staged})
 
 
 async def add_tokens(session: AsyncSession, model_id: UUID, algorithm: str, scores: TokenScores) -> None:
@@ -101,10 +99,11 @@ async def add_tokens(session: AsyncSession, model_id: UUID, algorithm: str, scor
     source, staged = await stage(session, "new_tokens", columns, len(scores.seqs))
     names = ", ".join(columns)
     added = text(f"""
-        INSERT INTO inference_tokens (model_id, algorithm, attribute, {names})
-        SELECT :model_id, :algorithm, :attribute, {names} FROM {source} ORDER BY seq
+        INSERT INTO inference_tokens (model_id, algorithm, attribute, fingerprint, {names})
+        SELECT :model_id, :algorithm, :attribute, :fingerprint, {names} FROM {source} ORDER BY seq
     """)  # noqa: S608 - names of ours
     given = {"model_id": model_id, "algorithm": algorithm, "attribute": scores.attribute}
+    given |= {"fingerprint": scores.fingerprint}
     await session.execute(added, {**given, **staged})
 
 
@@ -130,56 +129,52 @@ async def find_tokens(session: AsyncSession, model_id: UUID, algorithm: str, seq
     return list(await session.scalars(query.order_by(row.attribute)))
 
 
-async def lacking(
-    session: AsyncSession, model_id: UUID, algorithm: str, *, after: int = 0, limit: int = 1_000
-) -> list[Inference]:
-    """Inferences for which nothing was computed yet, whose `seq` is greater than `after`, in that order."""
-    done = exists().where(_same, InferenceScores.algorithm == algorithm)
-    query = select(Inference).where(Inference.model_id == model_id, Inference.seq > after, ~done)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The inferences that are to be explained: those after `after`, and of them about the `share` (0 to 1).
+
+    Which ones depends on their ids alone.
+    """
+
+    model_id: UUID
+    algorithm: str
+    fingerprint: int
+    share: float = 1.0
+    after: int = 0
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        chosen = [Inference.model_id == self.model_id, Inference.seq > self.after]
+        return chosen if self.share >= 1 else [*chosen, _chance < self.share]
+
+    @property
+    def done(self) -> ColumnElement[bool]:
+        return exists().where(
+            _same, InferenceScores.algorithm == self.algorithm, InferenceScores.fingerprint == self.fingerprint
+        )
+
+
+async def lacking(session: AsyncSession, wanted: Wanted, *, limit: int = 1_000) -> list[Inference]:
+    """Those of the wanted inferences for which nothing was computed yet, in the order of their `seq`."""
+    query = select(Inference).where(*wanted.conditions, ~wanted.done)
     return list(await session.scalars(query.order_by(Inference.seq).limit(limit)))
 
+
+async def progress(session: AsyncSession, wanted: Wanted) -> tuple[int, int]:
+    """How many of the wanted inferences were explained, and how many there are."""
+    done = func.count().filter(wanted.done)
+    row = (await session.execute(select(done, func.count()).select_from(Inference).where(*wanted.conditions))).one()
+    return int(row[0]), int(row[1])
+
+
+_random = func.uuid_send(Inference.id)
+_chance = (
+    func.get_byte(_random, 13) * 65536 + func.get_byte(_random, 14) * 256 + func.get_byte(_random, 15)
+) / 16777216.0
+"""The last three bytes of an id, which are random, as a number from 0 to 1."""
 
 _same = and_(
     InferenceScores.tenant_id == Inference.tenant_id,
     InferenceScores.model_id == Inference.model_id,
     InferenceScores.seq == Inference.seq,
 )
-
-
-async def regional_importances(
-    session: AsyncSession,
-    model_id: UUID,
-    algorithm: str,
-    *,
-    output: int,
-    outputs: int,
-    inputs: int,
-    where: Sequence[ColumnElement[bool]] = (),
-) -> list[float | None]:
-    """For each of the M inputs the mean of |score| for one predicted attribute, whose place `output` counts from 0.
-
-    Over all inferences with a score for that input that pass `where`, conditions on `Inference`; None over none.
-    """
-    if outputs * inputs > INLINE:
-        found = await session.execute(_unnested(output, inputs).where(*_region(model_id, algorithm, where)))
-        means = dict(found.all())
-        return [means.get(place) for place in range(1, inputs + 1)]
-    found = await session.execute(_named(output, inputs).where(*_region(model_id, algorithm, where)))
-    return list(found.one())
-
-
-def _region(model_id: UUID, algorithm: str, where: Sequence[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
-    explained = [InferenceScores.model_id == model_id, InferenceScores.algorithm == algorithm]
-    return [*explained, _same, Inference.model_id == model_id, *where] if where else explained
-
-
-def _named(output: int, inputs: int) -> Select[Any]:
-    places = range(output * inputs + 1, (output + 1) * inputs + 1)
-    return select(*(func.avg(func.abs(InferenceScores.scores[literal_column(str(place))])) for place in places))
-
-
-def _unnested(output: int, inputs: int) -> Select[Any]:
-    part = InferenceScores.scores[slice(output * inputs + 1, (output + 1) * inputs)]
-    each = func.unnest(part).table_valued("score", with_ordinality="place").render_derived().lateral()
-    means = select(each.c.place, func.avg(func.abs(each.c.score))).group_by(each.c.place)
-    return means.select_from(InferenceScores).join(each, true())

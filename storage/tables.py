@@ -192,6 +192,7 @@ class Job(Table):
 
 
 Index("jobs_newest_idx", Job.__table__.c.tenant_id, Job.created_at.desc(), Job.id.desc())
+Index("jobs_of_model_idx", *(Job.__table__.c[column] for column in ("tenant_id", "kind", "model", "state")))
 
 
 class MonitoredModel(Table):
@@ -293,12 +294,35 @@ class ReferenceRow(Table):
     texts: Mapped[list[str | None]]
 
 
+class Explainability(Table):
+    """How the inferences of a model are explained. `config` is what its owner said, `uploads` the digests of files that
+    came along and are never opened.
+
+    `fingerprint` names all that decides a score but the algorithm: model, background, samples, seed. Scores with
+    another one are of former days. `background` is the summary of the reference set that it counts with.
+    """
+
+    __tablename__ = "explainability"
+    __table_args__ = (_of_monitored_model(),)
+
+    tenant_id: Mapped[str] = _tenant_id()
+    model_id: Mapped[UUID] = mapped_column(primary_key=True)
+    enabled: Mapped[bool]
+    status: Mapped[str]
+    detail: Mapped[str | None]
+    config: Mapped[dict[str, Any]]
+    uploads: Mapped[dict[str, Any]]
+    fingerprint: Mapped[int | None] = mapped_column(BigInteger())
+    background: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
 class InferenceScores(Table):
     """The scores of the inputs of an inference, of K predicted attributes x M inputs, by one algorithm.
 
     `scores` and `errors` (standard errors) have K * M places: predicted attributes by position, inside each the inputs
     by position; null where there is no score, of which `reason` tells. `base_values` and `fit` (R²) have K. Of texts,
-    whose scores lie in `inference_tokens`, `scores` is empty.
+    whose scores lie in `inference_tokens`, `scores` is empty. `fingerprint` names all that decided them (see
+    `explainability`).
     """
 
     __tablename__ = "inference_scores"
@@ -314,6 +338,7 @@ class InferenceScores(Table):
     model_id: Mapped[UUID] = mapped_column(primary_key=True)
     algorithm: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger(), primary_key=True, autoincrement=False)
+    fingerprint: Mapped[int] = mapped_column(BigInteger())
     scores: Mapped[list[float | None]]
     errors: Mapped[list[float | None] | None]
     base_values: Mapped[list[float | None] | None]
@@ -343,6 +368,7 @@ class InferenceTokens(Table):
     algorithm: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger(), primary_key=True, autoincrement=False)
     attribute: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[int] = mapped_column(BigInteger())
     tokens: Mapped[list[str]]
     positions: Mapped[list[int]]
     scores: Mapped[list[float | None]]

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Text, bindparam, column, func, select, true
+from typing import Any
+
+from sqlalchemy import Double, Integer, Select, Text, bindparam, column, func, literal_column, select, true
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import array as sql_array
 
 from storage.errors import InvalidQuery
 from storage.query.ast import Call
 from storage.query.body import nearest, shown
 from storage.query.schema import Attribute
-from storage.query.sources import TEXTS, Rows, Source, Stored
+from storage.query.sources import TEXTS, Region, Rows, Source, Stored
 from storage.query.typed import Sql, Typed, number
 
 FUNCTION = "regionalFeatureImportances"
 ATTRIBUTE = "explainer_attribute"
+INLINE = 900
+"""So many scores surely lie in the row itself: eight bytes each, in a page of eight thousand."""
 
 
 def importance(source: Source, call: Call) -> Typed:
     """Of one input; null where no inference of the region is explained."""
-    stored, scores, first = _scores(source, call)
-    inputs = stored.model.inputs
+    if not isinstance(source, Stored):
+        raise InvalidQuery("a region is made of inferences, not of the rows of a subquery", call.pointer)
+    algorithm, first = _asked(source, call)
+    inputs = source.model.inputs
     place = first + inputs.index(named(call, "attribute_name", inputs))
-    return number(func.avg(func.abs(scores[place])))
+    return number(func.avg(func.abs(source.scores(algorithm)[place])))
 
 
 def importances(source: Stored, call: Call, conditions: list[Sql], key: str) -> Rows:
     """One row for each input, the largest first: its name and, under `key`, its importance."""
-    _, scores, first = _scores(source, call)
-    names = bindparam(None, [each.name for each in source.model.inputs], TEXTS)
-    inputs = func.unnest(names).table_valued(column("name", Text), with_ordinality="place", name="inputs")
-    inputs = inputs.render_derived()
-    size = func.avg(func.abs(scores[inputs.c.place + (first - 1)])).label("size")
-    found = (
-        select(inputs.c.place, inputs.c.name, size)
-        .select_from(source.rows().join(inputs, true()))
-        .where(*source.conditions(), *conditions)
-        .group_by(inputs.c.place, inputs.c.name)
-        .subquery("found")
+    algorithm, first = _asked(source, call)
+    inputs = source.model.inputs
+    region = source.region(algorithm, conditions)
+    small = len(inputs) * len(source.model.predicted) <= INLINE
+    means = (_named if small else _unnested)(region, first, len(inputs))
+    names = bindparam(None, [each.name for each in inputs], TEXTS)
+    every = func.unnest(names, means.scalar_subquery()).table_valued(
+        column("name", Text), column("size", Double), with_ordinality="place", name="every"
     )
-    every = func.unnest(names).table_valued(column("name", Text), with_ordinality="place", name="every")
     every = every.render_derived()
-    order = (found.c.size.desc().nulls_last(), every.c.place)
-    place = func.row_number().over(order_by=order).label("place")
-    joined = every.outerjoin(found, found.c.place == every.c.place)
-    rows = select(every.c.name, found.c.size, place).select_from(joined).subquery("importances")
+    place = func.row_number().over(order_by=(every.c.size.desc().nulls_last(), every.c.place)).label("place")
+    rows = select(every.c.name, every.c.size, place).select_from(every).subquery("importances")
     columns = {
         ATTRIBUTE: Typed(rows.c.name, "text", plain=ATTRIBUTE),
         key: Typed(rows.c.size, "number", plain=key),
@@ -50,15 +52,31 @@ def importances(source: Stored, call: Call, conditions: list[Sql], key: str) -> 
     return Rows(rows, columns, rows.c.place)
 
 
-def _scores(source: Source, call: Call) -> tuple[Stored, Sql, int]:
-    """The scores of the algorithm asked for, and the place of the first that belongs to the class asked for."""
-    if not isinstance(source, Stored):
-        raise InvalidQuery("a region is made of inferences, not of the rows of a subquery", call.pointer)
+def _named(region: Region, first: int, inputs: int) -> Select[Any]:
+    """All means in one pass that names the elements: several times faster than unnesting them."""
+    places = range(first, first + inputs)
+    each = (func.avg(func.abs(region.scores[literal_column(str(place))])) for place in places)
+    return select(sql_array(each, type_=Double)).select_from(region.rows).where(*region.conditions)
+
+
+def _unnested(region: Region, first: int, inputs: int) -> Select[Any]:
+    """The same of arrays that Postgres keeps outside the row: naming an element would fetch all of it each time."""
+    part = func.unnest(region.scores[first : first + inputs - 1])
+    each = part.table_valued(column("score", Double), with_ordinality="place", name="each").render_derived().lateral()
+    mean = func.avg(func.abs(each.c.score)).label("mean")
+    found = select(each.c.place, mean).select_from(region.rows.join(each, true())).where(*region.conditions)
+    means = found.group_by(each.c.place).subquery("means")
+    places = func.generate_series(1, inputs).table_valued(column("place", Integer), name="places").render_derived()
+    listed = func.array_agg(aggregate_order_by(means.c.mean, places.c.place))
+    return select(listed).select_from(places.outerjoin(means, means.c.place == places.c.place))
+
+
+def _asked(source: Stored, call: Call) -> tuple[str, int]:
+    """The algorithm, and the place of the first score that belongs to the class asked for."""
     source.require_explanations()
     algorithm = call.arguments.get("explanation_algorithm") or configured(source)
     predicted = source.model.predicted
-    first = predicted.index(named(call, "predicted_attribute_name", predicted)) * len(source.model.inputs) + 1
-    return source, source.scores(algorithm), first
+    return algorithm, predicted.index(named(call, "predicted_attribute_name", predicted)) * len(source.model.inputs) + 1
 
 
 def configured(source: Stored) -> str:

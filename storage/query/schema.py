@@ -33,7 +33,9 @@ class Explainability:
     """Present once explanations were enabled, also when they are disabled since: what was computed stays."""
 
     enabled: bool
-    algorithm: Literal["lime", "shap"]
+    algorithm: str
+    fingerprint: int = 0
+    """Scores with another one are of former days, and are not seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ rows is a subquery. Row-level security keeps tenants apart; the model is always 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -61,10 +61,11 @@ INFERENCES = _table(
     texts=TEXTS,
 )
 REFERENCE_ROWS = _table("reference_rows", numbers=NUMBERS, texts=TEXTS)
-SCORES = _table("inference_scores", algorithm=Text, scores=NUMBERS, errors=NUMBERS, fit=NUMBERS)
+SCORES = _table("inference_scores", algorithm=Text, fingerprint=BigInteger, scores=NUMBERS, errors=NUMBERS, fit=NUMBERS)
 TOKENS = _table(
     "inference_tokens",
     algorithm=Text,
+    fingerprint=BigInteger,
     attribute=Text,
     tokens=TEXTS,
     positions=ARRAY(Integer),
@@ -153,6 +154,15 @@ class Rows:
         return [self.place]
 
 
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The arrays of scores of some inferences."""
+
+    scores: Sql
+    rows: Any
+    conditions: list[Sql]
+
+
 @dataclass(slots=True)
 class Stored:
     """Inferences or reference rows of a model."""
@@ -191,7 +201,7 @@ class Stored:
         return [self.main, *joined, *([] if self.cells is None else [self.cells])]
 
     def conditions(self) -> list[Sql]:
-        conditions = [self.main.c.model_id == literal(self.model.id, Uuid)]
+        conditions = [self.main.c.model_id == self._model_id]
         if self.name == "ground_truth":
             conditions.append(self.main.c.ground_truth_timestamp.is_not(None))
         return conditions
@@ -208,6 +218,16 @@ class Stored:
         clause = self._join(name, SCORES, outer=True, algorithm=algorithm)
         scores: Sql = clause.c.scores
         return scores
+
+    def region(self, algorithm: str, conditions: Sequence[Sql]) -> Region:
+        """The scores of the explained inferences that pass; without conditions the inferences are not even read."""
+        if conditions or self.name == "ground_truth":
+            clause = self._join(f"{algorithm}_region", SCORES, outer=False, algorithm=algorithm)
+            return Region(clause.c.scores, self.rows(), [*self.conditions(), *conditions])
+        clause = SCORES.alias("s")
+        return Region(
+            clause.c.scores, clause, [clause.c.model_id == self._model_id, *self._current(clause, algorithm=algorithm)]
+        )
 
     def tokens(self, algorithm: str, attribute: str) -> Any:
         """The tokens of a text and their scores; inferences without them fall out."""
@@ -234,11 +254,21 @@ class Stored:
         if self.model.explainability is None:
             raise InvalidQuery("explainability was never enabled for this model")
 
+    @property
+    def _model_id(self) -> Sql:
+        return literal(self.model.id, Uuid)
+
+    def _current(self, clause: Any, **fixed: str) -> list[Sql]:
+        """What scores and tokens must have: these values, and the fingerprint of the model's explanations of now."""
+        same: list[Sql] = [clause.c[key] == literal(value, Text) for key, value in fixed.items()]
+        known = self.model.explainability
+        return same if known is None else [*same, clause.c.fingerprint == literal(known.fingerprint, BigInteger)]
+
     def _join(self, name: str, of: Any, *, outer: bool, **fixed: str) -> Any:
         if name not in self.joined:
             clause = of.alias(f"j{len(self.joined)}")
             same = [clause.c[key] == self.main.c[key] for key in ("tenant_id", "model_id", "seq")]
-            same += [clause.c[key] == literal(value, Text) for key, value in fixed.items()]
+            same += self._current(clause, **fixed)
             self.joined[name] = (clause, and_(*same), outer)
         return self.joined[name][0]
 

@@ -77,9 +77,7 @@ async def test_another_tenants_model_takes_no_rows(database: Database, tenant: s
                 await refused
         assert await inferences.read(session, model_id) == []
         assert await scores.find(session, model_id, "lime", rows[0].seq) is None
-        assert await scores.lacking(session, model_id, "shap") == []
-        means = await scores.regional_importances(session, model_id, "lime", output=0, outputs=2, inputs=3)
-        assert means == [None] * 3
+        assert await scores.lacking(session, scores.Wanted(model_id, "shap", 7)) == []
 
 
 async def test_rows_on_their_way_are_gone_for_the_next_tenant(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from sqlalchemy import ColumnElement
 
 from storage import inferences, scores, staging
 from storage.database import Database
 from storage.errors import InvalidValue, StorageError
-from storage.scores import Scores, TokenScores
+from storage.scores import Scores, TokenScores, Wanted
 from storage.tables import Inference
 from tests.storage.monitored import filled, rows_of
 
@@ -31,6 +28,7 @@ def some_scores(rows: list[Inference], **changes: Any) -> Scores:
     count = len(rows)
     values = np.random.default_rng(count).normal(size=(count, K * M))
     fields: dict[str, Any] = {
+        "fingerprint": 7,
         "seqs": np.array([row.seq for row in rows], dtype=np.int64),
         "scores": values,
         "facts": [{"n_samples": 2000, "place": place} for place in range(count)],
@@ -86,6 +84,7 @@ async def test_scores_computed_anew_replace_all_of_the_old(database: Database, t
 def some_tokens(rows: list[Inference], attribute: str = "note") -> TokenScores:
     counts = range(len(rows))  # the first text is empty
     return TokenScores(
+        fingerprint=7,
         seqs=np.array([row.seq for row in rows], dtype=np.int64),
         attribute=attribute,
         tokens=[[f"t{place}" for place in range(count)] for count in counts],
@@ -120,48 +119,27 @@ async def test_what_lacks_scores_is_told_page_by_page(database: Database, tenant
     seen: list[str] = []
     after = 0
     async with database.transaction(tenant) as session:
-        while page := await scores.lacking(session, model_id, "lime", after=after, limit=2):
+        while page := await scores.lacking(session, Wanted(model_id, "lime", 7, after=after), limit=2):
             seen += [row.partner_inference_id for row in page]
             after = page[-1].seq
             if len(seen) == 2:
                 await inferences.add(session, model_id, rows_of(attributes, ["late"]))
-        assert len(await scores.lacking(session, model_id, "shap")) == 8
+        assert len(await scores.lacking(session, Wanted(model_id, "shap", 7))) == 8
+        assert len(await scores.lacking(session, Wanted(model_id, "lime", 8))) == 8
+        assert await scores.progress(session, Wanted(model_id, "lime", 7)) == (2, 8)
+        assert await scores.progress(session, Wanted(model_id, "lime", 8)) == (0, 8)
     assert seen == ["u-0", "u-2", "u-3", "u-5", "u-6", "late"]
 
 
-@pytest.mark.parametrize("inputs", [M, 700], ids=["in the row", "outside the row"])
-async def test_regional_importances_are_means_of_magnitudes(database: Database, tenant: str, inputs: int) -> None:
-    income = np.arange(7.0)
-    model_id, _, rows = await filled(database, tenant, IDS, income=income)
-    values = np.random.default_rng(0).normal(size=(6, K * inputs))
-    values[1, inputs + 1] = np.nan
-    values[2] = np.nan
-    values[:, 2] = np.nan
+async def test_a_share_of_the_inferences_is_chosen_by_their_ids(database: Database, tenant: str) -> None:
+    model_id, _, rows = await filled(database, tenant, [f"u-{place}" for place in range(400)])
     async with database.transaction(tenant) as session:
-        await scores.add(session, model_id, "lime", some_scores(rows[:6], scores=values, facts=[{}] * 6))
-        await scores.add(session, model_id, "shap", some_scores(rows, scores=np.ones((7, K * inputs))))
-    regions: list[tuple[list[ColumnElement[bool]], NDArray[np.bool_]]] = [
-        ([], income[:6] >= 0),
-        ([Inference.numbers[1] > 2, Inference.numbers[1] < 5], (income[:6] > 2) & (income[:6] < 5)),
-        ([Inference.numbers[1] == 6], income[:6] == 6),
-    ]
-    for where, here in regions:
-        for output in range(K):
-            found = await importances(database, tenant, model_id, output, inputs, where)
-            magnitudes = np.abs(values[here, output * inputs : (output + 1) * inputs])
-            assert len(found) == inputs
-            for place, mean in enumerate(found):
-                scored = magnitudes[:, place][~np.isnan(magnitudes[:, place])]
-                assert mean == (pytest.approx(scored.mean(), rel=1e-14) if scored.size else None)
-
-
-async def importances(
-    database: Database, tenant: str, model_id: UUID, output: int, inputs: int, where: list[ColumnElement[bool]]
-) -> list[float | None]:
-    async with database.transaction(tenant) as session:
-        return await scores.regional_importances(
-            session, model_id, "lime", output=output, outputs=K, inputs=inputs, where=where
-        )
+        few = {row.seq for row in await scores.lacking(session, Wanted(model_id, "lime", 7, share=0.2))}
+        more = {row.seq for row in await scores.lacking(session, Wanted(model_id, "lime", 7, share=0.5))}
+        assert (await scores.progress(session, Wanted(model_id, "lime", 7, share=0.5)))[1] == len(more)
+        assert not await scores.lacking(session, Wanted(model_id, "lime", 7, share=0.0))
+    assert few < more and 40 < len(few) < 120 and 140 < len(more) < 260
+    assert len(rows) == 400
 
 
 async def test_bad_scores_are_refused(database: Database, tenant: str) -> None:

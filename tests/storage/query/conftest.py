@@ -27,9 +27,11 @@ CREATE TABLE inferences ({PLACE}, id uuid NOT NULL, partner_inference_id text NO
   PRIMARY KEY (tenant_id, model_id, seq));
 CREATE TABLE reference_rows ({PLACE}, numbers float8[] NOT NULL, texts text[] NOT NULL,
   PRIMARY KEY (tenant_id, model_id, seq));
-CREATE TABLE inference_scores ({PLACE}, algorithm text NOT NULL, scores float8[], errors float8[],
+CREATE TABLE inference_scores ({PLACE}, algorithm text NOT NULL,
+  fingerprint bigint NOT NULL DEFAULT 0, scores float8[], errors float8[],
   base_values float8[], fit float8[], facts json, reason text, PRIMARY KEY (tenant_id, model_id, algorithm, seq));
-CREATE TABLE inference_tokens ({PLACE}, algorithm text NOT NULL, attribute text NOT NULL, tokens text[] NOT NULL,
+CREATE TABLE inference_tokens ({PLACE}, algorithm text NOT NULL,
+  fingerprint bigint NOT NULL DEFAULT 0, attribute text NOT NULL, tokens text[] NOT NULL,
   positions int[] NOT NULL, scores float8[], errors float8[],
   PRIMARY KEY (tenant_id, model_id, algorithm, seq, attribute));
 """
