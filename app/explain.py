@@ -16,7 +16,7 @@ from uuid import UUID
 from app.device import Priority, Steps
 from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
-from app.models import find_model, registration_of
+from app.models import find_model, language_model, registration_of
 from app.questions import Forecast, Question, answer, forecast
 from app.records import attribution_from, attribution_record
 from app.refusals import NotFound, UnknownModel
@@ -137,7 +137,7 @@ async def compute(
     steps: Steps,
 ) -> Explained:
     """Answers on the device thread."""
-    model = await explainer.runtime.model(registration)
+    model = language_model(await explainer.runtime.model(registration))
     attribution = await explainer.runtime.run(lambda checkpoint: answer(model, question, checkpoint, steps), priority)
     facts = attribution.facts
     explainer.rates.note(speed_of(registration, question), facts["operations"], facts["explaining_seconds"])
@@ -147,7 +147,7 @@ async def compute(
 async def forecast_completion(explainer: Explainer, tenant: str, question: Question) -> Forecasted:
     """What answering would take; nothing is run, and nothing stored."""
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
-    model = await explainer.runtime.model(registration)
+    model = language_model(await explainer.runtime.model(registration))
     found = await explainer.runtime.run(lambda _: forecast(model, question))
     seconds = explainer.rates.seconds(speed_of(registration, question), found.cost.operations)
     return Forecasted(model.digest, question.method, found, seconds)

@@ -12,9 +12,9 @@ from typing import Any
 
 from app.refusals import UnknownModel
 from app.runtime import Registration, Runtime, State
-from explainers.errors import ExplainerError, InvalidRequest
+from explainers.errors import ExplainerError, InvalidRequest, MissingCapability
 from explainers.language_model import LanguageModel
-from explainers.loaders import LOADERS
+from explainers.loaders import LOADERS, PREDICTORS, Model, facts_of
 from storage import models, tenants
 from storage.database import Database
 from storage.errors import AlreadyExists, InvalidValue, NotFound
@@ -77,17 +77,24 @@ async def find_model(database: Database, tenant: str, name: str) -> Any:
 
 async def load_model(database: Database, runtime: Runtime, tenant: str, name: str) -> LanguageModel:
     """The loaded model of that name."""
-    return await runtime.model(registration_of(await find_model(database, tenant, name)))
+    return language_model(await runtime.model(registration_of(await find_model(database, tenant, name))))
+
+
+def language_model(model: Model) -> LanguageModel:
+    """Raises MissingCapability for a model that completes no prompts."""
+    if not isinstance(model, LanguageModel):
+        raise MissingCapability("this model predicts rows or texts and completes no prompts: its scores are in /query")
+    return model
 
 
 async def list_loaded(database: Database, runtime: Runtime, tenant: str) -> list[tuple[Entry, LanguageModel]]:
-    """The models that can be asked, each loaded; without the refused ones."""
+    """The models that complete prompts, each loaded; without the refused ones."""
     loaded = []
     for entry in await list_models(database, runtime, tenant):
-        try:
-            loaded.append((entry, await runtime.model(entry.registration)))
-        except ExplainerError:
+        if entry.registration.kind in PREDICTORS:
             continue
+        with suppress(ExplainerError):
+            loaded.append((entry, language_model(await runtime.model(entry.registration))))
     return loaded
 
 
@@ -108,8 +115,13 @@ def entry_of(row: Any, runtime: Runtime) -> Entry:
 
 
 async def add_model(database: Database, runtime: Runtime, models_dir: Path | None, tenant: str, new: NewModel) -> Entry:
-    """Loads a folder below `models_dir` to see that it can be explained, then registers it."""
-    folder = inside(models_dir, new.path)
+    """Loads what lies below `models_dir` to see that it can be explained, then registers it."""
+    path = inside(models_dir, new.path)
+    return await enter_model(database, runtime, tenant, new, path, await read_model(database, runtime, tenant, new, path))
+
+
+async def read_model(database: Database, runtime: Runtime, tenant: str, new: NewModel, path: Path) -> Model:
+    """The model at that path, loaded; raises what is wrong with it, or with its name or kind."""
     if not NAME.fullmatch(new.name):
         raise InvalidRequest(
             "must be 1 to 200 characters: letters, digits and . _ - in parts that start with a letter or digit, "
@@ -122,24 +134,31 @@ async def add_model(database: Database, runtime: Runtime, models_dir: Path | Non
         raise InvalidRequest(f"must be one of: {', '.join(sorted(LOADERS))}", "/kind")
     await check_free(database, tenant, new.name)
     try:
-        model = await runtime.read(new.kind, str(folder), new.dtype, new.device)
+        return await runtime.read(new.kind, str(path), new.dtype, new.device)
     except ExplainerError as error:  # where the folder of models lies is the operator's business
-        raise type(error)(str(error).replace(str(folder), new.path)) from None
+        raise type(error)(str(error).replace(str(path), new.path)) from None
+
+
+async def enter_model(
+    database: Database, runtime: Runtime, tenant: str, new: NewModel, path: Path, model: Model
+) -> Entry:
+    """Registers a model that has been read."""
+    facts = dict(facts_of(model))
     async with database.transaction(tenant=tenant) as session:
         row = await models.add(
             session,
             name=new.name,
             kind=new.kind,
-            path=str(folder),
+            path=str(path),
             digest=model.digest,
             dtype=new.dtype,
             device=new.device,
             description=new.description,
-            facts=dict(model.facts),
+            facts=facts,
         )
         registration = registration_of(row)
     runtime.adopt(registration, model)
-    return Entry(registration, new.description, model.facts, "loaded", None)
+    return Entry(registration, new.description, facts, "loaded", None)
 
 
 async def check_free(database: Database, tenant: str, name: str) -> None:
@@ -187,14 +206,14 @@ async def load_quietly(runtime: Runtime, registration: Registration) -> None:
 
 
 def inside(models_dir: Path | None, path: str) -> Path:
-    """A folder below `models_dir`, links resolved; never one outside it."""
+    """A file or folder below `models_dir`, links resolved; never one outside it."""
     if models_dir is None:
         raise InvalidRequest("WHENCE_MODELS_DIR is not set: register models with `whence models add`", "/path")
     root = models_dir.resolve()
     try:
-        folder = (root / path).resolve()
-        if root in folder.parents and folder.is_dir():
-            return folder
+        found = (root / path).resolve()
+        if root in found.parents and found.exists():
+            return found
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
         pass
-    raise InvalidRequest("must name a folder below WHENCE_MODELS_DIR", "/path")
+    raise InvalidRequest("must name a file or folder below WHENCE_MODELS_DIR", "/path")

@@ -17,8 +17,7 @@ from typing import Literal, TypeAlias
 
 from app.device import Device, Outcome, Priority, Work
 from explainers.errors import ExplainerError, MissingCapability
-from explainers.language_model import LanguageModel
-from explainers.loaders import LOADERS
+from explainers.loaders import LOADERS, Model
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class Loaded:
     registration: Registration
-    model: LanguageModel
+    model: Model
 
 
 class Runtime:
@@ -72,7 +71,7 @@ class Runtime:
         self.device = Device(queue_limit)
         self._default_device = device
         self._known: dict[tuple[str, str], Loaded | Refused] = {}
-        self._loading: dict[Registration, asyncio.Task[LanguageModel]] = {}
+        self._loading: dict[Registration, asyncio.Task[Model]] = {}
 
     async def run(self, work: Work[Outcome], priority: Priority | None = None) -> Outcome:
         """Runs blocking work on the device thread; cancelling this stops it at its next checkpoint.
@@ -83,7 +82,7 @@ class Runtime:
         outcome: Outcome = await self.device.result(ticket)
         return outcome
 
-    async def model(self, registration: Registration) -> LanguageModel:
+    async def model(self, registration: Registration) -> Model:
         """The loaded model, loading it first when needed; raises the reason when it is refused."""
         known = self._known.get(registration.key)
         if known is not None and known.registration == registration:
@@ -95,17 +94,17 @@ class Runtime:
         # Callers wait for one load together, and one of them going away does not stop it.
         return await asyncio.shield(self._load_once(registration))
 
-    async def read(self, kind: str, path: str, dtype: str | None, device: str | None) -> LanguageModel:
+    async def read(self, kind: str, path: str, dtype: str | None, device: str | None) -> Model:
         """Loads files on the device thread without registering anything."""
         load = LOADERS.get(kind)
         if load is None:
             raise MissingCapability(f"models of kind '{kind}' cannot be explained yet")
         where = device or self._default_device
         ticket = self.device.submit(lambda _: load(Path(path), dtype, where), Priority(), bounded=False)
-        model: LanguageModel = await self.device.result(ticket)
+        model: Model = await self.device.result(ticket)
         return model
 
-    def adopt(self, registration: Registration, model: LanguageModel) -> None:
+    def adopt(self, registration: Registration, model: Model) -> None:
         """Serves a model that has just been read for this registration."""
         self._known[registration.key] = Loaded(registration, model)
 
@@ -136,19 +135,19 @@ class Runtime:
             log.warning("the device thread did not stop within %s seconds", CLOSE_SECONDS)
         self._known.clear()
 
-    def _load_once(self, registration: Registration) -> asyncio.Task[LanguageModel]:
+    def _load_once(self, registration: Registration) -> asyncio.Task[Model]:
         if registration not in self._loading:
             task = asyncio.create_task(self._load(registration))
             self._loading[registration] = task
             task.add_done_callback(lambda done: self._loaded(registration, done))
         return self._loading[registration]
 
-    def _loaded(self, registration: Registration, task: asyncio.Task[LanguageModel]) -> None:
+    def _loaded(self, registration: Registration, task: asyncio.Task[Model]) -> None:
         self._loading.pop(registration, None)
         if not task.cancelled():
             task.exception()  # tells asyncio that it has been seen, also when every caller has gone
 
-    async def _load(self, registration: Registration) -> LanguageModel:
+    async def _load(self, registration: Registration) -> Model:
         """Loads the new model before the old one of the same name is let go."""
         files = await asyncio.to_thread(files_of, registration.path)
         try:
@@ -162,13 +161,13 @@ class Runtime:
         self.adopt(registration, model)
         return model
 
-    async def _read_registered(self, registration: Registration) -> LanguageModel:
+    async def _read_registered(self, registration: Registration) -> Model:
         model = await self.read(registration.kind, registration.path, registration.dtype, registration.device)
         if registration.digest not in (None, model.digest):
             raise MissingCapability("the files of this model have changed since it was registered: register it again")
         return model
 
-    def _twin(self, registration: Registration) -> LanguageModel | None:
+    def _twin(self, registration: Registration) -> Model | None:
         """The same weights, loaded already under another name or for another tenant."""
         for known in self._loaded_models():
             if known.registration.weights == registration.weights:
@@ -180,10 +179,11 @@ class Runtime:
 
 
 def files_of(path: str) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of change of each file of a model; empty when there is no such folder."""
-    folder = Path(path)
+    """Name, size and time of change of each file of a model; empty when there is no such file or folder."""
+    place = Path(path)
     try:
-        stats = [(entry.name, entry.stat()) for entry in sorted(folder.iterdir())]
+        entries = sorted(place.iterdir()) if place.is_dir() else [place]
+        stats = [(entry.name, entry.stat()) for entry in entries]
     except OSError:
         return ()
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

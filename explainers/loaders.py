@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -32,6 +32,8 @@ from explainers.chat_template import ChatTemplate
 from explainers.errors import MissingCapability, UnreadableModel
 from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel
+from explainers.predictors.artifact import Artifact, TextArtifact
+from explainers.predictors.formats import load_artifact, load_text_artifact
 from explainers.sequence_classifier import Kind, SequenceClassifier
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -93,6 +95,28 @@ def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | Non
         eyes=pictures.Eyes(_image_processor(folder), config, family),
     )
     return _tested(model)
+
+
+def load_tabular(path: Path, dtype: str | None = None, device: str | None = None) -> Artifact:
+    """Load a model of table rows, a file in one of `formats.FORMATS`, which runs on the CPU as it was saved.
+
+    `device` is where other models run, and says nothing here. Raises UnreadableModel, MissingCapability.
+    """
+    _check_as_saved(dtype)
+    return load_artifact(path)
+
+
+def load_texts(path: Path, dtype: str | None = None, device: str | None = None) -> TextArtifact:
+    """Load a classifier of texts: a folder as for `load_text_classifier`, or an ONNX file as for `load_tabular`."""
+    if path.is_dir():
+        return load_text_classifier(path, dtype, device)
+    _check_as_saved(dtype)
+    return load_text_artifact(path)
+
+
+def _check_as_saved(dtype: str | None) -> None:
+    if dtype is not None:
+        raise UnreadableModel("a dtype is for models with a folder: this one computes as it was saved")
 
 
 def load_text_classifier(folder: Path, dtype: str | None = None, device: str | None = None) -> SequenceClassifier:
@@ -157,11 +181,26 @@ def use_cores(count: int | None = None) -> None:
     torch.set_num_threads(count or max(1, len(os.sched_getaffinity(0)) - 1))
 
 
-LOADERS: Mapping[str, Callable[[Path, str | None, str | None], LanguageModel]] = {
+Model: TypeAlias = LanguageModel | Artifact | TextArtifact
+
+LOADERS: Mapping[str, Callable[[Path, str | None, str | None], Model]] = {
     "causal-lm": load_causal_lm,
     "image-text-lm": load_image_text_lm,
+    "tabular": load_tabular,
+    "text-classifier": load_texts,
 }
 """Kind of model -> its loader."""
+
+PREDICTORS = ("tabular", "text-classifier")
+"""Kinds of models that explain stored inferences; the others complete prompts."""
+
+
+def facts_of(model: Model) -> Mapping[str, Any]:
+    """What is worth knowing of a loaded model."""
+    if isinstance(model, LanguageModel | SequenceClassifier):
+        return model.facts
+    said = model.signature
+    return {"format": model.format, "inputs": said.width, "outputs": said.outputs, "classes": said.classes}
 
 
 def _check_files(folder: Path) -> None:

@@ -38,6 +38,7 @@ class Signature:
     accepts_nulls: bool | None = None
 
 
+@runtime_checkable
 class Artifact(Protocol):
     """A loaded file. `digest` is the sha256 of its bytes."""
 
@@ -54,6 +55,7 @@ class Artifact(Protocol):
         """Of at least one row; blocks until done."""
 
 
+@runtime_checkable
 class TextArtifact(Protocol):
     """A loaded classifier of texts."""
 

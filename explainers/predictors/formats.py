@@ -7,7 +7,7 @@ from pathlib import Path
 
 from explainers.errors import UnreadableModel
 from explainers.predictors import lightgbm_trees, onnx_graph, skops_model, xgboost_trees
-from explainers.predictors.artifact import Artifact
+from explainers.predictors.artifact import Artifact, TextArtifact
 from explainers.predictors.contents import MAX_BYTES, Content, read
 
 FORMATS: Mapping[str, Callable[[Content], Artifact]] = {
@@ -27,3 +27,11 @@ def load_artifact(path: Path, limit: int = MAX_BYTES) -> Artifact:
     if loader is None:
         raise UnreadableModel(f"{path.name}: a model of tables is a file in {', '.join(FORMATS)}")
     return loader(content)
+
+
+def load_text_artifact(path: Path, limit: int = MAX_BYTES) -> TextArtifact:
+    """The classifier of texts in an ONNX file. Errors as for `load_artifact`."""
+    content = read(path, limit)
+    if path.suffix.lower() != ".onnx":
+        raise UnreadableModel(f"{path.name}: a classifier of texts is a folder, or a file in .onnx")
+    return onnx_graph.load_texts(content)
