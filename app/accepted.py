@@ -28,7 +28,7 @@ class JobResponse(BaseModel):
     """A job: work that goes on without its client."""
 
     id: str = Field(description="Id of the job.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
-    kind: str = Field(description="What is done: `explain`.", examples=["explain"])
+    kind: str = Field(description="What is done: `explain`, or `explain-inferences`.", examples=["explain"])
     model: str = Field(description="Name of the model.", examples=["demo-lm"])
     state: State = Field(
         description="`queued` and `running` come before `succeeded`, `failed` or `cancelled`, which are final. A "
@@ -43,7 +43,7 @@ class JobResponse(BaseModel):
         examples=[None],
     )
     explanation: str | None = Field(
-        description="Once it has succeeded: the id of its result, for `GET /explanations/{id}`.",
+        description="Of kind `explain`, once it has succeeded: its result, for `GET /explanations/{id}`.",
         examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"],
     )
     error: Problem | None = Field(description="Once it has failed: what the request would have been answered.")
@@ -82,7 +82,7 @@ def job_answer(job: Job) -> dict[str, Any]:
     times = ("created_at", "started_at", "heartbeat_at", "finished_at")
     rate, eta = pace(job)
     about = {"id": str(job.id), "rate": rate, "eta_seconds": eta}
-    about |= {"explanation": None if job.result is None else str(job.result)}
+    about |= {"explanation": str(job.result) if job.result is not None and job.kind == "explain" else None}
     return about | {name: getattr(job, name) for name in (*same, *times)}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.definitions import Attribute, Definition, OutputType
+from app.definitions import Attribute, OutputType
 from app.rows import Layout
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.loaders import Model
@@ -40,6 +40,11 @@ class Reading:
     @property
     def is_text(self) -> bool:
         return self.layout.definition.input_type == "NLP"
+
+    def cells(self, rows: Sequence[Any]) -> Cells:
+        """The values of n stored rows, each with its `numbers` and `texts`."""
+        numbers = np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), self.layout.numbers)
+        return Cells(numbers, tuple([row.texts[slot] for row in rows] for slot in range(self.layout.texts)))
 
     def table(self, cells: Cells, columns: Sequence[Column]) -> Table:
         """The inputs of n rows."""

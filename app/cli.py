@@ -101,18 +101,20 @@ def worker(data_dir: DataDir = None) -> None:
 @program.command()
 def check(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Load a model and test that its attention is really under control; exit 1 where it is not."""
-    from explainers.loaders import LOADERS  # noqa: PLC0415 - brings PyTorch
+    from explainers.loaders import LOADERS, facts_of  # noqa: PLC0415 - brings PyTorch
 
     settings = settings_from(data_dir=data_dir)
     row = asyncio.run(opened(settings, lambda database: find(database, tenant, name)))
     model = LOADERS[row.kind](Path(row.path), row.dtype, row.device or settings.device)
     if model.digest != row.digest:
         raise Refusal(f"the files of {name} have changed since it was registered: remove it and add it again")
+    facts = facts_of(model)
     if not as_json:
-        facts = [model.facts[fact] for fact in ("architecture", "dtype", "device")]
-        typer.echo(f"{name}: {', '.join(facts)}, {model.facts['parameters']:,} parameters\n")
-    show(model.facts["self_test"], as_json=as_json)
-    if not all(line["passed"] for line in model.facts["self_test"]):
+        known = [str(facts[fact]) for fact in ("architecture", "format", "dtype", "device") if fact in facts]
+        typer.echo(f"{name}: {', '.join(known)}\n")
+    lines = facts.get("self_test", ())
+    show(lines, as_json=as_json)
+    if not all(line["passed"] for line in lines):
         raise typer.Exit(1)
 
 
@@ -151,6 +153,7 @@ async def demo_key(database: Database, settings: Settings) -> str:
 
 async def offer(database: Database, settings: Settings, name: str, kind: str) -> None:
     """Registers a demo model, unless exactly these weights are registered from this place."""
+    from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
     from explainers.loaders import LOADERS  # noqa: PLC0415 - brings PyTorch
 
     folder = DEMO_FOLDER / name
@@ -161,7 +164,8 @@ async def offer(database: Database, settings: Settings, name: str, kind: str) ->
             return
         async with database.transaction(tenant=DEFAULT_TENANT) as session:
             await models.remove(session, name)
-    await register(database, settings, DEFAULT_TENANT, name, folder, kind, description="Whence's own demo model")
+    new = NewModel(name, kind, folder.name, description="Whence's own demo model")
+    await register(database, settings, DEFAULT_TENANT, new, folder.parent)
 
 
 def demo_greeting(url: str, secret: str) -> str:

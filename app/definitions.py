@@ -72,7 +72,10 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """`details` is everything else that was declared of the model."""
+    """`details` is everything else that was declared of the model.
+
+    One that came with a predictor is `offered`: it becomes that of whoever first registers the same.
+    """
 
     partner_model_id: str
     input_type: InputType
@@ -80,6 +83,7 @@ class Definition:
     attributes: tuple[Attribute, ...]
     is_batch: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    offered: bool = False
 
     def of_stage(self, *stages: Stage) -> tuple[Attribute, ...]:
         """In order of their positions."""

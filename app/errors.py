@@ -35,6 +35,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.MalformedBody: (400, "INVALID_REQUEST"),
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
     refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.TooCostly: (413, "PAYLOAD_TOO_LARGE"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),

@@ -21,6 +21,7 @@ from app.questions import Forecast, Question, answer, forecast
 from app.records import attribution_from, attribution_record
 from app.refusals import NotFound, UnknownModel
 from app.runtime import Registration, Runtime
+from app.scoring import Scorers
 from explainers.types import Attribution
 from storage import errors as storage_errors
 from storage import explanations
@@ -77,6 +78,7 @@ class Explainer:
     flights: SingleFlight[Explained]
     deadline: float | None
     rates: Rates = field(default_factory=Rates)
+    scorers: Scorers = field(default_factory=Scorers)
 
 
 async def explain_completion(

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.explain import Explainer
+from app.explainability import followed_up, renew
 from app.monitored import Monitored, find_active
 from app.rows import Layout, Row, moment
 from explainers.errors import InvalidRequest
@@ -61,7 +63,8 @@ async def add_inferences(database: Database, tenant: str, name: str, records: Se
     """One result per record, in their order; raises `UnknownModel`."""
 
     async def store(session: AsyncSession, model: Monitored, good: Sequence[Arrival]) -> Mapping[int, Result]:
-        existing = await inferences.add(session, model.id, rows_of(model.layout, good))
+        async with followed_up(session, model):
+            existing = await inferences.add(session, model.id, rows_of(model.layout, good))
         return {place: Result(409, "an inference with this partner_inference_id exists already") for place in existing}
 
     return await _take(database, tenant, name, records, read_inference, store)
@@ -94,11 +97,15 @@ async def store_truths(session: AsyncSession, model: Monitored, good: Sequence[A
     return unknown
 
 
-async def close_reference(database: Database, tenant: str, name: str, expected: int) -> None:
-    """Ends the reference set, which must have so many rows; raises `UnknownModel`, InvalidValue."""
-    async with database.transaction(tenant=tenant) as session:
+async def close_reference(explainer: Explainer, tenant: str, name: str, expected: int) -> None:
+    """Ends the reference set, which must have so many rows: explanations are prepared anew with it.
+
+    Raises `UnknownModel`, InvalidValue.
+    """
+    async with explainer.database.transaction(tenant=tenant) as session:
         model = await find_active(session, name)
         await reference.close(session, model.id, expected)
+    await renew(explainer, tenant, model, background=True)
 
 
 Store: TypeAlias = Callable[[AsyncSession, Monitored, Sequence[Arrival]], Any]

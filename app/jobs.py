@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from app import explainability
+from app.backfill import explain_stored
 from app.device import Steps
 from app.explain import Explained, Explainer, explain_completion
 from app.flights import Watch
@@ -96,7 +98,7 @@ class Jobs:
         if self._leaving:
             raise Later(0)
         async with self.database.transaction(tenant=tenant) as session:
-            claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS)
+            claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS, alone=ALONE)
             if claimed is None:
                 error = self.problem(WorkerLost(MOST_ATTEMPTS))
                 await rows.give_up(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS, error=error)
@@ -156,7 +158,7 @@ class Jobs:
 
     async def _answer(self, job: Job, request: Record) -> UUID:
         """The id of the result, stored by an earlier attempt or now."""
-        if await self._stored(job):
+        if job.kind == KIND and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
 
@@ -224,8 +226,14 @@ async def answer_question(explainer: Explainer, job: Job, request: Record, watch
     return answer.id
 
 
-KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] = {KIND: answer_question}
+KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] = {
+    KIND: answer_question,
+    explainability.KIND: explain_stored,
+}
 """What each kind of job calls. It stores its result under the id of the job, or names one stored before."""
+
+ALONE = (explainability.KIND,)
+"""Kinds of which no two jobs of one model run at a time."""
 
 
 async def look_again_unless_finished(session: Any, id: UUID) -> None:

@@ -38,7 +38,36 @@ class Monitored:
 
 
 async def register(database: Database, tenant: str, definition: Definition) -> Monitored:
-    """A new model, ready at once; raises `Conflict` for the name of one in use."""
+    """A new model, ready at once; raises `Conflict` for the name of one in use.
+
+    One that came with a predictor, and that nobody has registered yet, is handed out if it has the same attributes.
+    """
+    offered = await accept(database, tenant, definition)
+    return offered or await create(database, tenant, definition)
+
+
+async def accept(database: Database, tenant: str, definition: Definition) -> Monitored | None:
+    async with database.transaction(tenant=tenant) as session:
+        model = next((each for each in await list_in_use(session) if same_columns(each.definition, definition)), None)
+        if model is None or not model.definition.offered or definition.offered:
+            return None
+        return monitored_from(await rows.change(session, model.id, definition=definition_record(definition)))
+
+
+def same_columns(one: Definition, other: Definition) -> bool:
+    """Whether two definitions of one name have the same attributes, whatever else is said of them."""
+    kinds = (
+        (each.partner_model_id, each.input_type, each.output_type, {column_key(a) for a in each.attributes})
+        for each in (one, other)
+    )
+    return next(kinds) == next(kinds)
+
+
+def column_key(attribute: Attribute) -> tuple[str, str, str, int, str | None]:
+    return attribute.name, attribute.stage, attribute.value_type, attribute.position, attribute.gt_class_link
+
+
+async def create(database: Database, tenant: str, definition: Definition) -> Monitored:
     try:
         async with database.transaction(tenant=tenant) as session:
             row = await rows.create(
@@ -78,6 +107,14 @@ async def found(session: AsyncSession, name: str, *, by_partner_id: bool = False
     raise UnknownModel(name)
 
 
+async def find_named(database: Database, tenant: str, partner_model_id: str) -> Monitored | None:
+    """The model in use to which its owner gave that name."""
+    with suppress(UnknownModel):
+        model = await find(database, tenant, partner_model_id, by_partner_id=True)
+        return None if model.archived else model
+    return None
+
+
 async def list_active(database: Database, tenant: str) -> list[Monitored]:
     async with database.transaction(tenant=tenant) as session:
         return await list_in_use(session)
@@ -86,13 +123,6 @@ async def list_active(database: Database, tenant: str) -> list[Monitored]:
 async def list_in_use(session: AsyncSession) -> list[Monitored]:
     """In the order they were registered, without the archived ones."""
     return [monitored_from(row) for row in await rows.list_all(session)]
-
-
-async def archive(database: Database, tenant: str, name: str) -> None:
-    """Ends the use of a model; its rows stay. Raises `UnknownModel`."""
-    async with database.transaction(tenant=tenant) as session:
-        model = await find_active(session, name)
-        await rows.archive(session, model.id)
 
 
 async def change(

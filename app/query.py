@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.explainability import State, state_of
 from app.monitored import Monitored, find_active, list_in_use
 from app.refusals import UnknownModel
 from explainers.errors import InvalidRequest
@@ -15,7 +16,7 @@ from storage.database import Database
 from storage.query.answers import run
 from storage.query.compiler import compile_query
 from storage.query.grammar import parse
-from storage.query.schema import Attribute, QueryModel
+from storage.query.schema import Attribute, Explainability, QueryModel
 
 
 async def query(
@@ -34,7 +35,8 @@ async def query(
     asked = parse(body)
     async with database.transaction(tenant=tenant) as session:
         chosen = await choose(session, model)
-        return await run(session, compile_query(asked, query_model(chosen)), page=page, page_size=page_size)
+        known = query_model(chosen, await state_of(session, chosen))
+        return await run(session, compile_query(asked, known), page=page, page_size=page_size)
 
 
 async def choose(session: AsyncSession, name: str | None) -> Monitored:
@@ -50,7 +52,7 @@ async def choose(session: AsyncSession, name: str | None) -> Monitored:
     raise UnknownModel(str(name))
 
 
-def query_model(model: Monitored) -> QueryModel:
+def query_model(model: Monitored, state: State) -> QueryModel:
     """A model as queries see it."""
     places = model.layout.places.values()
     details = model.definition.details
@@ -72,7 +74,14 @@ def query_model(model: Monitored) -> QueryModel:
             )
             for place in places
         ),
-        explainability=None,
+        explainability=explainability_of(state),
         classifier_threshold=float(details.get("classifier_threshold", 0.5)),
         text_delimiter=details.get("text_delimiter"),
     )
+
+
+def explainability_of(state: State) -> Explainability | None:
+    """None as long as nothing was ever prepared."""
+    if state.fingerprint is None:
+        return None
+    return Explainability(state.enabled, state.acting.algorithm, state.fingerprint)

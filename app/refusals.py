@@ -9,6 +9,7 @@ Refusal
 ├── MalformedBody          not JSON
 ├── UnsupportedMediaType   not declared as JSON
 ├── BodyTooLarge           more bytes than the server reads
+├── TooCostly              more predictions than one answer may take
 ├── StillRunning           not ready within the deadline; the work goes on as a job
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
@@ -56,6 +57,13 @@ class UnsupportedMediaType(Refusal):
 
 class BodyTooLarge(Refusal):
     pass
+
+
+class TooCostly(Refusal):
+    def __init__(self, predictions: int, most: int) -> None:
+        super().__init__(
+            f"explaining one row takes up to {predictions:,} predictions; {most:,} are allowed: lower n_samples"
+        )
 
 
 class StillRunning(Refusal):

@@ -7,10 +7,11 @@ import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
+from pydantic import ValidationError
 
 from app.console import AsJson, DataDir, Name, Row, Tenant, in_tenant, opened, settings_from, show, with_database
 from app.refusals import Refusal
@@ -18,6 +19,10 @@ from app.settings import Settings
 from app.start import DEFAULT_TENANT
 from storage import api_keys, models, tenants
 from storage.database import Database
+
+if TYPE_CHECKING:
+    from app.definitions import Definition
+    from app.models import NewModel
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -108,8 +113,11 @@ def duration(text: str) -> timedelta:
 @model_commands.command("add")
 def add_model(
     name: Name,
-    path: Annotated[Path, typer.Argument(help="Folder of the model, as saved by save_pretrained.")],
-    kind: Annotated[str, typer.Option(help="What it is: causal-lm.")],
+    path: Annotated[Path, typer.Argument(help="Folder as saved by save_pretrained, or file of a predictor.")],
+    kind: Annotated[str, typer.Option(help="causal-lm, image-text-lm, tabular or text-classifier.")],
+    schema: Annotated[
+        Path | None, typer.Option(help="Of a predictor: JSON file with its attributes, as POST /api/v3/models has it.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: float32 on a CPU.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:0. Default: WHENCE_DEVICE, else the best.")] = None,
     description: Annotated[str, typer.Option(help="One line for the list of models.")] = "",
@@ -118,14 +126,17 @@ def add_model(
     as_json: AsJson = False,
 ) -> None:
     """Load a model once to see that it can be explained exactly, then register it. Nothing is copied."""
-    settings, folder = settings_from(data_dir=data_dir), path.resolve()
-    if not folder.is_dir():
-        raise Refusal(f"{path} is not a folder")
+    settings, place = settings_from(data_dir=data_dir), path.resolve()
+    if not place.exists():
+        raise Refusal(f"there is no file or folder {path}")
 
     async def add(database: Database) -> Row:
         async with database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
-        return await register(database, settings, tenant, name, folder, kind, dtype, device, description)
+        from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
+
+        new = NewModel(name, kind, place.name, dtype, device, description)
+        return await register(database, settings, tenant, new, place.parent, schema)
 
     record = asyncio.run(opened(settings, add))
     if as_json:
@@ -148,27 +159,33 @@ def remove_model(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir 
 
 
 async def register(
-    database: Database,
-    settings: Settings,
-    tenant: str,
-    name: str,
-    folder: Path,
-    kind: str,
-    dtype: str | None = None,
-    device: str | None = None,
-    description: str = "",
+    database: Database, settings: Settings, tenant: str, new: NewModel, folder: Path, schema: Path | None = None
 ) -> Row:
-    """Loads the folder and registers it; the row as it then stands."""
-    from app.models import NewModel, add_model  # noqa: PLC0415 - brings PyTorch
+    """Loads what lies in the folder and registers it; the row as it then stands."""
+    from app.explain import Explainer  # noqa: PLC0415 - brings PyTorch
+    from app.flights import SingleFlight  # noqa: PLC0415 - brings PyTorch
+    from app.predictors import add_predictor  # noqa: PLC0415 - brings PyTorch
     from app.runtime import Runtime  # noqa: PLC0415 - brings PyTorch
 
+    definition = None if schema is None else definition_in(schema)
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
-        new = NewModel(name, kind, folder.name, dtype, device, description)
-        await add_model(database, runtime, folder.parent, tenant, new)
+        await add_predictor(Explainer(database, runtime, SingleFlight(), None), folder, tenant, new, definition)
     finally:
         await runtime.close()
-    return model_record(await find(database, tenant, name))
+    return model_record(await find(database, tenant, new.name))
+
+
+def definition_in(schema: Path) -> Definition:
+    """The attributes in a file; raises a refusal that names what is wrong with it."""
+    from app.model_body import ModelBody  # noqa: PLC0415 - as late as the others
+
+    try:
+        return ModelBody.model_validate_json(schema.read_bytes()).to_domain()
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = "/".join(str(part) for part in problem["loc"])
+        raise Refusal(f"{schema}: /{place}: {problem['msg']}") from None
 
 
 async def find(database: Database, tenant: str, name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 from pydantic_core import from_json
 
 from app.definitions import TRUTHS
+from app.explainability import followed_up
 from app.ingest import (
     NO_TIME,
     Arrival,
@@ -74,7 +75,8 @@ async def add_inference_file(database: Database, tenant: str, name: str, file: B
             for good in checked(model.layout, records, read_inference, report):
                 yield rows_of(model.layout, good)
 
-        outcome = await inferences.add_all(session, model.id, blocks())
+        async with followed_up(session, model):
+            outcome = await inferences.add_all(session, model.id, blocks())
     report.settle(outcome, 409, "an inference with this partner_inference_id exists already")
     return report
 

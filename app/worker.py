@@ -1,7 +1,8 @@
-"""The job worker: looks at the jobs in the queue one after the other, in the server or in a process of its own.
+"""The job worker: looks at the jobs in the queue, in the server or in a process of its own.
 
-One at a time, for all jobs of a process share one device. The library's worker ends when it loses the database, so it
-is begun again until the program ends; what it left behind is put back into the queue by whichever worker notices first.
+A few at a time: they share one device, where their pieces of work take turns. The library's worker ends when it loses
+the database, so it is begun again until the program ends; what it left behind is put back into the queue by whichever
+worker notices first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """New entries are noticed at once; this is for those whose time has come."""
+CONCURRENT = 4
 RESTART_SECONDS = 1.0
 STOP_SECONDS = 5.0
 
@@ -74,7 +76,7 @@ async def run(queue: App, database: Database, ended: asyncio.Event) -> None:
     worker: Any = Worker(
         queue,
         queues=[QUEUE],
-        concurrency=1,
+        concurrency=CONCURRENT,
         install_signal_handlers=False,
         fetch_job_polling_interval=POLL_SECONDS,
         update_heartbeat_interval=BEAT_SECONDS,

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.tables import Explainability
+from storage.tables import Explainability, MonitoredModel
 
 
 async def find(session: AsyncSession, model_id: UUID, *, keep: bool = False) -> Explainability | None:
@@ -19,7 +19,11 @@ async def find(session: AsyncSession, model_id: UUID, *, keep: bool = False) -> 
 
 
 async def put(session: AsyncSession, model_id: UUID, **values: Any) -> None:
-    """Everything that is said of how a model is explained; `values` are all other columns."""
+    """Everything that is said of how a model is explained; `values` are all other columns.
+
+    Waits for those who are storing inferences of the model, and lets no one begin until the transaction ends.
+    """
+    await session.execute(select(MonitoredModel.id).where(MonitoredModel.id == model_id).with_for_update())
     given = {"model_id": model_id, **values}
     added = insert(Explainability).values(given)
     await session.execute(added.on_conflict_do_update(index_elements=["tenant_id", "model_id"], set_=values))

@@ -207,6 +207,14 @@ async def cancel(session: AsyncSession, id: UUID) -> Job:
     return await get(session, id)
 
 
+async def cancel_all(session: AsyncSession, *, kind: str, model: str) -> None:
+    """Ends all jobs of that kind and model that are not finished."""
+    values = {"state": "cancelled", "finished_at": func.now(), "version": Row.version + 1}
+    await session.execute(
+        update(Row).where(Row.kind == kind, Row.model == model, Row.state.not_in(FINISHED)).values(values)
+    )
+
+
 def _unattended(stale: float) -> ColumnElement[bool]:
     silent = Row.heartbeat_at < func.now() - timedelta(seconds=stale)
     return or_(Row.state == "queued", and_(Row.state == "running", silent))

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from storage.query import aggregates, evaluation, scalars
 from storage.query.body import Place
 from storage.query.comparators import COMPARATORS
+from storage.query.schema import ALGORITHMS
 from storage.query.signature import Function, Operand, Operands, Parameters, Value
 from storage.query.typed import ANY, GROUPED, LISTS, NUMERIC, ORDERED, TIMES, Typed
 
 ALL = tuple(COMPARATORS)
 MEASURES = ("gt", "lt", "gte", "lte", "eq", "ne")
-ALGORITHMS = ("lime", "shap")
 SHAPES = ("list", "object")
 
 

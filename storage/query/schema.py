@@ -9,6 +9,8 @@ from uuid import UUID
 
 PREDICTED, INPUT = "PREDICTED_VALUE", "PIPELINE_INPUT"
 TRUTH, TRUTH_CLASS = "GROUND_TRUTH", "GROUND_TRUTH_CLASS"
+ALGORITHMS = ("lime", "shap", "tree_shap", "integrated_gradients")
+"""In the order in which their scores are listed."""
 
 
 @dataclass(frozen=True, slots=True)

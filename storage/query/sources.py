@@ -25,7 +25,6 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
-    case,
     column,
     func,
     literal,
@@ -37,7 +36,7 @@ from sqlalchemy import cast as sql_cast
 
 from storage.errors import InvalidQuery
 from storage.query.ast import SourceName
-from storage.query.schema import Attribute, QueryModel
+from storage.query.schema import ALGORITHMS, Attribute, QueryModel
 from storage.query.typed import Kind, Sql, Typed
 
 MOMENT, NUMBERS, TEXTS = DateTime(timezone=True), ARRAY(Double), ARRAY(Text)
@@ -209,8 +208,9 @@ class Stored:
     def ties(self) -> list[Sql]:
         if self.cells is None:
             return [self.main.c.seq]
-        later = case((self.joined["explained"][0].c.algorithm == "lime", 0), else_=1)
-        return [self.main.c.seq, later, self.cells.c.place]
+        known = bindparam(None, list(ALGORITHMS), TEXTS)
+        rank = func.array_position(known, self.joined["explained"][0].c.algorithm)
+        return [self.main.c.seq, rank, self.cells.c.place]
 
     def scores(self, algorithm: str) -> Sql:
         """The scores of an algorithm, class by class; null where it was not computed."""

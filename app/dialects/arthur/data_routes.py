@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from fastapi import Body, Request
 from pydantic_core import from_json
-from starlette.datastructures import UploadFile
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import Ingester, JsonResponse, ServerState, keyed_router, media_type_of, must_be_json
+from app.dependencies import Ingester, JsonResponse, ServerState, keyed_router, must_be_json
 from app.dialects.arthur.data_schemas import (
     Accepted,
     Counted,
@@ -25,13 +24,13 @@ from app.dialects.arthur.data_schemas import (
 from app.dialects.arthur.model_routes import MODELS, TAG, ModelId
 from app.errors import problems
 from app.ingest import Result, add_inferences, close_reference, set_truths, without_nan
-from app.refusals import MalformedBody, UnsupportedMediaType
+from app.multipart import MULTIPART, Form
+from app.refusals import MalformedBody
 from app.uploads import Report, add_inference_file, add_reference_file, set_truth_file
 from explainers.errors import InvalidRequest
 from storage.database import Database
 
 MOST_RECORDS = 100_000
-MULTIPART = "multipart/form-data"
 Take = Callable[[Database, str, str, Sequence[Any]], Awaitable[list[Result]]]
 SUCCESS = {"message": "success"}
 
@@ -139,7 +138,7 @@ async def end_reference(
     ],
 ) -> Response:
     """No more rows will come, and there are so many of them."""
-    await close_reference(server.explainer.database, caller.tenant, model_id, body.total_record_count)
+    await close_reference(server.explainer, caller.tenant, model_id, body.total_record_count)
     return JsonResponse(SUCCESS)
 
 
@@ -153,27 +152,3 @@ async def records_of(request: Request) -> list[Any]:
     if not isinstance(records, list) or len(records) > MOST_RECORDS:
         raise InvalidRequest(f"the body must be an array of at most {MOST_RECORDS} records")
     return records
-
-
-class Form:
-    """The parts of a multipart body; its files are gone at the end."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-
-    async def __aenter__(self) -> Form:
-        if media_type_of(self.request) != MULTIPART:
-            raise UnsupportedMediaType("send the body with Content-Type: " + MULTIPART)
-        self.parts = await self.request.form(max_files=4, max_fields=16)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.parts.close()
-
-    def file(self, name: str) -> BinaryIO | None:
-        part = self.parts.get(name)
-        return part.file if isinstance(part, UploadFile) else None
-
-    def text(self, name: str) -> str | None:
-        part = self.parts.get(name)
-        return part if isinstance(part, str) and part else None

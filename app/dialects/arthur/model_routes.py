@@ -8,16 +8,19 @@ from fastapi import Body, Path, Query
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import Ingester, JsonResponse, Reader, ReaderOrIngester, ServerState, keyed_router
+from app.dependencies import Caller, Ingester, JsonResponse, Reader, ReaderOrIngester, Server, ServerState, keyed_router
+from app.dialects.arthur.explanation_schemas import enrichment_answer
 from app.dialects.arthur.model_schemas import (
-    ModelBody,
     ModelChange,
     MonitoredModelResponse,
     OrganizationResponse,
     model_answer,
 )
 from app.errors import problems
-from app.monitored import Monitored, archive, change, find, list_active, register
+from app.explainability import State, archive, renew, state_of
+from app.model_body import ModelBody
+from app.monitored import Monitored, change, find, list_active
+from app.predictors import register_monitored
 
 MODELS = "/api/v3/models"
 TAG = "Models and inferences (Arthur's wire)"
@@ -70,39 +73,46 @@ async def create(server: ServerState, caller: Ingester, body: NewBody) -> Respon
 
     Attributes that follow from the declared ones are added: the other of two classes, and a 0/1 ground truth per class.
     """
-    created = await register(server.explainer.database, caller.tenant, body.to_domain())
-    return JsonResponse(answer(created), status_code=201)
+    created = await register_monitored(server.explainer, caller.tenant, body.to_domain())
+    return JsonResponse(await answer(server, caller, created), status_code=201)
 
 
 async def models(server: ServerState, caller: Reader) -> Response:
     """In the order they were registered, without the archived ones."""
-    return JsonResponse([answer(each) for each in await list_active(server.explainer.database, caller.tenant)])
+    active = await list_active(server.explainer.database, caller.tenant)
+    return JsonResponse([await answer(server, caller, each) for each in active])
 
 
 async def model(server: ServerState, caller: ReaderOrIngester, model_id: ModelId, id_type: IdType = "id") -> Response:
     """A model, also an archived one."""
     by_partner_id = id_type == "partner_model_id"
-    return JsonResponse(
-        answer(await find(server.explainer.database, caller.tenant, model_id, by_partner_id=by_partner_id))
-    )
+    found = await find(server.explainer.database, caller.tenant, model_id, by_partner_id=by_partner_id)
+    return JsonResponse(await answer(server, caller, found))
 
 
 async def retry(server: ServerState, caller: Ingester, model_id: ModelId) -> Response:
     """Nothing is left to be done: a model is ready as soon as it is registered."""
-    return JsonResponse(answer(await find(server.explainer.database, caller.tenant, model_id)))
+    found = await find(server.explainer.database, caller.tenant, model_id)
+    return JsonResponse(await answer(server, caller, found))
 
 
 async def update(server: ServerState, caller: Ingester, model_id: ModelId, body: ChangeBody) -> Response:
     """Other labels, ranges, categories and positions; the set of attributes, their stages and types stay."""
-    database = server.explainer.database
-    return JsonResponse(answer(await change(database, caller.tenant, model_id, body.details(), body.changed())))
+    changed = await change(server.explainer.database, caller.tenant, model_id, body.details(), body.changed())
+    await renew(server.explainer, caller.tenant, changed)
+    return JsonResponse(await answer(server, caller, changed))
 
 
 async def remove(server: ServerState, caller: Ingester, model_id: ModelId) -> Response:
     """The model takes no more inferences, and its partner_model_id is free again; its rows stay."""
-    await archive(server.explainer.database, caller.tenant, model_id)
+    await archive(server.explainer, caller.tenant, model_id)
     return Response(status_code=204)
 
 
-def answer(model: Monitored) -> dict[str, Any]:
-    return model_answer(model.id, model.definition, status=model.status, archived=model.archived, explainability=None)
+async def answer(server: Server, caller: Caller, model: Monitored) -> dict[str, Any]:
+    async with server.explainer.database.transaction(tenant=caller.tenant) as session:
+        state = await state_of(session, model)
+    explainability = enrichment_answer(state)["config"] | {"enabled": state.enabled} if state != State() else None
+    return model_answer(
+        model.id, model.definition, status=model.status, archived=model.archived, explainability=explainability
+    )

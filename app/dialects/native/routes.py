@@ -1,40 +1,34 @@
-"""Stored explanations and the registry of models."""
+"""Stored explanations, and every other route of the dialect."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import quote
 
-from fastapi import Body, Header, Path, Query, Request
+from fastapi import Header, Path, Query
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import Admin, JsonResponse, Reader, ServerState, keyed_router, while_connected
+from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
 from app.dialects.native.health import health_routes
 from app.dialects.native.jobs import job_routes
+from app.dialects.native.model_routes import model_routes
 from app.dialects.native.schemas import (
     ExplanationPage,
     ExplanationResponse,
-    ModelList,
-    ModelResponse,
-    NewModelRequest,
     explanation_answer,
-    model_answer,
     page_answer,
 )
 from app.errors import Responses, problems
 from app.explain import fetch_explanation, list_explanations
 from app.heatmap import heat_map, page_policy
 from app.heatmap_svg import heat_map_svg, picture_policy
-from app.models import add_model, describe_model, list_models, remove_model
 
 JSON, HTML, SVG = "application/json", "text/html", "image/svg+xml"
 FORMS = (JSON, HTML, SVG)
 """In which a stored explanation can be had."""
 
-Name = Annotated[str, Path(description="Name of a registered model; may contain `/`.", examples=["demo-lm"])]
 Id = Annotated[str, Path(description="Id of a stored explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
 Accept = Annotated[
     str,
@@ -50,10 +44,6 @@ Since = Annotated[
     Query(description="Only stored at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
 ]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", examples=[None])]
-NewModelBody = Annotated[
-    NewModelRequest,
-    Body(openapi_examples={"a folder": {"value": {"name": "my-lm", "kind": "causal-lm", "path": "my-lm"}}}),
-]
 Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page.", examples=[50])]
 
 
@@ -74,22 +64,6 @@ def explanation_routes() -> list[BaseRoute]:
     keyed.get("/explanations/{id}", response_model=ExplanationResponse, responses=page | problems(401, 403, 404))(
         explanation
     )
-    return keyed.routes
-
-
-def model_routes() -> list[BaseRoute]:
-    keyed = keyed_router("Models")
-    written = problems(400, 401, 403, 409, 413, 415, 503)
-    keyed.get("/models", summary="List models", response_model=ModelList, responses=problems(401, 403))(models)
-    keyed.post("/models", summary="Register a model", response_model=ModelResponse, status_code=201, responses=written)(
-        register
-    )
-    keyed.get(
-        "/models/{name:path}", summary="Get a model", response_model=ModelResponse, responses=problems(401, 403, 404)
-    )(model)
-    keyed.delete(
-        "/models/{name:path}", summary="Remove a model", status_code=204, responses=problems(401, 403, 404, 409)
-    )(unregister)
     return keyed.routes
 
 
@@ -127,36 +101,6 @@ async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accep
     draw, policy = (heat_map, page_policy) if wanted == HTML else (heat_map_svg, picture_policy)
     headers = {"Vary": "Accept", "Content-Security-Policy": policy()}
     return Response(await asyncio.to_thread(draw, stored), media_type=wanted, headers=headers)
-
-
-async def models(server: ServerState, caller: Reader) -> Response:
-    """The registered models, and how far this server is with each."""
-    entries = await list_models(server.explainer.database, server.explainer.runtime, caller.tenant)
-    return JsonResponse({"models": [model_answer(entry) for entry in entries]})
-
-
-async def model(server: ServerState, caller: Reader, name: Name) -> Response:
-    """One registered model."""
-    entry = await describe_model(server.explainer.database, server.explainer.runtime, caller.tenant, name)
-    return JsonResponse(model_answer(entry))
-
-
-async def register(request: Request, server: ServerState, caller: Admin, body: NewModelBody) -> Response:
-    """Registers a model that lies on the server's disk.
-
-    The folder is loaded and tested first: a model that cannot be explained exactly is refused with the reason.
-    """
-    work = add_model(
-        server.explainer.database, server.explainer.runtime, server.settings.models_dir, caller.tenant, body.to_domain()
-    )
-    entry = await while_connected(request, work)
-    return JsonResponse(model_answer(entry), 201, {"Location": f"/models/{quote(entry.registration.name)}"})
-
-
-async def unregister(server: ServerState, caller: Admin, name: Name) -> Response:
-    """Stops serving a model. Its files and the stored explanations stay."""
-    await remove_model(server.explainer.database, server.explainer.runtime, caller.tenant, name)
-    return Response(status_code=204)
 
 
 def preferred(accept: str) -> str:

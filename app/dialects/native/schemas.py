@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.definitions import Definition
 from app.explain import Stored
+from app.model_body import ModelBody
 from app.models import Entry, NewModel
 from app.records import attribution_record
 from app.wire import Wire
@@ -119,21 +121,30 @@ class ModelList(BaseModel):
 
 
 class NewModelRequest(Wire):
-    """Registers a folder of the server's own disk."""
+    """Registers a file or folder of the server's own disk."""
 
     name: str = Field(
         description="Name to serve it under: at most 200 letters, digits and `. _ - /`, as in `my-lm` or `org/my-lm`.",
         examples=["my-lm"],
     )
-    kind: str = Field("causal-lm", description="What kind of model it is.", examples=["causal-lm"])
+    kind: str = Field(
+        "causal-lm", description="causal-lm, image-text-lm, tabular or text-classifier.", examples=["causal-lm"]
+    )
     path: str = Field(
-        min_length=1, description="Folder, relative to the server's WHENCE_MODELS_DIR.", examples=["my-lm"]
+        min_length=1, description="Folder or file, relative to the server's WHENCE_MODELS_DIR.", examples=["my-lm"]
     )
     dtype: str | None = Field(
         None, description="float32, float16 or bfloat16; default: as stored, on a CPU float32.", examples=["float32"]
     )
     device: str | None = Field(None, description="cpu, cuda:0, ...; default: the server's.", examples=["cpu"])
     description: str = Field("", max_length=2000, description="For people.", examples=["a small language model"])
+    rows: ModelBody | None = Field(
+        None, alias="schema", description="Of a predictor: its rows, as `POST /api/v3/models` has them."
+    )
+
+    @property
+    def definition(self) -> Definition | None:
+        return None if self.rows is None else self.rows.to_domain()
 
     def to_domain(self) -> NewModel:
         return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description)
