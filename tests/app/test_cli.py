@@ -105,7 +105,7 @@ def test_a_key_takes_scopes_tenant_and_expiry(run: Run) -> None:
         (["keys", "create", "x", "--tenant", "No Slug"], "tenant"),
         (["keys", "revoke", "00000000-0000-0000-0000-000000000000"], "no such API key"),
         (["models", "remove", "nothing"], "no such model"),
-        (["models", "add", "x", "/nowhere", "--kind", "causal-lm"], "/nowhere is not a folder"),
+        (["models", "add", "x", "/nowhere", "--kind", "causal-lm"], "no file or folder /nowhere"),
         (["check", "nothing"], "no such model"),
     ],
 )

@@ -38,6 +38,7 @@ from explainers.predictors.formats import FORMATS
 
 Read = TypeVar("Read", bound=BaseModel)
 Name = Annotated[str, Path(description="Name of a registered model; may contain `/`.", examples=["demo-lm"])]
+SENT = {"name": "churn-7", "kind": "tabular", "file": "@churn.onnx"}
 FOLDER = {"name": "my-lm", "kind": "causal-lm", "path": "my-lm"}
 UPLOAD: dict[str, Any] = {
     "type": "object",
@@ -57,7 +58,8 @@ def new_model_body() -> dict[str, Any]:
     schema = NewModelRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     del schema["$defs"]  # the parts of `schema` are those of POST /api/v3/models
     whole = {"schema": schema, "examples": {"a folder": {"value": FOLDER}}}
-    return {"requestBody": {"required": True, "content": {"application/json": whole, MULTIPART: {"schema": UPLOAD}}}}
+    sent = {"schema": UPLOAD, "examples": {"a file": {"value": SENT}}}
+    return {"requestBody": {"required": True, "content": {"application/json": whole, MULTIPART: sent}}}
 
 
 def model_routes() -> list[BaseRoute]:
