@@ -47,7 +47,10 @@ class JobResponse(BaseModel):
         examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"],
     )
     error: Problem | None = Field(description="Once it has failed: what the request would have been answered.")
-    attempts: int = Field(description="Attempts begun; after three whose worker ended it fails.", examples=[1])
+    attempts: int = Field(
+        description="Attempts begun; after three whose worker ended (ten of `explain-inferences`) it fails.",
+        examples=[1],
+    )
     created_at: datetime = Field(description="When it was asked for.", examples=["2026-01-31T12:00:00Z"])
     started_at: datetime | None = Field(
         description="When the current attempt began.", examples=["2026-01-31T12:00:00Z"]

@@ -30,6 +30,7 @@ from explainers.surrogates import SurrogateConfig
 from storage import explainability as rows
 from storage import inferences, jobs, models, monitored_models, reference
 from storage.ids import time_ordered
+from storage.queue import SCORES
 
 KIND = "explain-inferences"
 """Of the jobs that explain stored inferences; those of one model follow one another."""
@@ -283,7 +284,7 @@ async def follow_up(session: AsyncSession, model: Monitored, after: int) -> None
         return
     await jobs.forget(session, kind=KIND, model=name, keep=KEPT_JOBS)
     request = {"model_id": str(model.id), "after": after}
-    await jobs.add(session, id=time_ordered(), kind=KIND, model=name, request=request)
+    await jobs.add(session, id=time_ordered(), kind=KIND, model=name, request=request, lane=SCORES)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ Context: a worker may be killed at any time, several may run, and a client may a
 Decision: the row of a job (`storage.jobs`) is the truth, the queue only says who looks at it next. Work is claimed with
 an attempt's number and watched by a heartbeat; the explanation that a job stores has the id of the job, so that it is
 found instead of computed again when a worker died between storing it and saying so. What went wrong is tried again
-where the server failed (5xx), three attempts in all, never where the request did.
+where the server failed (5xx), three attempts in all (ten at what is kept piece by piece), never where the request did.
 Consequence: one result per job; a request that outlives its deadline becomes a job that is running already, and its
 flight is watched by this process until it lands or another process takes the job over.
 """
@@ -45,7 +45,8 @@ STALE_SECONDS = 8.0
 """A worker not heard of for so long is taken for dead."""
 FOLLOW_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 5
-MOST_ATTEMPTS = 3
+MOST_ATTEMPTS = {KIND: 3, explainability.KIND: 10}
+"""A job that keeps what it has done may be begun more often: what ends its workers may be another's doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,20 @@ class Jobs:
         if self._leaving:
             raise Later(0)
         async with self.database.transaction(tenant=tenant) as session:
-            claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS, alone=ALONE)
+            most = await self._most_attempts(session, id)
+            claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=most, alone=ALONE)
             if claimed is None:
-                error = self.problem(WorkerLost(MOST_ATTEMPTS))
-                await rows.give_up(session, id, stale=STALE_SECONDS, most=MOST_ATTEMPTS, error=error)
+                error = self.problem(WorkerLost(most))
+                await rows.give_up(session, id, stale=STALE_SECONDS, most=most, error=error)
                 await look_again_unless_finished(session, id)
                 return
         job, request = claimed
         await self.work(job, request)
+
+    async def _most_attempts(self, session: Any, id: UUID) -> int:
+        with suppress(storage_errors.NotFound):  # its tenant was removed
+            return MOST_ATTEMPTS[(await rows.get(session, id)).kind]
+        return 0
 
     def watch(self, job: Job, request: Record) -> None:
         """Works on a job that this process has claimed, beside everything else."""
@@ -197,7 +204,7 @@ class Jobs:
             return
         error = attempt.answering.exception()
         problem = self.problem(error) if error is not None else {}
-        again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS
+        again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS[job.kind]
         if again and await self._release(job, counted=True):
             raise Later(2**job.attempts)
         async with self.database.transaction(tenant=job.tenant_id) as session:

@@ -1,8 +1,8 @@
 """The job worker: looks at the jobs in the queue, in the server or in a process of its own.
 
-A few at a time: they share one device, where their pieces of work take turns. The library's worker ends when it loses
-the database, so it is begun again until the program ends; what it left behind is put back into the queue by whichever
-worker notices first.
+One at a time in each lane, for all jobs of a process share one device, where their pieces of work take turns; what a
+killed process had begun counts as an attempt. The library's worker ends when it loses the database, so it is begun
+again until the program ends; what it left behind is put back into the queue by whichever worker notices first.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from procrastinate.worker import Worker
 
 from app.jobs import BEAT_SECONDS, LOOK_AGAIN_SECONDS, STALE_SECONDS, Jobs
 from storage.database import Database
-from storage.queue import QUEUE, Later, put_back_stalled, queue_of
+from storage.queue import LANES, Later, put_back_stalled, queue_of
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """New entries are noticed at once; this is for those whose time has come."""
-CONCURRENT = 4
 RESTART_SECONDS = 1.0
 STOP_SECONDS = 5.0
 
@@ -73,28 +72,34 @@ async def run(queue: App, database: Database, ended: asyncio.Event) -> None:
 
     A job under way is seen to its end, also without a database.
     """
-    worker: Any = Worker(
+    workers = [worker_of(queue, lane) for lane in LANES]
+    watch, ending = asyncio.create_task(put_back(queue, database)), asyncio.create_task(ended.wait())
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        await asyncio.wait({*running, ending}, return_when=asyncio.FIRST_COMPLETED)
+        while not all(task.done() for task in running):  # more than once: they forget what they were told before
+            for worker in workers:
+                worker.stop()
+            await asyncio.wait(running, timeout=0.1)
+        for task in running:
+            task.result()
+    finally:
+        ending.cancel()
+        for task in (watch, *running):
+            await end(task)
+
+
+def worker_of(queue: App, lane: str) -> Any:
+    return Worker(
         queue,
-        queues=[QUEUE],
-        concurrency=CONCURRENT,
+        queues=[lane],
+        concurrency=1,
         install_signal_handlers=False,
         fetch_job_polling_interval=POLL_SECONDS,
         update_heartbeat_interval=BEAT_SECONDS,
         stalled_worker_timeout=STALE_SECONDS,
         delete_jobs="always",
     )
-    watch, ending = asyncio.create_task(put_back(queue, database)), asyncio.create_task(ended.wait())
-    running = asyncio.create_task(worker.run())
-    try:
-        await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
-        while not running.done():  # more than once: it forgets what it was told before it began
-            worker.stop()
-            await asyncio.wait({running}, timeout=0.1)
-        running.result()
-    finally:
-        ending.cancel()
-        for task in (watch, running):
-            await end(task)
 
 
 async def put_back(queue: App, database: Database) -> None:

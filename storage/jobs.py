@@ -83,6 +83,7 @@ async def add(
     request: dict[str, Any],
     running: bool = False,
     seconds: int = 0,
+    lane: str = queue.QUEUE,
 ) -> Job | None:
     """A new job and its entry in the queue, to be looked at after so many seconds; None where the id is taken.
 
@@ -95,7 +96,7 @@ async def add(
     row = (await session.execute(added)).one_or_none()
     if row is None:
         return None
-    await queue.put(session, row.tenant_id, id, seconds=seconds)
+    await queue.put(session, row.tenant_id, id, seconds=seconds, lane=lane)
     return Job(*row)
 
 

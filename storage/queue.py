@@ -20,10 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.database import CONNECT_TIMEOUT_S, POOL_TIMEOUT_S, Database
 from storage.errors import DatabaseUnavailable
 
-QUEUE = "jobs"
+QUEUE, SCORES = "jobs", "scores"
+"""Of jobs that people wait for, and of long ones that explain what is stored: neither waits for the other."""
+LANES = (QUEUE, SCORES)
 TASK = "look_at_job"
 MOST_CONNECTIONS = 2
-"""Beside the one that listens for new entries."""
+"""Beside those that listen for new entries."""
 LOCK = 0x7768656E6366
 """The advisory lock of whoever looks for entries left behind."""
 
@@ -62,13 +64,13 @@ def queue_of(database: Database, look: Callable[[str, UUID], Awaitable[None]]) -
     return queue
 
 
-async def put(session: AsyncSession, tenant: str, id: UUID, *, seconds: int = 0) -> None:
+async def put(session: AsyncSession, tenant: str, id: UUID, *, seconds: int = 0, lane: str = QUEUE) -> None:
     """Enters a job, to be looked at after so many seconds, in the transaction of the session."""
     raw = await (await session.connection()).get_raw_connection()
     entry = configure_task(
         name=TASK,
         job_manager=JobManager(PsycopgConnector()),
-        queue=QUEUE,
+        queue=lane,
         connection=raw.driver_connection,
         schedule_in={"seconds": seconds} if seconds else None,
     )
@@ -91,7 +93,7 @@ async def put_back_stalled(database: Database, queue: App, seconds: float) -> in
 
 async def _put_back(entries: JobManager, seconds: float) -> int:
     try:
-        stalled = list(await entries.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=seconds))
+        stalled = list(await entries.get_stalled_jobs(seconds_since_heartbeat=seconds))
         for entry in stalled:
             await entries.retry_job(entry)
     except ConnectorException:
