@@ -63,6 +63,7 @@ def attribute(
         "forwards": config.steps * len(model.outputs) + 2,
         "seconds": time.perf_counter() - started,
         "output": model.space,
+        "prediction": ends[0].tolist(),
         "warnings": [],
     }
     features = tuple(Feature(text[piece.start : piece.stop], 0, piece) for piece in pieces)
