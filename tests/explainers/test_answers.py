@@ -29,7 +29,7 @@ def test_outputs_are_checked() -> None:
 def test_a_changed_model_is_noticed() -> None:
     stored = np.array([[0.3, np.nan], [100.0, 1.123456789]])
     check_unchanged(np.array([[0.3 + 1e-7, 7.0], [100.0005, 1.123456789]]), stored)
-    with pytest.raises(InconsistentAnswer, match="0.001 apart"):
+    with pytest.raises(InconsistentAnswer, match=r"0\.001 apart"):
         check_unchanged(np.array([[0.3, 7.0], [100.0, 1.124456789]]), stored)
 
 
@@ -39,7 +39,7 @@ def test_a_rounded_prediction_is_the_same_prediction(decimals: int) -> None:
     stored = outputs.round(decimals)
     assert unchanged(outputs, stored).all() and unchanged(outputs, stored.astype(np.float32).astype(float)).all()
     assert unchanged(1 - outputs, 1 - stored).all()
-    moved = outputs + [0, 0, 1.1 * 10.0**-decimals + 1e-3]
+    moved = outputs + np.array([0, 0, 1.1 * 10.0**-decimals + 1e-3])
     assert unchanged(moved, stored).mean() < 0.01  # of a thousand rows, one has a zero at the end of all its numbers
     with pytest.raises(InconsistentAnswer, match="stored"):
         check_unchanged(moved, stored)
