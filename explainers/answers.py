@@ -83,8 +83,8 @@ def unchanged(found: NDArray[np.float64], stored: NDArray[np.float64]) -> NDArra
     A row that was rounded when it was written may miss half a unit of its last decimal more.
     """
     allowed = SAME_OUTPUT * (1 + np.abs(stored)) + _rounding(stored)[:, None]
-    agrees: NDArray[np.bool_] = ((np.abs(found - stored) <= allowed) | np.isnan(stored)).all(axis=1)
-    return agrees
+    agrees = (np.abs(found - stored) <= allowed) | np.isnan(stored)
+    return np.asarray(agrees.all(axis=1))
 
 
 def _rounding(stored: NDArray[np.float64]) -> NDArray[np.float64]:  # (n, K) -> (n,)
