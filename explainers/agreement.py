@@ -33,7 +33,7 @@ from explainers.verdicts import Finding, Line, adds_up, classes_cancel, judged, 
 SEEDS, SAMPLES = 8, 1000
 """Of LIME of rows, on both sides."""
 
-MOST_PREDICTIONS = 1_000_000
+MOST_PREDICTIONS = 300_000
 """Rows that our side of SHAP may ask the model for; so many rows are compared as that allows, one at least."""
 
 TEXT_SEEDS, TEXT_SAMPLES = 6, 400

@@ -118,16 +118,25 @@ def _explainer(
 def shap_agrees(
     predictor: TablePredictor, background: Background, rows: Table, found: Sequence[Attribution]
 ) -> Finding:
-    """Against `shap.KernelExplainer` without its regularisation, with as many coalitions, on the same background."""
+    """Against `shap.KernelExplainer` without its regularisation, with as many coalitions, on the same background.
+
+    It gets the places of cells among their column's values, since it takes numbers as near as timestamps for equal.
+    """
     shap, legacy = package("shap"), package("shap.utils._legacy")
-    known, names = background.table, [column.name for column in rows.columns]
-    data = legacy.DenseData(known.cells.copy(), names, None, background.weights.copy())
-    kernel = shap.KernelExplainer(lambda cells: predictor.predict(known.with_cells(cells)), data)
+    values, places = _places(np.concatenate([background.table.cells, rows.cells]))
+
+    def predict(places: NDArray[np.float64]) -> NDArray[np.float64]:
+        cells = [known[column.astype(int)] for known, column in zip(values, places.T, strict=True)]
+        return predictor.predict(rows.with_cells(np.stack(cells, axis=1)))
+
+    names = [column.name for column in rows.columns]
+    data = legacy.DenseData(places[: len(background)].copy(), names, None, background.weights.copy())
+    kernel = shap.KernelExplainer(predict, data)
     coalitions, exact = found[0].facts["n_samples"], found[0].facts["exact"]
     runs = []
     for seed in PACKAGE_SEEDS[:1] if exact else PACKAGE_SEEDS:
         with seeded(seed):
-            runs.append(kernel.shap_values(rows.cells, nsamples=coalitions, l1_reg=0, silent=True))
+            runs.append(kernel.shap_values(places[len(background) :], nsamples=coalitions, l1_reg=0, silent=True))
     theirs = np.array(runs).transpose(0, 1, 3, 2)  # (S, R, K, M)
     ours = np.stack([answer.values for answer in found])
     note = f"{len(rows)} rows, {len(background)} background rows, {coalitions} coalitions"
@@ -136,6 +145,12 @@ def shap_agrees(
         return Finding(gap(ours, theirs[0]), ENUMERATED * scale, f"{note}, exact")
     told = np.stack([np.asarray(answer.uncertainty) for answer in found])
     return in_errors(ours, theirs.mean(axis=0), _kernel_errors(theirs, told), note)
+
+
+def _places(cells: NDArray[np.float64]) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:  # (n, M) -> M, (n, M)
+    """The different values of each column in order, nulls last, and where among them each cell is."""
+    pairs = [np.unique(column, return_inverse=True) for column in cells.T]
+    return [values for values, _ in pairs], np.stack([places.astype(float) for _, places in pairs], axis=1)
 
 
 def _kernel_errors(theirs: NDArray[np.float64], told: NDArray[np.float64]) -> NDArray[np.float64]:  # (2, R, K, M)

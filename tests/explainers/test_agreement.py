@@ -128,6 +128,26 @@ def test_a_wrong_share_is_found(name: str, tmp_path: Path) -> None:
     assert table_agreement.trees_agree(first, rows, flipped).passed
 
 
+def test_near_numbers_are_not_equal_ones() -> None:
+    """Seconds since 1970: shap would take a quarter of an hour for nothing."""
+    columns = numeric("a b")
+    table = Table(columns, np.column_stack([1.7e9 + np.arange(0.0, 900.0, 30), np.arange(30.0)]))
+    predictor = TablePredictor(Clock(), Schema(columns, ("y",), "regression"), accepts_nulls=False)
+    background, row = summarise(table, 5), table.take(slice(7, 8))
+    found = shapley.attribute(predictor, row, ["a"], background)
+    assert abs(found[0].values[0, 0]) > 1
+    assert table_agreement.shap_agrees(predictor, background, row, found).value < 1e-9
+
+
+class Clock:
+    """Minutes, and the other column."""
+
+    signature, digest, format = Signature(), "sha256:clock", "formula"
+
+    def predict(self, table: Table) -> NDArray[np.float64]:
+        return np.asarray(((table.cells[:, 0] - 1.7e9) / 60 * (1 + 0.1 * table.cells[:, 1]))[:, None])
+
+
 @dataclass
 class Fickle:
     """An artifact whose answers drift from call to call."""
