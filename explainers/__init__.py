@@ -15,6 +15,8 @@ beforehand what it will take; `sensitivity` is the engine's derivative, for the 
 Rows and texts: LIME and SHAP are our own few matrix products over the `predictor` protocols, not the packages', which
 draw from global generators, call the model row by row and give no errors. Draws are shared by the rows of a bucket and
 seeded by the question (`seeds`), linear algebra is done row by row in shapes that never change, so that an answer is
-the same to the last bit in any company; the packages are what the tests agree with.
-A method is one file in `methods/` and one line in `registry`; a model format one function and one line in `loaders`.
+the same to the last bit in any company. The packages are what the tests agree with, and `agreement` asks the same of
+the user's own model.
+A method is one file in `methods/` and one line in `registry`, or in `surrogates` where it explains stored inferences; a
+model format one function and one line in `loaders`.
 """

@@ -21,6 +21,12 @@ SAME_OUTPUT = 1e-5
 OPPOSITE = 5e-7
 """How far two outputs may miss the sum of 1 and still be taken for p and 1 - p, which they then become: float32."""
 
+DECIMALS = 6
+"""Rounding of stored predictions is seen up to here; finer is within `SAME_OUTPUT`."""
+
+FLOAT32 = 1e-7
+"""A decimal number kept in float32 is off by less, relatively."""
+
 Numbers: TypeAlias = list[float | None]
 
 
@@ -65,7 +71,30 @@ def check_additive(
 
 def check_unchanged(found: NDArray[np.float64], stored: NDArray[np.float64]) -> None:  # (n, K), (n, K); NaN = unknown
     """Raises InconsistentAnswer where a model no longer predicts what was stored for a row."""
-    known = ~np.isnan(stored)
-    if not np.allclose(found[known], stored[known], rtol=SAME_OUTPUT, atol=SAME_OUTPUT):
-        gap = np.abs(found - stored)[known].max()
+    agrees = unchanged(found, stored)
+    if not agrees.all():
+        gap = np.nanmax(np.abs(found - stored)[~agrees])
         raise InconsistentAnswer(f"the model predicts something else than what is stored: {gap:.3g} apart")
+
+
+def unchanged(found: NDArray[np.float64], stored: NDArray[np.float64]) -> NDArray[np.bool_]:  # 2 x (n, K) -> (n,)
+    """For each row whether the model still predicts what is stored; NaN in `stored` is unknown.
+
+    A row that was rounded when it was written may miss half a unit of its last decimal more.
+    """
+    allowed = SAME_OUTPUT * (1 + np.abs(stored)) + _rounding(stored)[:, None]
+    agrees = (np.abs(found - stored) <= allowed) | np.isnan(stored)
+    return np.asarray(agrees.all(axis=1))
+
+
+def _rounding(stored: NDArray[np.float64]) -> NDArray[np.float64]:  # (n, K) -> (n,)
+    """Half a unit of the last decimal that a row is written with, 0 beyond `DECIMALS`.
+
+    Zeros at the end are not written: of a row's numbers, the one with most decimals says how all were rounded.
+    """
+    halves = np.zeros(len(stored))
+    for decimals in range(DECIMALS, -1, -1):
+        units = stored * 10.0**decimals
+        written = np.abs(units - np.rint(units)) <= FLOAT32 * np.maximum(1, np.abs(units))
+        halves[(written | np.isnan(stored)).all(axis=1)] = 0.5 / 10.0**decimals
+    return halves

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from explainers.answers import check_outputs
+from explainers.answers import check_outputs, numbers
 from explainers.errors import InvalidRequest
 from explainers.predictor import TextPredictor
 from explainers.types import Checkpoint, Feature, Span, never_stop
@@ -89,6 +89,17 @@ def cut(text: str, delimiter: str) -> Cut:
     if len(tokens) > MOST_TOKENS:
         raise InvalidRequest(f"the text has {len(tokens)} tokens; {MOST_TOKENS} can be explained")
     return Cut(text, tokens)
+
+
+def facts_of(predictor: TextPredictor, options: TextOptions, seed: int, output: NDArray[np.float64]) -> dict[str, Any]:
+    """What every explanation of a text says of itself; `output` (K,) is that of the whole text."""
+    return {
+        "output": predictor.space,
+        "model_digest": predictor.digest,
+        "seed": seed,
+        "prediction": numbers(output),
+        **options.facts,
+    }
 
 
 def predict_texts(

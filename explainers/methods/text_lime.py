@@ -23,7 +23,7 @@ from explainers.errors import InvalidRequest
 from explainers.local_fit import LocalFit, fitted
 from explainers.predictor import TextPredictor
 from explainers.seeds import derived, generator
-from explainers.text_masks import TextOptions, cut, predict_texts
+from explainers.text_masks import TextOptions, cut, facts_of, predict_texts
 from explainers.types import Attribution, Checkpoint, never_stop
 
 ENUMERATED = 10
@@ -77,21 +77,18 @@ def _answer(
     outputs = predict_texts(predictor, pieces.without(masks.kept, config.options), checkpoint)
     fit = _fit(masks, outputs)
     errors = np.zeros_like(fit.errors) if masks.exact else fit.errors
-    facts = _facts(predictor, masks, fit, outputs[0]) | config.options.facts | {"seed": seed}
+    facts = facts_of(predictor, config.options, seed, outputs[0]) | _facts(masks, fit)
     return Attribution("lime", pieces.features, targets_of(predictor.outputs), fit.slopes, None, errors, facts)
 
 
-def _facts(predictor: TextPredictor, masks: _Masks, fit: LocalFit, output: NDArray[np.float64]) -> dict[str, Any]:
+def _facts(masks: _Masks, fit: LocalFit) -> dict[str, Any]:
     return {
-        "output": predictor.space,
-        "model_digest": predictor.digest,
         "n_samples": round(masks.counts.sum()),
         "distinct_samples": len(masks.kept),
         "exact": masks.exact,
         "local_fit_r2": numbers(fit.r2),
         "effective_samples": fit.samples,
         "intercept": numbers(fit.intercepts),
-        "prediction": numbers(output),
     }
 
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from explainers import coalitions
 from explainers.answers import check_additive, numbers, targets_of
 from explainers.coalitions import Design, Scores
 from explainers.predictor import TextPredictor
 from explainers.seeds import derived
-from explainers.text_masks import TextOptions, cut, predict_texts
+from explainers.text_masks import TextOptions, cut, facts_of, predict_texts
 from explainers.types import Attribution, Checkpoint, never_stop
 
 
@@ -58,7 +57,7 @@ def _answer(
     full, empty = outputs[0], outputs[1]
     scores = design.scores(outputs[2:], full, empty)
     check_additive(scores.values, scores.empty, scores.full)
-    facts = _facts(predictor, design, scores, full) | config.options.facts | {"seed": seed}
+    facts = facts_of(predictor, config.options, seed, full) | _facts(design, scores)
     targets = targets_of(predictor.outputs)
     return Attribution("shap", pieces.features, targets, scores.values, scores.empty, scores.errors, facts)
 
@@ -72,13 +71,10 @@ def _design(predictor: TextPredictor, players: int, id: str, config: TextShapley
     return seed, coalitions.design(players, budget, seed)
 
 
-def _facts(predictor: TextPredictor, design: Design, scores: Scores, output: NDArray[np.float64]) -> dict[str, Any]:
+def _facts(design: Design, scores: Scores) -> dict[str, Any]:
     return {
         "game": "removal",
-        "output": predictor.space,
-        "model_digest": predictor.digest,
         "n_samples": len(design.masks),
         "exact": design.exact,
         "additivity_r2": numbers(scores.additivity),
-        "prediction": numbers(output),
     }

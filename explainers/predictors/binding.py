@@ -41,19 +41,12 @@ class Schema:
     """Of two outputs, the one that a model with a single output column predicts."""
 
 
-@dataclass(frozen=True, slots=True)
-class TablePredictor:
-    """A bound model: `Predictor`, and the artifact behind it."""
+class _Declared:
+    """What every bound model says of itself by its schema and its file."""
 
-    artifact: Artifact
+    __slots__ = ()
+    artifact: Artifact | TextArtifact
     schema: Schema
-    accepts_nulls: bool
-    positive: int | None = None
-    """The output that the artifact's only column is; the other one is its complement."""
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return self.schema.columns
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -66,6 +59,21 @@ class TablePredictor:
     @property
     def digest(self) -> str:
         return self.artifact.digest
+
+
+@dataclass(frozen=True, slots=True)
+class TablePredictor(_Declared):
+    """A bound model: `Predictor`, and the artifact behind it."""
+
+    artifact: Artifact
+    schema: Schema
+    accepts_nulls: bool
+    positive: int | None = None
+    """The output that the artifact's only column is; the other one is its complement."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self.schema.columns
 
     def predict(self, table: Table) -> NDArray[np.float64]:  # (n, M) -> (n, K)
         """Raises InvalidRequest for rows that the model refuses, PredictorFailed for answers that are no numbers."""
@@ -91,24 +99,12 @@ class TablePredictor:
 
 
 @dataclass(frozen=True, slots=True)
-class BoundTexts:
+class BoundTexts(_Declared):
     """A bound classifier of texts: `TextPredictor`, and the artifact behind it."""
 
     artifact: TextArtifact
     schema: Schema
     positive: int | None = None
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self.schema.outputs
-
-    @property
-    def space(self) -> Space:
-        return "value" if self.schema.task == "regression" else "probability"
-
-    @property
-    def digest(self) -> str:
-        return self.artifact.digest
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float64]:  # n -> (n, K)
         """Raises InvalidRequest for texts that the model refuses, PredictorFailed for answers that are no numbers."""
