@@ -25,6 +25,7 @@ TASKS: dict[OutputType, Task] = {
     "MULTILABEL": "multilabel",
     "REGRESSION": "regression",
 }
+DELIMITER = r"\W+"
 COLUMNS: dict[str, Kind] = {"FLOAT": "number", "INTEGER": "integer", "BOOLEAN": "boolean", "STRING": "category"}
 
 
@@ -40,6 +41,11 @@ class Reading:
     @property
     def is_text(self) -> bool:
         return self.layout.definition.input_type == "NLP"
+
+    @property
+    def delimiter(self) -> str:
+        """Between the tokens of a text."""
+        return str(self.layout.definition.details.get("text_delimiter", DELIMITER))
 
     def cells(self, rows: Sequence[Any]) -> Cells:
         """The values of n stored rows, each with its `numbers` and `texts`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +24,7 @@ from storage.database import Database
 
 if TYPE_CHECKING:
     from app.definitions import Definition
+    from app.explain import Explainer
     from app.models import NewModel
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -162,18 +165,26 @@ async def register(
     database: Database, settings: Settings, tenant: str, new: NewModel, folder: Path, schema: Path | None = None
 ) -> Row:
     """Loads what lies in the folder and registers it; the row as it then stands."""
-    from app.explain import Explainer  # noqa: PLC0415 - brings PyTorch
-    from app.flights import SingleFlight  # noqa: PLC0415 - brings PyTorch
     from app.predictors import add_predictor  # noqa: PLC0415 - brings PyTorch
-    from app.runtime import Runtime  # noqa: PLC0415 - brings PyTorch
 
     definition = None if schema is None else definition_in(schema)
+    async with explainer_of(database, settings) as explainer:
+        await add_predictor(explainer, folder, tenant, new, definition)
+    return model_record(await find(database, tenant, new.name))
+
+
+@asynccontextmanager
+async def explainer_of(database: Database, settings: Settings) -> AsyncIterator[Explainer]:
+    """What a server answers with, for one command."""
+    from app.explain import Explainer  # noqa: PLC0415 - brings PyTorch
+    from app.flights import SingleFlight  # noqa: PLC0415 - brings PyTorch
+    from app.runtime import Runtime  # noqa: PLC0415 - brings PyTorch
+
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
-        await add_predictor(Explainer(database, runtime, SingleFlight(), None), folder, tenant, new, definition)
+        yield Explainer(database, runtime, SingleFlight(), None)
     finally:
         await runtime.close()
-    return model_record(await find(database, tenant, new.name))
 
 
 def definition_in(schema: Path) -> Definition:

@@ -29,7 +29,6 @@ from storage.cells import Cells
 REVISION = 1
 """Raised when the numbers of an algorithm change, so that stored ones of the old kind are not taken for new."""
 
-DELIMITER = r"\W+"
 MOST_KEPT = 16
 """Buckets of draws that LIME leaves for the next call."""
 MOST_SCORERS = 32
@@ -60,7 +59,7 @@ class Scorer:
 
     @property
     def delimiter(self) -> str:
-        return str(self.reading.layout.definition.details.get("text_delimiter", DELIMITER))
+        return self.reading.delimiter
 
     @property
     def outputs(self) -> tuple[str, ...]:  # K
