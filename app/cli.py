@@ -10,32 +10,22 @@ need them. Failures are one line on stderr and exit status 1 (2 for a misused op
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.console import AsJson, DataDir, Name, Row, Tenant, opened, settings_from, show
+from app.demo import prepare_demo
 from app.refusals import Refusal
-from app.registry import explainer_of, key_commands, model_commands, register
+from app.registry import explainer_of, key_commands, model_commands
 from app.settings import Settings
-from app.start import DEFAULT_TENANT, first_key, make_key
+from app.start import DEFAULT_TENANT
 from explainers.errors import ExplainerError
-from storage import api_keys, models
 from storage.database import Database
 from storage.errors import StorageError
-
-DEMO_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
-DEMO_MODELS = {"demo-lm": "causal-lm", "demo-vision": "image-text-lm"}
-"""Folder below DEMO_FOLDER -> kind."""
-
-DEMO_PICTURE = DEMO_FOLDER.parent / "data" / "shapes_example.png"
 
 program = typer.Typer(
     name="whence",
@@ -129,80 +119,6 @@ async def checked(database: Database, settings: Settings, tenant: str, name: str
 async def prepare(_: Database, __: Settings, url: str) -> str:
     """For `serve`: nothing; the application itself shows the first key, once."""
     return f"Whence is ready at {url}"
-
-
-async def prepare_demo(database: Database, settings: Settings, url: str) -> str:
-    """For `demo`: the models, a key that works, and what to paste."""
-    secret = await demo_key(database, settings)
-    for name, kind in DEMO_MODELS.items():
-        await offer(database, settings, name, kind)
-    return demo_greeting(url, secret)
-
-
-async def demo_key(database: Database, settings: Settings) -> str:
-    """WHENCE_API_KEY, or else the key kept in the data directory while it is valid, or else a new one."""
-    first = await first_key(database, settings)
-    if settings.api_key is not None:
-        return settings.api_key.get_secret_value()
-    path = settings.data_dir / "demo-key"
-    kept = path.read_text().strip() if path.exists() else ""
-    if first is None and kept and await api_keys.find_by_secret(database, kept) is not None:
-        return kept
-    secret = first or await make_key(database, "demo", None)
-    path.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secret + "\n")
-    return secret
-
-
-async def offer(database: Database, settings: Settings, name: str, kind: str) -> None:
-    """Registers a demo model, unless exactly these weights are registered from this place."""
-    from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
-    from explainers.loaders import LOADERS  # noqa: PLC0415 - brings PyTorch
-
-    folder = DEMO_FOLDER / name
-    async with database.transaction(tenant=DEFAULT_TENANT) as session:
-        row = next((row for row in await models.list_all(session) if row.name == name), None)
-    if row is not None:
-        if (row.path, row.digest) == (str(folder), LOADERS[kind](folder, row.dtype, settings.device).digest):
-            return
-        async with database.transaction(tenant=DEFAULT_TENANT) as session:
-            await models.remove(session, name)
-    new = NewModel(name, kind, folder.name, description="Whence's own demo model")
-    await register(database, settings, DEFAULT_TENANT, new, folder.parent)
-
-
-def demo_greeting(url: str, secret: str) -> str:
-    question = {
-        "model": "demo-lm",
-        "prompt": "Anna lives in Oslo. Ben lives in Rome. Anna lives in",
-        "target": " Oslo.",
-    }
-    requests = [
-        curl(f"{url}/explain", secret, question | {"prompt_granularity": {"type": "sentence"}}),
-        curl(f"{url}/explain", secret, question | {"target_granularity": "token"}),
-        curl_with_picture(f"{url}/explain", secret),
-        curl(f"{url}/explanations?limit=1", secret),
-    ]
-    heading = f"\nWhence is ready at {url} (documentation: {url}/docs)\nAPI key: {secret}"
-    return "\n\n".join([heading, "Try it, in another terminal:", *requests, "Ctrl-C stops the server."])
-
-
-def curl(url: str, secret: str, body: Row | None = None) -> str:
-    parts = ["curl", "-s", url, "-H", f"Authorization: Bearer {secret}"]
-    if body is not None:
-        parts += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-    return shlex.join(parts)
-
-
-def curl_with_picture(url: str, secret: str) -> str:
-    """A question about the demo's picture, which the shell puts into the body."""
-    items = [{"type": "image", "data": "%s"}, {"type": "text", "data": "What colour is the circle?"}]
-    granularity = {"type": "word"}
-    body = {"model": "demo-vision", "prompt": items, "target": " yellow", "prompt_granularity": granularity}
-    filled = f'"$(printf {shlex.quote(json.dumps(body))} "$(base64 -w0 {shlex.quote(str(DEMO_PICTURE))})")"'
-    return f"{curl(url, secret)} -H 'Content-Type: application/json' -d {filled}"
 
 
 if __name__ == "__main__":

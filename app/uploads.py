@@ -145,7 +145,7 @@ def parquet_rows(file: BinaryIO) -> Iterator[Any]:
     try:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415 - optional
     except ImportError:
-        raise MissingCapability("reading Parquet needs more packages: pip install whence[tabular]") from None
+        raise MissingCapability("reading Parquet needs pyarrow, which is not installed") from None
     try:
         for batch in parquet.ParquetFile(file).iter_batches(BLOCK):
             yield from (nulls_for_nan(row) for row in batch.to_pylist())

@@ -97,7 +97,7 @@ def library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingCapability(
-            f"{name.partition('.')[0]} is not installed; tables need: pip install whence[tabular]"
+            f"{name.partition('.')[0]} is not installed: pip install -c constraints.txt -e ."
         ) from error
 
 

@@ -298,7 +298,7 @@ def tree_explainer(model: Any) -> Any:
     try:
         return import_module("shap").TreeExplainer(model, feature_perturbation="tree_path_dependent")
     except ImportError as error:
-        raise Refusal("capability", "shap is not installed; tables need: pip install whence[tabular]") from error
+        raise Refusal("capability", "shap is not installed: pip install -c constraints.txt -e .") from error
     except Exception as error:  # the library refuses models with errors of many classes
         raise Refusal("capability", f"shap cannot explain {name}: {error}") from error
 
