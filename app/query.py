@@ -9,13 +9,14 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.monitored import Monitored, find_active, list_in_use
-from app.refusals import UnknownModel
+from app.refusals import NotFound, UnknownModel
 from explainers.errors import InvalidRequest
 from storage.database import Database
 from storage.query.answers import run
 from storage.query.compiler import compile_query
 from storage.query.grammar import parse
 from storage.query.schema import Attribute, QueryModel
+from storage.values import UNSTORABLE
 
 
 async def query(
@@ -35,6 +36,16 @@ async def query(
     async with database.transaction(tenant=tenant) as session:
         chosen = await choose(session, model)
         return await run(session, compile_query(asked, query_model(chosen)), page=page, page_size=page_size)
+
+
+async def inference(database: Database, tenant: str, model: str, partner_inference_id: str) -> dict[str, Any]:
+    """One inference as `select *` gives it; raises `UnknownModel`, and `NotFound` for an id that none has."""
+    named = {"property": "partner_inference_id", "comparator": "eq", "value": partner_inference_id}
+    body = {"select": [{"property": "*"}], "filter": [named]}
+    found = [] if UNSTORABLE.search(partner_inference_id) else await query(database, tenant, model, body)
+    if not found:
+        raise NotFound("there is no inference with this partner_inference_id")
+    return found[0]
 
 
 async def choose(session: AsyncSession, name: str | None) -> Monitored:

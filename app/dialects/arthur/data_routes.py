@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import Body, Request
+from fastapi import Body, Path, Request
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from app.dependencies import Ingester, JsonResponse, ServerState, keyed_router, media_type_of, must_be_json
 from app.dialects.arthur.data_schemas import (
     Accepted,
+    BatchEnd,
     Counted,
     CountedFile,
     ReferenceEnd,
@@ -25,6 +26,7 @@ from app.dialects.arthur.data_schemas import (
 from app.dialects.arthur.model_routes import MODELS, TAG, ModelId
 from app.errors import problems
 from app.ingest import Result, add_inferences, close_reference, set_truths, without_nan
+from app.monitored import find_in_use
 from app.refusals import MalformedBody, UnsupportedMediaType
 from app.uploads import Report, add_inference_file, add_reference_file, set_truth_file
 from explainers.errors import InvalidRequest
@@ -34,6 +36,7 @@ MOST_RECORDS = 100_000
 MULTIPART = "multipart/form-data"
 Take = Callable[[Database, str, str, Sequence[Any]], Awaitable[list[Result]]]
 SUCCESS = {"message": "success"}
+BatchId = Annotated[str, Path(description="The batch, as its rows name it.", examples=["2026-03-01"])]
 
 
 def body_of(kind: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
@@ -78,9 +81,9 @@ def data_routes() -> list[BaseRoute]:
         response_model=CountedFile, responses=taken | problems(409),
         openapi_extra=body_of(MULTIPART, REFERENCE_FILE, {"reference_data": "@rows.parquet"}),
     )(send_reference)  # fmt: skip
-    keyed.patch(f"{one}/reference_data", summary="End the reference set", response_model=Accepted, responses=taken)(
-        end_reference
-    )
+    ended: Any = {"response_model": Accepted, "responses": taken}
+    keyed.patch(f"{one}/reference_data", summary="End the reference set", **ended)(end_reference)
+    keyed.patch(f"{one}/batches/{{batch_id:path}}", summary="End a batch", **ended)(end_batch)
     return keyed.routes
 
 
@@ -140,6 +143,20 @@ async def end_reference(
 ) -> Response:
     """No more rows will come, and there are so many of them."""
     await close_reference(server.explainer.database, caller.tenant, model_id, body.total_record_count)
+    return JsonResponse(SUCCESS)
+
+
+async def end_batch(
+    server: ServerState,
+    caller: Ingester,
+    model_id: ModelId,
+    batch_id: BatchId,
+    body: Annotated[
+        BatchEnd, Body(openapi_examples={"end": {"value": {"status": "uploaded", "total_record_count": 30}}})
+    ],
+) -> Response:
+    """Nothing is left to be done: the rows of a batch can be queried as soon as they are stored, and more may come."""
+    await find_in_use(server.explainer.database, caller.tenant, model_id)
     return JsonResponse(SUCCESS)
 
 
