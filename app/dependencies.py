@@ -21,14 +21,21 @@ from starlette.types import Message, Receive
 
 from app.explain import Explainer
 from app.jobs import Jobs
-from app.refusals import Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
+from app.login import token_owner
+from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
+from app.tokens import is_token
 from storage import api_keys
 
 Answer = TypeVar("Answer")
 
+SHORT = 64 * 2**10
+"""Bytes of a stranger's body."""
+
 bearer = HTTPBearer(
-    auto_error=False, scheme_name="key", description="An API key: `Authorization: Bearer <key>` or the bare key."
+    auto_error=False,
+    scheme_name="key",
+    description="An API key, or the token of a login: `Authorization: Bearer <key>` or the bare key.",
 )
 
 
@@ -43,8 +50,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
+    """Who asks: the tenant, and the id, name and scopes of the key."""
+
     tenant: str
     key: str
+    name: str
     scopes: frozenset[str]
 
     def may(self, *scopes: str) -> bool:
@@ -67,19 +77,38 @@ async def authenticate(request: Request) -> Caller:
     known = getattr(request.state, "caller", None)
     if isinstance(known, Caller):
         return known
-    secret = presented_key(request.headers.get("authorization", ""))
-    row = await api_keys.find_by_secret(server_of(request).explainer.database, secret) if secret else None
+    row = await key_of(request)
     if row is None:
         raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
-    caller = Caller(row.tenant_id, str(row.id), frozenset(row.scopes))
+    caller = Caller(row.tenant_id, str(row.id), row.name, frozenset(row.scopes))
     request.state.caller = caller
     return caller
+
+
+async def key_of(request: Request) -> Any | None:
+    """The row of the key that comes with a request, itself or as the token of a login; a header outdoes a cookie."""
+    server = server_of(request)
+    secret = presented_key(request.headers.get("authorization", "")) or cookie_token(request)
+    if is_token(secret):
+        return await token_owner(server.explainer.database, server.settings.data_dir, secret)
+    return await api_keys.find_by_secret(server.explainer.database, secret) if secret else None
 
 
 def presented_key(header: str) -> str:
     """The key in an Authorization header: after the scheme `Bearer` in any case, or bare."""
     scheme, _, rest = header.strip().partition(" ")
     return rest.strip() if scheme.lower() == "bearer" else header.strip()
+
+
+def cookie_token(request: Request) -> str:
+    """The token in the cookie of a login, or nothing.
+
+    A browser sends cookies along with what the pages of others ask for, and says so: those are not ours to answer.
+    """
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return ""
+    token = request.cookies.get("Authorization", "")
+    return token if is_token(token) else ""
 
 
 def allowed(*scopes: str) -> Callable[..., Awaitable[Caller]]:
@@ -124,6 +153,20 @@ class JsonRequest(Request):
         return self._json
 
 
+class ShortRequest(JsonRequest):
+    """A request of a stranger; its body is read to the end, and refused when it is long."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            content = bytearray()
+            async for chunk in self.stream():
+                content += chunk[: SHORT + 1 - len(content)]
+            if len(content) > SHORT:
+                raise BodyTooLarge(f"the body is larger than the {SHORT} bytes this route reads")
+            self._body = bytes(content)
+        return self._body
+
+
 class KeyedRoute(APIRoute):
     """A route that needs a key, and reads its body only after the key has been found good."""
 
@@ -136,6 +179,20 @@ class KeyedRoute(APIRoute):
             if has_body:
                 request = JsonRequest(request.scope, request.receive)
                 await read_json(request)
+            return await answer(request)
+
+        return handle
+
+
+class OpenRoute(APIRoute):
+    """A route that strangers may ask, with a body of JSON, of which no more is kept than such a body needs."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            request = ShortRequest(request.scope, request.receive)
+            await read_json(request)
             return await answer(request)
 
         return handle

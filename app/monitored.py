@@ -11,16 +11,19 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.definitions import Attribute, Definition, definition_from, definition_record, in_places
+from app.definitions import Attribute, Definition, Stage, definition_from, definition_record, in_places
 from app.refusals import Conflict, UnknownModel
 from app.rows import Layout
 from explainers.errors import InvalidRequest
 from storage import errors as storage_errors
 from storage import monitored_models as rows
+from storage import scores
 from storage.database import Database
 from storage.values import plain
 
 READY = "Ready"
+SCORED: tuple[Stage, ...] = ("PIPELINE_INPUT", "PREDICTED_VALUE")
+"""Stored scores are arrays with a place for each pair of these, by position."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,12 @@ async def find(database: Database, tenant: str, name: str, *, by_partner_id: boo
         return await found(session, name, by_partner_id=by_partner_id)
 
 
+async def find_in_use(database: Database, tenant: str, name: str) -> Monitored:
+    """A model in use, by its id; raises `UnknownModel`."""
+    async with database.transaction(tenant=tenant) as session:
+        return await find_active(session, name)
+
+
 async def find_active(session: AsyncSession, name: str) -> Monitored:
     """A model in use, by its id; raises `UnknownModel`."""
     model = await found(session, name)
@@ -134,7 +143,8 @@ async def change(
 ) -> Monitored:
     """Other details of a model and of its attributes, whose set, stages and types are fixed.
 
-    Raises `UnknownModel`, and InvalidRequest for an attribute that would be another one.
+    Raises `UnknownModel`, InvalidRequest for an attribute that would be another one, and `Conflict` for positions that
+    stored scores depend on.
     """
     async with database.transaction(tenant=tenant) as session:
         model = await find_active(session, name)
@@ -147,7 +157,17 @@ async def change(
             definition=definition_record(new),
             attributes=[stored(attribute) for attribute in changed],
         )
+        if moved(old, new) and await scores.exist(session, model.id):
+            raise Conflict(f"the positions of {' and '.join(SCORED)} attributes are fixed once explanations are stored")
         return monitored_from(row)
+
+
+def moved(old: Definition, new: Definition) -> bool:
+    """Whether an attribute has another position that scores are kept by."""
+    return any(
+        before.position != after.position and before.stage in SCORED
+        for before, after in zip(old.attributes, new.attributes, strict=True)
+    )
 
 
 def merged(old: Definition, given: Sequence[tuple[Attribute, int | None]]) -> tuple[Attribute, ...]:

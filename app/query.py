@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.explainability import State, state_of
 from app.monitored import Monitored, find_active, list_in_use
-from app.refusals import UnknownModel
+from app.refusals import NotFound, UnknownModel
 from explainers.errors import InvalidRequest
 from storage.database import Database
 from storage.query.answers import run
 from storage.query.compiler import compile_query
 from storage.query.grammar import parse
 from storage.query.schema import Attribute, Explainability, QueryModel
+from storage.values import UNSTORABLE
 
 
 async def query(
@@ -37,6 +38,16 @@ async def query(
         chosen = await choose(session, model)
         known = query_model(chosen, await state_of(session, chosen))
         return await run(session, compile_query(asked, known), page=page, page_size=page_size)
+
+
+async def inference(database: Database, tenant: str, model: str, partner_inference_id: str) -> dict[str, Any]:
+    """One inference as `select *` gives it; raises `UnknownModel`, and `NotFound` for an id that none has."""
+    named = {"property": "partner_inference_id", "comparator": "eq", "value": partner_inference_id}
+    body = {"select": [{"property": "*"}], "filter": [named]}
+    found = [] if UNSTORABLE.search(partner_inference_id) else await query(database, tenant, model, body)
+    if not found:
+        raise NotFound("there is no inference with this partner_inference_id")
+    return found[0]
 
 
 async def choose(session: AsyncSession, name: str | None) -> Monitored:

@@ -37,6 +37,8 @@ Contents: TypeAlias = Literal["inference_data", "ground_truth_data"]
 BLOCK = 5_000
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file, which is read whole; larger sets come as Parquet."""
+LARGEST_BLOCK = 256 * 2**20
+"""Bytes of the rows that are read from Parquet at once, each text in full."""
 MAGIC = b"PAR1"
 OWN = ("partner_inference_id", "inference_timestamp", "ground_truth_timestamp", "batch_id")
 
@@ -147,10 +149,35 @@ def parquet_rows(file: BinaryIO) -> Iterator[Any]:
     except ImportError:
         raise MissingCapability("reading Parquet needs pyarrow, which is not installed") from None
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(BLOCK):
-            yield from (nulls_for_nan(row) for row in batch.to_pylist())
-    except (ArrowException, OSError) as error:
+        columns = parquet.ParquetFile(file).schema
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        for batch in parquet.ParquetFile(file, read_dictionary=texts).iter_batches(BLOCK):
+            if sum(map(spelt_out, batch.columns)) > LARGEST_BLOCK:
+                raise InvalidRequest(f"{BLOCK} rows of the file have more than {LARGEST_BLOCK} bytes")
+            yield from (nulls_for_nan(row) for row in plainly(batch).to_pylist())
+    except (ArrowException, OSError, OverflowError, ValueError) as error:  # also of values that Python has not
         raise InvalidRequest(f"the Parquet file cannot be read ({type(error).__name__})") from None
+
+
+def spelt_out(column: Any) -> int:
+    """Bytes of an Arrow column with every text written as often as it occurs: a tiny file may say a long one often."""
+    from pyarrow import compute, types  # noqa: PLC0415 - optional
+
+    if types.is_dictionary(column.type):
+        lengths = compute.take(compute.binary_length(column.dictionary), column.indices)
+        return int(compute.sum(lengths).as_py() or 0)
+    if types.is_list(column.type) or types.is_struct(column.type):
+        parts = column.flatten()
+        return sum(map(spelt_out, parts)) if isinstance(parts, list) else spelt_out(parts)
+    return int(column.nbytes)
+
+
+def plainly(batch: Any) -> Any:
+    """The rows without dictionaries of their texts, which are slow to look up one by one."""
+    from pyarrow import RecordBatch, types  # noqa: PLC0415 - optional
+
+    plain = [each.dictionary_decode() if types.is_dictionary(each.type) else each for each in batch.columns]
+    return RecordBatch.from_arrays(plain, names=batch.schema.names)
 
 
 def nulls_for_nan(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,13 +20,9 @@ from storage.tables import ApiKey
 
 SCOPES = ("read", "explain", "ingest", "admin")
 MIN_SECRET_LENGTH = 16
-USABLE = compiled(
-    select(ApiKey).where(
-        ApiKey.key_hash == bindparam("key_hash"),
-        ApiKey.revoked_at.is_(None),
-        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
-    )
-)
+IN_USE = and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
+USABLE = compiled(select(ApiKey).where(ApiKey.key_hash == bindparam("key_hash"), IN_USE))
+USABLE_BY_ID = compiled(select(ApiKey).where(ApiKey.id == bindparam("id"), IN_USE))
 
 
 async def create(
@@ -77,6 +73,11 @@ async def find_by_secret(database: Database, secret: str) -> Any | None:
     """The row of the key, of whatever tenant; None when unknown, revoked or expired."""
     key_hash = digest(secret)
     return await database.ask(USABLE, {"key_hash": key_hash}, key_hash=key_hash)
+
+
+async def find_by_id(database: Database, tenant: str, id: UUID) -> Any | None:
+    """The row of a key of that tenant; None when unknown, revoked or expired."""
+    return await database.ask(USABLE_BY_ID, {"id": id}, tenant=tenant)
 
 
 async def list_all(session: AsyncSession) -> list[ApiKey]:

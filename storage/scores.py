@@ -107,6 +107,11 @@ async def add_tokens(session: AsyncSession, model_id: UUID, algorithm: str, scor
     await session.execute(added, {**given, **staged})
 
 
+async def exist(session: AsyncSession, model_id: UUID) -> bool:
+    """Whether any inference of a model has scores, by whatever algorithm."""
+    return bool(await session.scalar(select(exists().where(InferenceScores.model_id == model_id))))
+
+
 async def find(session: AsyncSession, model_id: UUID, algorithm: str, seq: int) -> InferenceScores | None:
     """The scores of one inference; None before they were computed."""
     row = InferenceScores

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from storage.query import aggregates, evaluation, scalars
 from storage.query.body import Place
@@ -53,12 +54,21 @@ REGION: Parameters = {"predicted_attribute_name": Value(Place.name), "explanatio
 SPREAD: Parameters = {"num_bins": _maybe(BINS), "bin_thresholds": _maybe(THRESHOLDS)}
 
 
+def _whole(build: Callable[..., Typed], parameters: Parameters = PAIR, *needs: str) -> Function:
+    """Of all values, not of those from a threshold on, which clients name for every evaluation: it changes nothing."""
+
+    def built(*, threshold: float | None = None, **given: Any) -> Typed:
+        return build(**given)
+
+    return Function(built, parameters | THRESHOLD, aggregate=True, needs=needs)
+
+
 def _binary(rate: str) -> Function:
     return Function(evaluation.binary_rate(rate), PAIR | THRESHOLD, aggregate=True, needs=("threshold",))
 
 
 def _multiclass(rate: str) -> Function:
-    return Function(evaluation.multiclass_rate(rate), PAIR, aggregate=True, needs=("classes",))
+    return _whole(evaluation.multiclass_rate(rate), PAIR, "classes")
 
 
 FUNCTIONS: Mapping[str, Function] = {
@@ -132,10 +142,10 @@ FUNCTIONS: Mapping[str, Function] = {
         },
     ),
     # Evaluation
-    "rmse": Function(evaluation.rmse, PAIR, aggregate=True),
-    "mae": Function(evaluation.mae, PAIR | ERRORS, aggregate=True),
-    "rSquared": Function(evaluation.r_squared, PAIR, aggregate=True),
-    "auc": Function(evaluation.auc, PAIR, aggregate=True),
+    "rmse": _whole(evaluation.rmse),
+    "mae": _whole(evaluation.mae, PAIR | ERRORS),
+    "rSquared": _whole(evaluation.r_squared),
+    "auc": _whole(evaluation.auc),
     "confusionMatrix": Function(evaluation.confusion_matrix, PAIR | THRESHOLD, aggregate=True, needs=("threshold",)),
     "confusionMatrixRate": Function(
         evaluation.confusion_matrix_rate, PAIR | THRESHOLD, aggregate=True, needs=("threshold",)
@@ -151,15 +161,9 @@ FUNCTIONS: Mapping[str, Function] = {
     "specificity": _binary("specificity"),
     "precision": _binary("precision"),
     "recall": _binary("sensitivity"),
-    "accuracyRateMulticlass": Function(
-        evaluation.accuracy_rate_multiclass, OPTIONAL_PAIR, aggregate=True, needs=("classes",)
-    ),
-    "confusionMatrixMulticlass": Function(
-        evaluation.confusion_matrix_multiclass, PAIR, aggregate=True, needs=("classes",)
-    ),
-    "confusionMatrixRateMulticlass": Function(
-        evaluation.confusion_matrix_rate_multiclass, PAIR, aggregate=True, needs=("classes",)
-    ),
+    "accuracyRateMulticlass": _whole(evaluation.accuracy_rate_multiclass, OPTIONAL_PAIR, "classes"),
+    "confusionMatrixMulticlass": _whole(evaluation.confusion_matrix_multiclass, PAIR, "classes"),
+    "confusionMatrixRateMulticlass": _whole(evaluation.confusion_matrix_rate_multiclass, PAIR, "classes"),
     "truePositiveRateMulticlass": _multiclass("sensitivity"),
     "falsePositiveRateMulticlass": _multiclass("fall_out"),
     "trueNegativeRateMulticlass": _multiclass("specificity"),

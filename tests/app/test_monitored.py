@@ -6,14 +6,16 @@ import io
 import json
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from app.dialects.arthur.data_schemas import inference_example, truth_example
 from app.dialects.arthur.model_routes import CHURN, MODELS
-from storage import inferences, reference
+from storage import inferences, reference, scores
 from tests.app.conftest import Running
 
 WHEN = "2026-03-01T08:00:00Z"
@@ -276,3 +278,65 @@ async def test_scopes_and_tenants(running: Running) -> None:
     assert (await running.client.get(MODELS, headers=stranger)).json() == []
     me = await running.client.get("/api/v3/users/me", headers=stranger)
     assert me.json() == {"organization_id": "other"}
+
+
+@pytest.mark.parametrize("batch", ["b1", "2026/03/01", "None", "a b", "ü😀", "...", "%2F"])
+async def test_a_batch_is_ended(running: Running, batch: str) -> None:
+    id = await created(running, is_batch=True)
+    for body in ({"status": "uploaded", "total_record_count": 30}, {"status": "uploaded"}, {}):
+        done = await running.client.patch(f"{MODELS}/{id}/batches/{quote(batch)}", json=body)
+        assert (done.status_code, done.json()) == (200, {"message": "success"})
+    for unknown in (str(uuid4()), "x"):
+        gone = await running.client.patch(f"{MODELS}/{unknown}/batches/{quote(batch)}", json={})
+        assert (gone.status_code, gone.json()["code"]) == (404, "UNKNOWN_MODEL")
+
+
+async def test_a_batch_is_ended_by_who_may_send(running: Running) -> None:
+    id = await created(running, is_batch=True)
+    for scope, status in (("read", 403), ("ingest", 200)):
+        done = await running.client.patch(f"{MODELS}/{id}/batches/b", json={}, headers=await running.key(scope))
+        assert done.status_code == status
+    for bad in ([], {"total_record_count": -1}, {"total_record_count": "3"}, {"status": 1}):
+        assert (await running.client.patch(f"{MODELS}/{id}/batches/b", json=bad)).status_code == 400
+
+
+def placed(name: str, stage: str, position: int) -> dict[str, Any]:
+    types = {"tenure": "INTEGER", "churned": "INTEGER"}
+    return {"name": name, "value_type": types.get(name, "FLOAT"), "stage": stage, "position": position}
+
+
+async def scored(running: Running, id: str) -> None:
+    """Stores an inference with scores."""
+    assert (await running.client.post(f"{MODELS}/{id}/inferences", json=[record("a")])).status_code == 207
+    values = np.array([[0.1, 0.2, -0.1, -0.2]])  # (n, K * M)
+    async with running.server.explainer.database.transaction(tenant="default") as session:
+        (row,) = await inferences.read(session, UUID(id))
+        await scores.add(session, UUID(id), "lime", scores.Scores(np.array([row.seq]), values, [{}]))
+
+
+INPUTS = [placed("income", "PIPELINE_INPUT", 1), placed("tenure", "PIPELINE_INPUT", 0)]
+OUTPUTS = [placed("churn_yes", "PREDICTED_VALUE", 1), placed("churn_no", "PREDICTED_VALUE", 0)]
+
+
+@pytest.mark.parametrize("swapped", [INPUTS, OUTPUTS], ids=["inputs", "outputs"])
+async def test_positions_are_fixed_once_scores_are_stored(running: Running, swapped: list[dict[str, Any]]) -> None:
+    id = await created(running)
+    changed = await running.client.put(f"{MODELS}/{id}", json={"attributes": swapped})
+    assert changed.status_code == 200
+    await scored(running, id)
+    before = (await running.client.get(f"{MODELS}/{id}")).json()
+    back = [attribute | {"position": 1 - attribute["position"]} for attribute in swapped]
+    for attributes in (back, [swapped[0] | {"position": 7}]):
+        refused = await running.client.put(f"{MODELS}/{id}", json={"display_name": "C", "attributes": attributes})
+        assert (refused.status_code, refused.json()["code"]) == (409, "CONFLICT")
+        assert "PIPELINE_INPUT" in refused.json()["detail"]
+    assert (await running.client.get(f"{MODELS}/{id}")).json() == before
+    labelled = [attribute | {"label": "L"} for attribute in swapped] + [placed("churned", "GROUND_TRUTH_CLASS", 3)]
+    kept = await running.client.put(f"{MODELS}/{id}", json={"attributes": labelled})
+    assert kept.status_code == 200 and kept.json()["attributes"][4]["position"] == 3
+
+
+async def test_scores_of_another_model_fix_nothing(running: Running) -> None:
+    await scored(running, await created(running))
+    id = await created(running)
+    assert (await running.client.put(f"{MODELS}/{id}", json={"attributes": INPUTS})).status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -81,3 +82,29 @@ async def test_queries_need_the_scope_and_the_tenant(running: Running, asked: tu
     assert (await running.client.post("/query", json=body, headers=headers)).status_code == 403
     stranger = await running.key("read", tenant="stranger")
     assert (await running.client.post("/query", json=body, headers=stranger)).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["u-9", "a/b", "query", "/x/", "1", "é😀", "...", "a b%2Fc", "x" * 255, "%", "'; --"])
+async def test_one_inference(running: Running, asked: tuple[str, str], name: str) -> None:
+    sent = await running.client.post(f"{MODELS}/{asked[0]}/inferences", json=[record(name, income=9)])
+    assert sent.json()["counts"]["success"] == 1
+    path = f"{MODELS}/{asked[0]}/inferences/query"
+    (row,) = await answer(running, path, ROWS | {"filter": [{"property": "income", "comparator": "eq", "value": 9}]})
+    found = await running.client.get(f"{path}/{quote(name)}")
+    assert (found.status_code, found.json()) == (200, {"query_result": [row]})
+    assert row["partner_inference_id"] == name
+
+
+@pytest.mark.parametrize("name", ["u-1x", "", "%00", "a%00", "%ff", "U-1", "u-%", "\ud7ff", "x" * 9000], ids=range(9))
+async def test_an_inference_that_is_not_there(running: Running, asked: tuple[str, str], name: str) -> None:
+    response = await running.client.get(f"{MODELS}/{asked[0]}/inferences/query/{name}")
+    assert (response.status_code, response.json()["code"]) == (404, "NOT_FOUND"), response.text
+
+
+async def test_an_inference_of_no_model(running: Running, asked: tuple[str, str]) -> None:
+    for id in (str(uuid4()), asked[1], "x"):
+        response = await running.client.get(f"{MODELS}/{id}/inferences/query/u-1")
+        assert (response.status_code, response.json()["code"]) == (404, "UNKNOWN_MODEL")
+    stranger = await running.key("read", tenant="other")
+    gone = await running.client.get(f"{MODELS}/{asked[0]}/inferences/query/u-1", headers=stranger)
+    assert (gone.status_code, gone.json()["code"]) == (404, "UNKNOWN_MODEL")

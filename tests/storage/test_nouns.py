@@ -180,8 +180,8 @@ async def test_a_key_is_found_by_its_secret_until_it_ends(database: Database, te
     async with database.transaction(tenant) as session:
         make = {"tenant": tenant, "name": "k", "scopes": ["explain", "read"]}
         key, secret = await api_keys.create(session, **make)
-        _, later = await api_keys.create(session, **make, expires_at=now + timedelta(hours=1))
-        _, expired = await api_keys.create(session, **make, expires_at=now - timedelta(seconds=1))
+        lasting, later = await api_keys.create(session, **make, expires_at=now + timedelta(hours=1))
+        past, expired = await api_keys.create(session, **make, expires_at=now - timedelta(seconds=1))
         assert len(await api_keys.list_all(session)) == 3
     found = await api_keys.find_by_secret(database, secret)
     assert found is not None
@@ -189,6 +189,10 @@ async def test_a_key_is_found_by_its_secret_until_it_ends(database: Database, te
     assert secret.startswith("whence_")
     assert secret.encode() not in found.key_hash
     assert await api_keys.find_by_secret(database, later) is not None
+    usable = [await api_keys.find_by_id(database, tenant, id) is not None for id in (key.id, lasting.id, past.id)]
+    assert usable == [True, True, False]
+    assert await api_keys.find_by_id(database, "nobody", key.id) is None
+    assert await api_keys.find_by_id(database, tenant, time_ordered()) is None
     assert await api_keys.find_by_secret(database, expired) is None
     assert await api_keys.find_by_secret(database, secret + "x") is None
     assert await api_keys.find_by_secret(database, "\ud800") is None
@@ -196,6 +200,7 @@ async def test_a_key_is_found_by_its_secret_until_it_ends(database: Database, te
         await api_keys.revoke(session, key.id)
         ended = (await api_keys.list_all(session))[0].revoked_at
     assert await api_keys.find_by_secret(database, secret) is None
+    assert await api_keys.find_by_id(database, tenant, key.id) is None
     async with database.transaction(tenant) as session:
         await api_keys.revoke(session, key.id)
         assert (await api_keys.list_all(session))[0].revoked_at == ended

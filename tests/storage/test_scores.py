@@ -36,6 +36,16 @@ def some_scores(rows: list[Inference], **changes: Any) -> Scores:
     return Scores(**fields | changes)
 
 
+async def test_whether_a_model_has_scores(database: Database, tenant: str, other_tenant: str) -> None:
+    model_id, _, rows = await filled(database, tenant, IDS[:2])
+    async with database.transaction(tenant) as session:
+        assert not await scores.exist(session, model_id)
+        await scores.add(session, model_id, "shap", some_scores(rows[1:]))
+        assert await scores.exist(session, model_id) and not await scores.exist(session, rows[1].id)
+    async with database.transaction(other_tenant) as session:
+        assert not await scores.exist(session, model_id)
+
+
 async def test_scores_come_back_exactly(database: Database, tenant: str) -> None:
     model_id, _, rows = await filled(database, tenant, IDS[:2])
     partial = np.array([[0.1 + 0.2, np.nan, -0.0, 1e-300, 1e300, -1.0], [np.nan] * 6])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Body, Request
+from fastapi import Body, Path, Request
 from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from app.dependencies import Ingester, JsonResponse, ServerState, keyed_router, must_be_json
 from app.dialects.arthur.data_schemas import (
     Accepted,
+    BatchEnd,
     Counted,
     CountedFile,
     ReferenceEnd,
@@ -24,6 +25,7 @@ from app.dialects.arthur.data_schemas import (
 from app.dialects.arthur.model_routes import MODELS, TAG, ModelId
 from app.errors import problems
 from app.ingest import Result, add_inferences, close_reference, set_truths, without_nan
+from app.monitored import find_in_use
 from app.multipart import MULTIPART, Form
 from app.refusals import MalformedBody
 from app.uploads import Report, add_inference_file, add_reference_file, set_truth_file
@@ -33,6 +35,7 @@ from storage.database import Database
 MOST_RECORDS = 100_000
 Take = Callable[[Database, str, str, Sequence[Any]], Awaitable[list[Result]]]
 SUCCESS = {"message": "success"}
+BatchId = Annotated[str, Path(description="The batch, as its rows name it.", examples=["2026-03-01"])]
 
 
 def body_of(kind: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
@@ -77,9 +80,9 @@ def data_routes() -> list[BaseRoute]:
         response_model=CountedFile, responses=taken | problems(409),
         openapi_extra=body_of(MULTIPART, REFERENCE_FILE, {"reference_data": "@rows.parquet"}),
     )(send_reference)  # fmt: skip
-    keyed.patch(f"{one}/reference_data", summary="End the reference set", response_model=Accepted, responses=taken)(
-        end_reference
-    )
+    ended: Any = {"response_model": Accepted, "responses": taken}
+    keyed.patch(f"{one}/reference_data", summary="End the reference set", **ended)(end_reference)
+    keyed.patch(f"{one}/batches/{{batch_id:path}}", summary="End a batch", **ended)(end_batch)
     return keyed.routes
 
 
@@ -139,6 +142,20 @@ async def end_reference(
 ) -> Response:
     """No more rows will come, and there are so many of them."""
     await close_reference(server.explainer, caller.tenant, model_id, body.total_record_count)
+    return JsonResponse(SUCCESS)
+
+
+async def end_batch(
+    server: ServerState,
+    caller: Ingester,
+    model_id: ModelId,
+    batch_id: BatchId,
+    body: Annotated[
+        BatchEnd, Body(openapi_examples={"end": {"value": {"status": "uploaded", "total_record_count": 30}}})
+    ],
+) -> Response:
+    """Nothing is left to be done: the rows of a batch can be queried as soon as they are stored, and more may come."""
+    await find_in_use(server.explainer.database, caller.tenant, model_id)
     return JsonResponse(SUCCESS)
 
 

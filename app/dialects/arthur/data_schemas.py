@@ -64,6 +64,13 @@ class ReferenceEnd(Wire):
     total_record_count: Count = Field(description="How many rows the set has, or 400.", examples=[30])
 
 
+class BatchEnd(Wire):
+    status: str | None = Field(None, description="`uploaded`.", examples=["uploaded"])
+    total_record_count: Count | None = Field(
+        None, description="Rows of the last upload; not compared: a batch may be sent in several.", examples=[30]
+    )
+
+
 def counted(results: Sequence[Result]) -> dict[str, Any]:
     failure = sum(result.status >= 300 for result in results)
     counts = {"success": len(results) - failure, "failure": failure, "total": len(results)}

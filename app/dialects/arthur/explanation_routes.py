@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, BinaryIO
+from uuid import UUID
 
 from fastapi import Body, Path, Query, Request
 from pydantic import ValidationError
@@ -53,6 +54,7 @@ TAG = "Explanations of inferences (Arthur's wire)"
 TRIED = {"model_pipeline_input": [{"attribute_name": "income", "attribute_value": 1500}]}
 SWITCHED = {"enabled": True, "config": {"explanation_algo": "shap"}}
 
+KnownId = Annotated[UUID, Path(description="Id of the model.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
 InferenceId = Annotated[str, Path(description="Its partner_inference_id; may contain `/`.", examples=["u-1"])]
 Name = Annotated[str, Path(description=f"One of {', '.join(NAMES)}.", examples=["explainability"], max_length=64)]
 Algorithm = Annotated[
@@ -71,17 +73,18 @@ Uncertainty = Annotated[bool, Query(description="Adds the standard error of each
 def explanation_routes() -> list[BaseRoute]:
     keyed = keyed_router(TAG)
     one = MODELS + "/{model_id}"
+    by_id = MODELS + "/{model_id:uuid}"  # a name with slashes, as in GET /models/{name}, is none
     known, written = problems(401, 403, 404), problems(400, 401, 403, 404, 413, 415)
     asked: Any = {"responses": problems(400, 401, 403, 404, 413, 415, 503)}
     keyed.get(
-        one + "/inferences/{inference:path}/explanation", summary="Explain an inference",
+        by_id + "/inferences/{inference:path}/explanation", summary="Explain an inference",
         response_model=ExplanationAnswer, **asked,
     )(explanation)  # fmt: skip
     keyed.post(one + "/what_if", summary="Explain a row that never was", response_model=WhatIfAnswer, **asked)(try_row)
-    keyed.get(one + "/enrichments", summary="List enrichments", response_model=Enrichments, responses=known)(
+    keyed.get(by_id + "/enrichments", summary="List enrichments", response_model=Enrichments, responses=known)(
         enrichments
     )
-    keyed.get(one + "/enrichments/{name}", summary="Get an enrichment", response_model=Enrichment, responses=known)(
+    keyed.get(by_id + "/enrichments/{name}", summary="Get an enrichment", response_model=Enrichment, responses=known)(
         enrichment
     )
     accepted: Any = {"status_code": 202, "response_model": str, "responses": written}
@@ -109,7 +112,7 @@ async def explanation(
     request: Request,
     server: ServerState,
     caller: Asker,
-    model_id: ModelId,
+    model_id: KnownId,
     inference: InferenceId,
     algorithm: Algorithm = "lime",
     n_samples: Samples = None,
@@ -119,7 +122,7 @@ async def explanation(
     uncertainty: Uncertainty = False,
 ) -> Response:
     """The scores of an inference: those stored, or else computed now and stored, the same numbers either way."""
-    work = explain_inference(server.explainer, caller.tenant, model_id, inference, algorithm, n_samples)
+    work = explain_inference(server.explainer, caller.tenant, str(model_id), inference, algorithm, n_samples)
     found = await while_connected(request, work)
     return JsonResponse(explanation_answer(found, Listing(sort, page, page_size, uncertainty)))
 
@@ -141,15 +144,15 @@ async def try_row(
     return JsonResponse(what_if_answer(await while_connected(request, work)))
 
 
-async def enrichments(server: ServerState, caller: ReaderOrIngester, model_id: ModelId) -> Response:
+async def enrichments(server: ServerState, caller: ReaderOrIngester, model_id: KnownId) -> Response:
     """What is computed for the inferences of this model beside what was sent."""
-    _, state = await find_state(server.explainer, caller.tenant, model_id)
+    _, state = await find_state(server.explainer, caller.tenant, str(model_id))
     return JsonResponse(dict.fromkeys(NAMES, OFF) | {EXPLAINABILITY: enrichment_answer(state)})
 
 
-async def enrichment(server: ServerState, caller: ReaderOrIngester, model_id: ModelId, name: Name) -> Response:
+async def enrichment(server: ServerState, caller: ReaderOrIngester, model_id: KnownId, name: Name) -> Response:
     """One of them."""
-    _, state = await find_state(server.explainer, caller.tenant, model_id)
+    _, state = await find_state(server.explainer, caller.tenant, str(model_id))
     check_name(name)
     return JsonResponse(enrichment_answer(state) if name == EXPLAINABILITY else OFF)
 

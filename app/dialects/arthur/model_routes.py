@@ -1,4 +1,4 @@
-"""Who asks, and the models whose inferences are kept."""
+"""The models whose inferences are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from app.dialects.arthur.explanation_schemas import enrichment_answer
 from app.dialects.arthur.model_schemas import (
     ModelChange,
     MonitoredModelResponse,
-    OrganizationResponse,
     model_answer,
 )
 from app.errors import problems
@@ -52,8 +51,6 @@ def model_routes() -> list[BaseRoute]:
     seen, known = problems(401, 403), problems(401, 403, 404)
     written = problems(400, 401, 403, 404, 409, 413, 415)
     one: Any = {"response_model": MonitoredModelResponse}
-    whose: Any = {"response_model": OrganizationResponse, "responses": seen}
-    keyed.get("/api/v3/users/me", summary="Whose key is this?", **whose)(me)
     keyed.post(MODELS, summary="Register a model", status_code=201, responses=written, **one)(create)
     keyed.get(MODELS, summary="List models in use", response_model=list[MonitoredModelResponse], responses=seen)(models)
     keyed.post(MODELS + "/{model_id}/retry", summary="Register again", responses=known, **one)(retry)
@@ -61,11 +58,6 @@ def model_routes() -> list[BaseRoute]:
     keyed.delete(MODELS + "/{model_id}", summary="Archive a model", status_code=204, responses=known)(remove)
     keyed.get(MODELS + "/{model_id:path}", summary="Get a model", responses=known, **one)(model)
     return keyed.routes
-
-
-async def me(caller: ReaderOrIngester) -> Response:
-    """The organization is the tenant of the key."""
-    return JsonResponse({"organization_id": caller.tenant})
 
 
 async def create(server: ServerState, caller: Ingester, body: NewBody) -> Response:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.definitions import MOST_ATTRIBUTES, Attribute, Definition, InputType, OutputType
 from app.model_body import AttributeBody, ModelDetails
@@ -41,10 +41,6 @@ class MonitoredModelResponse(ModelDetails):
     archived: bool = Field(description="Whether it takes no more inferences.", examples=[False])
     attributes: list[MonitoredAttributeResponse] = Field(description="All of them.")
     explainability: dict[str, Any] | None = Field(description="Null: not enabled.", examples=[None])
-
-
-class OrganizationResponse(BaseModel):
-    organization_id: str = Field(description="The tenant of the key.", examples=["default"])
 
 
 def model_answer(

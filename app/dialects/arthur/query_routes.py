@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
-from fastapi import Body, Query
+from fastapi import Body, Path, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -12,7 +13,7 @@ from starlette.routing import BaseRoute
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
 from app.dialects.arthur.model_routes import MODELS, ModelId
 from app.errors import problems
-from app.query import query
+from app.query import inference, query
 from explainers.errors import InvalidRequest
 
 DAY = {"property": "inference_timestamp", "time_interval": "day"}
@@ -38,6 +39,8 @@ OneBody = Annotated[dict[str, Any], Body(description=WORDS, openapi_examples={"r
 Named = Annotated[
     str | None, Query(description="Id or partner_model_id; without it the only model in use.", examples=["churn-7"])
 ]
+ModelUuid = Annotated[UUID, Path(description="Id of the model.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
+PartnerId = Annotated[str, Path(description="Your id of the inference.", examples=["u-1"])]
 Page = Annotated[int | None, Query(ge=1, description="From 1; without it all rows.", examples=[1])]
 PageSize = Annotated[int | None, Query(ge=1, le=100_000, description="Rows of a page; 100.", examples=[100])]
 
@@ -53,6 +56,10 @@ def query_routes() -> list[BaseRoute]:
     refused: Any = {"response_model": QueryResponse, "responses": problems(400, 401, 403, 404, 413, 415)}
     keyed.post("/query", summary="Query stored inferences", **refused)(ask)
     keyed.post(MODELS + "/{model_id}/inferences/query", summary="Query a model's inferences", **refused)(ask_model)
+    keyed.get(
+        MODELS + "/{model_id:uuid}/inferences/query/{partner_inference_id:path}",
+        summary="Get an inference", response_model=QueryResponse, responses=problems(400, 401, 403, 404),
+    )(one_inference)  # fmt: skip
     return keyed.routes
 
 
@@ -76,6 +83,14 @@ async def ask(
     database = server.explainer.database
     rows = await query(database, caller.tenant, named or model_id, rest, page=page, page_size=page_size)
     return JsonResponse({"query_result": rows})
+
+
+async def one_inference(
+    server: ServerState, caller: Reader, model_id: ModelUuid, partner_inference_id: PartnerId
+) -> Response:
+    """An inference as `select *` gives it: all its attributes, ids and times."""
+    row = await inference(server.explainer.database, caller.tenant, str(model_id), partner_inference_id)
+    return JsonResponse({"query_result": [row]})
 
 
 async def ask_model(

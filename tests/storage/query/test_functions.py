@@ -156,6 +156,8 @@ AGGREGATES: list[tuple[str, dict[str, Any], Expect]] = [
     ),
     ("rSquared", TRUTH, lambda f: metrics.r2_score(*pairs(f, "truth", "a"))),
     ("auc", A, lambda f: metrics.roc_auc_score(*reversed(pairs(f)))),
+    ("auc", A | {"threshold": 0.9}, lambda f: metrics.roc_auc_score(*reversed(pairs(f)))),
+    ("rmse", TRUTH | {"threshold": 0.9}, lambda f: math.sqrt(metrics.mean_squared_error(*pairs(f, "truth", "a")))),
     ("confusionMatrix", A, lambda f: matrix(*binary(f))),
     ("confusionMatrix", A | {"threshold": 0.8}, lambda f: matrix(*binary(f, 0.8))),
     ("confusionMatrix", A | {"ground_truth_property": "klass"}, lambda f: matrix(*binary(f))),
@@ -179,6 +181,8 @@ AGGREGATES: list[tuple[str, dict[str, Any], Expect]] = [
     ("falsePositiveRateMulticlass", B, lambda f: rates(*against_all(f))["false_positive_rate"]),
     ("trueNegativeRateMulticlass", B, lambda f: rates(*against_all(f))["true_negative_rate"]),
     ("falseNegativeRateMulticlass", B, lambda f: rates(*against_all(f))["false_negative_rate"]),
+    ("accuracyRateMulticlass", {"threshold": 0.9}, accuracy),
+    ("falseNegativeRateMulticlass", B | {"threshold": 0.9}, lambda f: rates(*against_all(f))["false_negative_rate"]),
     ("regionalFeatureImportance", {"attribute_name": "age", "predicted_attribute_name": "b"}, region),
 ]
 
