@@ -39,9 +39,10 @@ class Demo:
 MODELS: Mapping[str, Demo] = {
     "demo-lm": Demo("causal-lm"),
     "demo-vision": Demo("image-text-lm"),
-    "demo-tabular": Demo("tabular", "model.ubj", "shap"),
     "demo-text": Demo("text-classifier", "", "lime"),
+    "demo-tabular": Demo("tabular", "model.ubj", "shap"),
 }
+"""In this order: what is explained in a moment does not wait for what takes a minute."""
 
 
 async def prepare_demo(database: Database, settings: Settings, url: str) -> str:
@@ -146,7 +147,7 @@ def greeting(url: str, secret: str) -> str:
 
 
 def features_of(output: str) -> Row:
-    """Which features move an output of demo-tabular most, over its wrong answers' side of the data."""
+    """Which features move an output of demo-tabular most, where it is likely."""
     importances = {"function": "regionalFeatureImportances", "parameters": {"predicted_attribute_name": output}}
     region = [{"property": output, "comparator": "gte", "value": 0.5}]
     return {"model_id": "demo-tabular", "select": [importances], "filter": region}

@@ -311,7 +311,7 @@ async def scored(running: Running, id: str) -> None:
     values = np.array([[0.1, 0.2, -0.1, -0.2]])  # (n, K * M)
     async with running.server.explainer.database.transaction(tenant="default") as session:
         (row,) = await inferences.read(session, UUID(id))
-        await scores.add(session, UUID(id), "lime", scores.Scores(np.array([row.seq]), values, [{}]))
+        await scores.add(session, UUID(id), "lime", scores.Scores(0, np.array([row.seq]), values, [{}]))
 
 
 INPUTS = [placed("income", "PIPELINE_INPUT", 1), placed("tenure", "PIPELINE_INPUT", 0)]

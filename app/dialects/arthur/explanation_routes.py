@@ -151,7 +151,7 @@ async def enrichments(server: ServerState, caller: ReaderOrIngester, model_id: K
 
 
 async def enrichment(server: ServerState, caller: ReaderOrIngester, model_id: KnownId, name: Name) -> Response:
-    """One of them."""
+    """One enrichment: whether it is on, how far it is, and its configuration."""
     _, state = await find_state(server.explainer, caller.tenant, str(model_id))
     check_name(name)
     return JsonResponse(enrichment_answer(state) if name == EXPLAINABILITY else OFF)
