@@ -7,6 +7,7 @@ shard under way at most.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -23,9 +24,12 @@ from storage import jobs, scores
 from storage.jobs import Job
 from storage.scores import Wanted
 
-SHARD_PREDICTIONS = 200_000
-"""Rows that the model is asked for in one shard, about: a fraction of a second to a few seconds of work."""
+FIRST_PREDICTIONS = 10_000
+"""Rows that the model is asked for in the first shard, about; later ones take `SHARD_SECONDS`."""
 SHARD_ROWS = 500
+SHARD_SECONDS = 0.5
+"""A request that comes in the middle of a shard waits for its end."""
+MOST_GROWTH = 4.0
 
 
 async def explain_stored(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
@@ -53,11 +57,10 @@ class Backfill:
         self.scorer = scorer
         self.config: Config = state.acting
 
-    @property
-    def shard_rows(self) -> int:
-        """As many as take about `SHARD_PREDICTIONS`, where rows may share some."""
+    def first_rows(self) -> int:
+        """As many as take about `FIRST_PREDICTIONS`, where rows may share some."""
         expected = self.scorer.predictions(self.config.algorithm, SHARD_ROWS)
-        return max(1, min(SHARD_ROWS, SHARD_ROWS * SHARD_PREDICTIONS // expected))
+        return max(1, min(SHARD_ROWS, SHARD_ROWS * FIRST_PREDICTIONS // expected))
 
     def wanted(self, after: int) -> Wanted:
         config = self.config
@@ -65,16 +68,20 @@ class Backfill:
 
     async def run(self, after: int, steps: Steps) -> None:
         """Until nothing is lacking, the job is not ours any more, or the state of the explanations has changed."""
+        rows = self.first_rows()
         async with self.explainer.database.transaction(tenant=self.job.tenant_id) as session:
             steps.done, steps.total = await scores.progress(session, self.wanted(after))
-            shard = await scores.lacking(session, self.wanted(after), limit=self.shard_rows)
+            shard = await scores.lacking(session, self.wanted(after), limit=rows)
         while shard:
+            started = time.perf_counter()
             outcomes = await self.explained(shard)
+            growth = SHARD_SECONDS / max(time.perf_counter() - started, 1e-3)
+            rows = max(1, min(SHARD_ROWS, round(len(shard) * min(MOST_GROWTH, growth))))
             after = shard[-1].seq
             async with self.explainer.database.transaction(tenant=self.job.tenant_id) as session:
                 if not await self.store(session, shard, outcomes, steps):
                     return
-                shard = await scores.lacking(session, self.wanted(after), limit=self.shard_rows)
+                shard = await scores.lacking(session, self.wanted(after), limit=rows)
 
     async def explained(self, shard: Sequence[Any]) -> list[Outcome]:
         scorer, ids = self.scorer, [row.partner_inference_id for row in shard]

@@ -29,18 +29,18 @@ DESCRIPTION = "Whence's own demo model"
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A model below FOLDER. One that predicts has its rows beside it, and an algorithm that explains them."""
+    """A model below FOLDER. One that predicts has its rows beside it, and a `config` by which they are explained."""
 
     kind: str
     file: str = ""
-    algorithm: str | None = None
+    config: Mapping[str, Any] | None = None
 
 
 MODELS: Mapping[str, Demo] = {
     "demo-lm": Demo("causal-lm"),
     "demo-vision": Demo("image-text-lm"),
-    "demo-text": Demo("text-classifier", "", "lime"),
-    "demo-tabular": Demo("tabular", "model.ubj", "shap"),
+    "demo-text": Demo("text-classifier", "", {"explanation_algo": "lime", "explanation_nsamples": 500}),
+    "demo-tabular": Demo("tabular", "model.ubj", {"explanation_algo": "shap"}),
 }
 """In this order: what is explained in a moment does not wait for what takes a minute."""
 
@@ -84,15 +84,15 @@ async def offer(database: Database, settings: Settings, name: str, demo: Demo) -
             return
         async with database.transaction(tenant=DEFAULT_TENANT) as session:
             await models.remove(session, name)
-    if demo.algorithm is not None:
+    if demo.config is not None:
         async with explainer_of(database, settings) as explainer:
             await retire(explainer, name)
-    schema = FOLDER / name / "schema.json" if demo.algorithm is not None else None
+    schema = FOLDER / name / "schema.json" if demo.config is not None else None
     new = NewModel(name, demo.kind, path.name, description=DESCRIPTION)
     await register(database, settings, DEFAULT_TENANT, new, path.parent, schema)
-    if demo.algorithm is not None:
+    if demo.config is not None:
         async with explainer_of(database, settings) as explainer:
-            await fill(explainer, name, demo.algorithm)
+            await fill(explainer, name, demo.config)
 
 
 async def retire(explainer: Explainer, name: str) -> None:
@@ -105,7 +105,7 @@ async def retire(explainer: Explainer, name: str) -> None:
         await archive(explainer, DEFAULT_TENANT, str(model.id))
 
 
-async def fill(explainer: Explainer, name: str, algorithm: str) -> None:
+async def fill(explainer: Explainer, name: str, config: Mapping[str, Any]) -> None:
     """Reference set, inferences with their truth, and explanations, which a job computes once the server is up."""
     from app.explainability import configure  # noqa: PLC0415 - brings PyTorch
     from app.ingest import add_inferences, close_reference  # noqa: PLC0415 - brings PyTorch
@@ -120,7 +120,7 @@ async def fill(explainer: Explainer, name: str, algorithm: str) -> None:
         await add_reference_file(database, DEFAULT_TENANT, id, content)
         await close_reference(explainer, DEFAULT_TENANT, id, len(reference))
     await add_inferences(database, DEFAULT_TENANT, id, lines_of(name, "inferences"))
-    await configure(explainer, DEFAULT_TENANT, id, enabled=True, config={"explanation_algo": algorithm})
+    await configure(explainer, DEFAULT_TENANT, id, enabled=True, config=config)
 
 
 def lines_of(name: str, what: str) -> list[Any]:

@@ -3,7 +3,7 @@
 Context: explanations are looked up one inference at a time, and averaged over all of them or over those that pass a
 filter. Decision: one row per inference and algorithm, with the scores of all predicted attributes and inputs in one
 array; averages name the elements one by one (`storage.query.regional`). Consequences: a twelfth of the space and an
-eighth to a fifth of the time of a row per score (benchmarks/query_layouts.py, which measured the alternatives too).
+eighth to a fifth of the time of a row per score (benchmarks/query.py, which measured the alternatives too).
 """
 
 from __future__ import annotations

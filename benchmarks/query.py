@@ -1,11 +1,11 @@
 """How scores may lie in Postgres, and how long it takes to look one explanation up and to average over all of them.
 
-    python -m benchmarks.query_layouts
+    python -m benchmarks.query
 
 200,000 inferences with 20 inputs and 2 predicted attributes, stored by `storage`, whose layout is the first; the others
 are made from it in the same database, with the same keys and row-level security. DuckDB reads the same scores, a row
 for each, from Parquet. The layouts take turns, so that a busy machine slows all of them. All means are held against
-numpy's. Writes benchmarks/results/query_layouts.json.
+numpy's. Writes benchmarks/results/query.json.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BLOCK = 10_000
 PLACES = INPUTS * OUTPUTS
 THRESHOLD = 0.5  # of the third input: about three of ten inferences pass
 TENANT, ALGORITHM = "bench", "lime"
-RESULT = Path(__file__).parent / "results" / "query_layouts.json"
+RESULT = Path(__file__).parent / "results" / "query.json"
 PACKAGES = ("duckdb", "numpy", "psycopg", "pyarrow", "sqlalchemy")
 OWN = "Whence: arrays, elements named"
 POLICY = "tenant_id = current_setting('whence.tenant', true)"
