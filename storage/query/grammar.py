@@ -24,12 +24,13 @@ from storage.query.ast import (
     Query,
     SourceName,
     Test,
+    Threshold,
 )
 from storage.query.ast import Operand as OperandTree
 from storage.query.body import Place, shown
 from storage.query.comparators import COMPARATORS
 from storage.query.functions import FUNCTIONS
-from storage.query.signature import Function, Operand, Operands
+from storage.query.signature import Function, Groups, Operand, Operands
 
 DEEPEST = 12
 MOST_PARTS = 2000
@@ -124,6 +125,8 @@ class _Reader:
                     arguments[name] = self.operand(given[name], depth - 1, literally=parameter.literally)
                 case Operands():
                     arguments[name] = self.operands(given[name], depth - 1)
+                case Groups():
+                    arguments[name] = self.thresholds(given[name])
                 case _:
                     arguments[name] = parameter.read(given[name])
         return arguments
@@ -136,6 +139,26 @@ class _Reader:
             if not isinstance(operand, Property | AliasRef):
                 raise InvalidQuery("must be a property", each.pointer)
         return operands
+
+    def thresholds(self, place: Place) -> tuple[Threshold, ...]:
+        """One or several; a single one may stand without a list."""
+        alone = isinstance(place.value, Mapping)
+        found = tuple(map(self.threshold, [place] if alone else place.entries()))
+        if not found:
+            raise InvalidQuery("must not be empty", place.pointer)
+        return found
+
+    def threshold(self, place: Place) -> Threshold:
+        members = place.members(("conditions", "threshold"), "a threshold")
+        for name in ("conditions", "threshold"):
+            if name not in members:
+                raise InvalidQuery(f"'{name}' is missing", place.pointer)
+        conditions = tuple(map(self.condition, members["conditions"].entries()))
+        if not conditions:
+            raise InvalidQuery("must not be empty", members["conditions"].pointer)
+        if named := next((each.target for each in conditions if each.target.is_alias), None):
+            raise InvalidQuery("must be a property", named.pointer)
+        return Threshold(conditions, float(members["threshold"].number()), place.pointer)
 
     def operand(self, place: Place, depth: int, *, literally: bool = False) -> OperandTree:
         self.count(place, depth)
