@@ -14,7 +14,7 @@ from storage.query.compiler import Compiled
 PAGE_SIZE = 100
 TIMEOUT_S = 60.0
 MOST_ROWS = 200_000
-CANCELLED = "57014"
+CANCELLED, UNTRANSLATABLE, MALFORMED = "57014", "22P05", "22P02"
 LAST = 2**53
 
 
@@ -41,12 +41,22 @@ async def run(
     try:
         found = (await session.execute(statement)).all()
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != CANCELLED:
+        refusal = _refusal(getattr(error.orig, "sqlstate", None), timeout_s)
+        if refusal is None:
             raise
-        raise InvalidQuery(f"the query took longer than {timeout_s:g} s: filter more, or ask for less") from None
+        raise InvalidQuery(refusal) from None
     if len(found) > most_rows:
         raise InvalidQuery(f"the answer has more than {most_rows} rows: set 'limit', or ask page by page", "/limit")
     return [compiled.row(values) for values in found]
+
+
+def _refusal(state: str | None, timeout_s: float) -> str | None:
+    """What the caller can do about an error of the database; None for ours."""
+    if state == CANCELLED:
+        return f"the query took longer than {timeout_s:g} s: filter more, or ask for less"
+    if state in {UNTRANSLATABLE, MALFORMED}:
+        return "a list among these rows has a NUL character or half a surrogate pair: filter its row out"
+    return None
 
 
 def window(compiled: Compiled, page: int | None, page_size: int | None) -> tuple[int | None, int]:

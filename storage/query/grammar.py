@@ -112,8 +112,11 @@ class _Reader:
         return Call(name, arguments, test, place.pointer)
 
     def arguments(self, function: Function, given: dict[str, Place], place: Place, depth: int) -> dict[str, Any]:
-        if function.either and sum(name in given for name in function.either) != 1:
+        chosen = [name for name in function.either if name in given]
+        if function.either and not chosen:
             raise InvalidQuery(f"needs one of the parameters {' and '.join(function.either)}", place.pointer)
+        if len(chosen) > 1:
+            raise InvalidQuery(f"stands beside {chosen[0]}: give one of them", given[chosen[1]].pointer)
         arguments: dict[str, Any] = {}
         for name, parameter in function.parameters.items():
             if name not in given:

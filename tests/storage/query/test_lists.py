@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn import metrics
+from sqlalchemy import text
 
+from storage.database import Database
 from storage.errors import InvalidQuery
 from tests.storage.query.bodies import call, select
 from tests.storage.query.conftest import Ask
@@ -113,24 +115,37 @@ async def test_the_worst_rank_of_some_items(ask: Ask, wanted: Any) -> None:
 async def test_parts_of_lists(ask: Ask) -> None:
     names = ("best_item_id", "words_tokens", "chances_tokens", "chances_likelihoods")
     found = await ask(select(*({"property": name} for name in names)), MODEL)
-    assert [row["best_item_id"] for row in found] == [ids(text) for text in FRAME["best"]]
-    words = [None if given(text) is None else json.loads(text) for text in FRAME["words"]]
+    assert [row["best_item_id"] for row in found] == [ids(each) for each in FRAME["best"]]
+    words = [None if given(each) is None else json.loads(each) for each in FRAME["words"]]
     assert [row["words_tokens"] for row in found] == words
-    for row, text in zip(found, FRAME["chances"], strict=True):
-        positions = None if given(text) is None else json.loads(text)
-        pairs = [pair for each in positions for pair in each.items()] if isinstance(positions, list) else []
+    for row, each in zip(found, FRAME["chances"], strict=True):
+        positions = None if given(each) is None else json.loads(each)
+        pairs = [pair for position in positions for pair in position.items()] if isinstance(positions, list) else []
         assert row["chances_tokens"] == (None if positions is None else [token for token, _ in pairs])
         assert row["chances_likelihoods"] == (None if positions is None else [chance for _, chance in pairs])
     assert "best_item_id" not in (await ask(select({"property": "*"}, limit=1), MODEL))[0]
     cut = call("arraySlice", "x", property="best_item_id", start=2, length=1)
     known = {"property": "best_item_id", "comparator": "NotNull"}
     found = await ask(select(cut, filter=[known]), MODEL)
-    assert [row["x"] for row in found] == [ids(text)[1:2] for text in FRAME["best"] if given(text) is not None]
+    assert [row["x"] for row in found] == [ids(each)[1:2] for each in FRAME["best"] if given(each) is not None]
 
 
 async def test_a_slice_of_what_is_no_list_is_empty(ask: Ask) -> None:
     body = select(call("arraySlice", "x", property="best", start=1, length=2), limit=5)
     assert (await ask(body, MODEL))[4] == {"x": []}
+
+
+@pytest.mark.parametrize("item", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
+async def test_items_that_the_database_cannot_read(ask: Ask, store: Database, item: str) -> None:
+    added = text(
+        "INSERT INTO inferences (model_id, seq, id, partner_inference_id, inference_timestamp, received_timestamp,"
+        " numbers, texts) VALUES (:model, 1, :model, 'x', now(), now(), '{}', :texts)"
+    )
+    async with store.transaction("odd") as session:
+        await session.execute(text("DELETE FROM inferences"))
+        await session.execute(added, {"model": MODEL.id, "texts": ["u", json.dumps([{"item_id": item}])]})
+    with pytest.raises(InvalidQuery, match="NUL character or half a surrogate"):
+        await ask(select({"property": "best_item_id"}), MODEL, tenant="odd")
 
 
 @pytest.mark.parametrize("name", ["user_item_id", "words_likelihoods", "best_tokens", "liked_item_id"])
