@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Result, Select, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -37,17 +38,23 @@ async def run(
         return []
     most = most_rows + 1 if limit is None else min(limit, most_rows + 1)
     statement = compiled.statement.limit(most).offset(offset or None)
+    found = await fetch(session, statement, timeout_s)
+    if len(found) > most_rows:
+        raise InvalidQuery(f"the answer has more than {most_rows} rows: set 'limit', or ask page by page", "/limit")
+    return [compiled.row(values) for values in found]
+
+
+async def fetch(session: AsyncSession, statement: Select[Any], timeout_s: float) -> Sequence[Any]:
+    """All rows of a statement. Raises InvalidQuery for what the caller can help; the transaction is then lost."""
     await session.execute(select(func.set_config("statement_timeout", f"{max(1, int(timeout_s * 1000))}ms", True)))
     try:
-        found = (await session.execute(statement)).all()
+        result: Result[Any] = await session.execute(statement)
+        return result.all()
     except DBAPIError as error:
         refusal = _refusal(getattr(error.orig, "sqlstate", None), timeout_s)
         if refusal is None:
             raise
         raise InvalidQuery(refusal) from None
-    if len(found) > most_rows:
-        raise InvalidQuery(f"the answer has more than {most_rows} rows: set 'limit', or ask page by page", "/limit")
-    return [compiled.row(values) for values in found]
 
 
 def _refusal(state: str | None, timeout_s: float) -> str | None:

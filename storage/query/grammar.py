@@ -46,11 +46,13 @@ DIRECTIONS = {"asc": False, "desc": True}
 
 def parse(body: Mapping[str, Any]) -> Query:
     """The query that a request asks. Raises InvalidQuery with the place of the first mistake."""
-    return _Reader().query(Place(body), DEEPEST)
+    return Reader().query(Place(body), DEEPEST)
 
 
 @dataclass(slots=True)
-class _Reader:
+class Reader:
+    """Reads one request; `parts` counts its calls, conditions and operands."""
+
     parts: int = 0
 
     def query(self, place: Place, depth: int) -> Query:
