@@ -14,6 +14,9 @@ from explainers.errors import InvalidRequest
 from storage.database import Database
 from storage.query.answers import run
 from storage.query.compiler import compile_query
+from storage.query.drift import bucket_table
+from storage.query.drift import drift as drift_rows
+from storage.query.drift_request import parse_bucket_table, parse_drift
 from storage.query.grammar import parse
 from storage.query.schema import Attribute, QueryModel
 
@@ -35,6 +38,20 @@ async def query(
     async with database.transaction(tenant=tenant) as session:
         chosen = await choose(session, model)
         return await run(session, compile_query(asked, query_model(chosen)), page=page, page_size=page_size)
+
+
+async def drift(database: Database, tenant: str, model: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How far the rows of a target are from those of a base, a figure for each property. Raises as `query`."""
+    asked = parse_drift(body)
+    async with database.transaction(tenant=tenant) as session:
+        return await drift_rows(session, query_model(await choose(session, model)), asked)
+
+
+async def drift_table(database: Database, tenant: str, model: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bins that the stability index of a property sums up. Raises as `query`."""
+    asked = parse_bucket_table(body)
+    async with database.transaction(tenant=tenant) as session:
+        return await bucket_table(session, query_model(await choose(session, model)), asked)
 
 
 async def choose(session: AsyncSession, name: str | None) -> Monitored:
