@@ -42,6 +42,8 @@ class Scope:
     tokens: TokenView = field(default_factory=TokenView)
     grouped: bool = False
     keys: dict[tuple[bool, str], Typed] = field(default_factory=dict)  # by whether it is an alias, and name
+    grouping: list[Typed] = field(default_factory=list)
+    """The keys in the order of the query, as they are computed from a row."""
     beside: Any = None
     """The keys as columns beside the rows."""
     done: dict[str, Typed] = field(default_factory=dict)

@@ -184,10 +184,15 @@ class Stored:
         return tuple(self.makers)
 
     def rows(self) -> FromClause:
+        rows = self.unmultiplied()
+        return rows if self.cells is None else rows.join(self.cells, true())
+
+    def unmultiplied(self) -> FromClause:
+        """One row for each inference and algorithm."""
         rows: FromClause = self.main
         for clause, condition, outer in self.joined.values():
             rows = rows.join(clause, condition, isouter=outer)
-        return rows if self.cells is None else rows.join(self.cells, true())
+        return rows
 
     def parts(self) -> list[Any]:
         joined = [clause for clause, _, _ in self.joined.values()]
