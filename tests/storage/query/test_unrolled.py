@@ -76,8 +76,43 @@ FAST: dict[str, dict[str, Any]] = {
     },
     "keys alone": {"select": CELLS, "group_by": CELLS, "order_by": [PREDICTED | {"direction": "desc"}]},
 }
+FAST |= {
+    "classes together": {"select": [ATTRIBUTE, AVERAGE]},
+    "all together": {
+        "select": [AVERAGE, call("count"), call("min", property="explainer_attribute")],
+        "group_by": [],
+    },
+    "all together of nobody": {"select": [AVERAGE, call("count")], "filter": [NOBODY], "group_by": []},
+    "attributes together by class and day": {
+        "select": [DAY, PREDICTED, call("avgAbs", property="explainer_score"), call("count")],
+        "group_by": [PREDICTED, {"alias": "day"}],
+        "order_by": [{"alias": "day", "direction": "desc"}],
+    },
+    "by day alone": {"select": [DAY, call("avgAbs", property="explainer_score")], "group_by": [{"alias": "day"}]},
+    "functions of several cells": {
+        "select": [
+            ATTRIBUTE,
+            ALGORITHM,
+            call("sum", property="explainer_score"),
+            call("max", property=SIZE),
+            call("min", property="explainer_predicted_attribute"),
+            call("countIf", property="explainer_score", comparator="lt", value=0),
+            call("rate", property="explainer_predicted_attribute", comparator="eq", value="b"),
+            call("avg", "income", property="income"),
+            call("sum", "ages", property="age"),
+            call("divide", "ratio", left={"nested_function": AVERAGE}, right={"nested_function": call("count")}),
+        ],
+        "group_by": [ATTRIBUTE, ALGORITHM],
+        "filter": [PREDICTED | {"comparator": "in", "value": ["a", "c"]}],
+    },
+}
 SLOW: dict[str, dict[str, Any]] = {
-    "several classes": {"select": [ATTRIBUTE, AVERAGE]},
+    "quantile of several classes": {"select": [ATTRIBUTE, call("quantile", property="explainer_score", level=0.5)]},
+    "spread of several classes": {"select": [ATTRIBUTE, call("stdDev", property="explainer_score")]},
+    "categories of several classes": {"select": [ATTRIBUTE, call("categoriesCount", property="explainer_score")]},
+    "first of several classes": {
+        "select": [ATTRIBUTE, call("argMax", argument="partner_inference_id", value="explainer_score")]
+    },
     "scores filtered": {
         "select": [*CELLS, AVERAGE],
         "filter": [SCORE | {"comparator": "gt", "value": 0}],
@@ -132,6 +167,9 @@ async def test_the_same_rows_without_multiplying(ask: Ask, monkeypatch: pytest.M
     assert found == [near(row) for row in wanted]
     assert [list(row) for row in found] == [list(row) for row in wanted]
     assert found or name == "nobody"
+    assert [[type(value) for value in row.values()] for row in found] == [
+        [type(value) for value in row.values()] for row in wanted
+    ]
 
 
 @pytest.mark.parametrize("name", FAST)
