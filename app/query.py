@@ -15,6 +15,9 @@ from explainers.errors import InvalidRequest
 from storage.database import Database
 from storage.query.answers import run
 from storage.query.compiler import compile_query
+from storage.query.drift import bucket_table
+from storage.query.drift import drift as drift_rows
+from storage.query.drift_request import parse_bucket_table, parse_drift
 from storage.query.grammar import parse
 from storage.query.schema import Attribute, Explainability, QueryModel
 from storage.values import UNSTORABLE
@@ -35,9 +38,7 @@ async def query(
     """
     asked = parse(body)
     async with database.transaction(tenant=tenant) as session:
-        chosen = await choose(session, model)
-        known = query_model(chosen, await state_of(session, chosen))
-        return await run(session, compile_query(asked, known), page=page, page_size=page_size)
+        return await run(session, compile_query(asked, await known(session, model)), page=page, page_size=page_size)
 
 
 async def inference(database: Database, tenant: str, model: str, partner_inference_id: str) -> dict[str, Any]:
@@ -48,6 +49,26 @@ async def inference(database: Database, tenant: str, model: str, partner_inferen
     if not found:
         raise NotFound("there is no inference with this partner_inference_id")
     return found[0]
+
+
+async def drift(database: Database, tenant: str, model: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How far the rows of a target are from those of a base, a figure for each property. Raises as `query`."""
+    asked = parse_drift(body)
+    async with database.transaction(tenant=tenant) as session:
+        return await drift_rows(session, await known(session, model), asked)
+
+
+async def drift_table(database: Database, tenant: str, model: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bins that the stability index of a property sums up. Raises as `query`."""
+    asked = parse_bucket_table(body)
+    async with database.transaction(tenant=tenant) as session:
+        return await bucket_table(session, await known(session, model), asked)
+
+
+async def known(session: AsyncSession, name: str | None) -> QueryModel:
+    """The model that is asked, as queries see it; raises as `choose`."""
+    model = await choose(session, name)
+    return query_model(model, await state_of(session, model))
 
 
 async def choose(session: AsyncSession, name: str | None) -> Monitored:

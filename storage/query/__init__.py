@@ -8,6 +8,8 @@ ever compared with dictionaries, values are only ever bound, columns of an answe
 and comparators are tables. Depth, entries and the weight of expressions are bounded, since aliases can double.
 Consequences: a new function is one function and one line; SQL injection has no place to happen; a statement's text
 does not depend on the request's values, except for their number.
-The files from the bottom up: ast, schema, body, typed, comparators, signature, aggregates | scalars | evaluation,
-functions, grammar | sources, regional, nlp, scope, compiler, answers.
+The files from the bottom up: ast, schema, body, typed, comparators | lists, signature, aggregates | scalars |
+evaluation | ranking, functions, grammar | sources, regional, nlp, scope, merging, unrolled, compiler, answers. Beside
+them drift, a question of its own over the same columns: divergence | significance (maths), drift_request (grammar),
+histograms (SQL), drift.
 """

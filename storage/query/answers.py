@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Result, Select, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,7 +15,7 @@ from storage.query.compiler import Compiled
 PAGE_SIZE = 100
 TIMEOUT_S = 60.0
 MOST_ROWS = 200_000
-CANCELLED = "57014"
+CANCELLED, UNTRANSLATABLE, MALFORMED = "57014", "22P05", "22P02"
 LAST = 2**53
 
 
@@ -37,16 +38,32 @@ async def run(
         return []
     most = most_rows + 1 if limit is None else min(limit, most_rows + 1)
     statement = compiled.statement.limit(most).offset(offset or None)
-    await session.execute(select(func.set_config("statement_timeout", f"{max(1, int(timeout_s * 1000))}ms", True)))
-    try:
-        found = (await session.execute(statement)).all()
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != CANCELLED:
-            raise
-        raise InvalidQuery(f"the query took longer than {timeout_s:g} s: filter more, or ask for less") from None
+    found = await fetch(session, statement, timeout_s)
     if len(found) > most_rows:
         raise InvalidQuery(f"the answer has more than {most_rows} rows: set 'limit', or ask page by page", "/limit")
     return [compiled.row(values) for values in found]
+
+
+async def fetch(session: AsyncSession, statement: Select[Any], timeout_s: float) -> Sequence[Any]:
+    """All rows of a statement. Raises InvalidQuery for what the caller can help; the transaction is then lost."""
+    await session.execute(select(func.set_config("statement_timeout", f"{max(1, int(timeout_s * 1000))}ms", True)))
+    try:
+        result: Result[Any] = await session.execute(statement)
+        return result.all()
+    except DBAPIError as error:
+        refusal = _refusal(getattr(error.orig, "sqlstate", None), timeout_s)
+        if refusal is None:
+            raise
+        raise InvalidQuery(refusal) from None
+
+
+def _refusal(state: str | None, timeout_s: float) -> str | None:
+    """What the caller can do about an error of the database; None for ours."""
+    if state == CANCELLED:
+        return f"the query took longer than {timeout_s:g} s: filter more, or ask for less"
+    if state in {UNTRANSLATABLE, MALFORMED}:
+        return "a list among these rows has a NUL character or half a surrogate pair: filter its row out"
+    return None
 
 
 def window(compiled: Compiled, page: int | None, page_size: int | None) -> tuple[int | None, int]:

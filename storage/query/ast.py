@@ -96,6 +96,15 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold:
+    """For the rows that meet all conditions."""
+
+    conditions: tuple[Condition, ...]
+    value: float
+    pointer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     target: Name
     descending: bool

@@ -22,6 +22,7 @@ from storage.query.schema import QueryModel
 from storage.query.scope import Scope, placed, sorted_by, ungrouped
 from storage.query.sources import Rows, Source, Stored
 from storage.query.typed import GROUPED, Shape, Sql, Typed
+from storage.query.unrolled import Conditions, unroll
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +67,20 @@ def _level(query: Query, model: QueryModel) -> _Level:
     for key, column in columns.items():
         if scope.grouped and column.plain is not None:
             raise InvalidQuery(ungrouped(column.plain), items[key].pointer)
-    return _outer(scope, query, columns, [_matching(scope, each) for each in query.filter if _of_rows(scope, each)])
+    conditions = [(each, _matching(scope, each)) for each in query.filter if _of_rows(scope, each)]
+    return _outer(scope, query, columns, conditions)
 
 
-def _outer(scope: Scope, query: Query, columns: dict[str, Typed], conditions: list[Sql]) -> _Level:
+def _outer(scope: Scope, query: Query, columns: dict[str, Typed], conditions: Conditions) -> _Level:
     """What the inner select computed, without the rows that conditions on it drop; its order."""
     places = {key: f"c{index}" for index, key in enumerate(columns)}
     sorted_beside = {f"o{index}": scope.sortable(order.target) for index, order in enumerate(scope.orders)}
     ties = {f"t{index}": tie for index, tie in enumerate(scope.ties())}
     found = {places[key]: column.sql for key, column in columns.items()} | sorted_beside | ties
     having = [(each, scope.named(each.target)) for each in query.filter if _of_groups(scope, each)]
-    inner = _inner(scope, found, conditions)
+    inner = unroll(scope, found, conditions)
+    if inner is None:
+        inner = _inner(scope, found, [sql for _, sql in conditions])
     kept = [matches(replace(column, sql=inner.c[places[each.target.name]]), each.test) for each, column in having]
     order: list[Any] = []
     for index, each in enumerate(scope.orders):
@@ -213,5 +217,5 @@ def _group(scope: Scope, query: Query) -> None:
         (name.is_alias, name.name): replace(key, sql=keys.c[f"k{index}"], plain=None, weight=1, constant=None)
         for index, (name, key) in enumerate(found)
     }
-    scope.beside = keys
+    scope.grouping, scope.beside = [key for _, key in found], keys
     scope.done.clear()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from storage.query import aggregates, evaluation, scalars
+from storage.query import aggregates, evaluation, ranking, scalars
 from storage.query.body import Place
 from storage.query.comparators import COMPARATORS
 from storage.query.schema import ALGORITHMS
-from storage.query.signature import Function, Operand, Operands, Parameters, Value
+from storage.query.signature import Function, Groups, Operand, Operands, Parameters, Value
 from storage.query.typed import ANY, GROUPED, LISTS, NUMERIC, ORDERED, TIMES, Typed
 
 ALL = tuple(COMPARATORS)
@@ -43,6 +43,11 @@ OPTIONAL_PAIR: Parameters = {
     "predicted_property": Operand(NUMERIC, required=False),
     "ground_truth_property": Operand(NUMERIC, default="truth_if_predicted"),
 }
+LISTED: Parameters = {
+    "predicted_property": Operand(LISTS, default="predicted"),
+    "ground_truth_property": Operand(LISTS, default="truth"),
+}
+AT_K: Parameters = {**LISTED, "k": Value(lambda place: place.integer(1, 1_000_000))}
 THRESHOLD: Parameters = {"threshold": _maybe(Value(Place.number))}
 ERRORS: Parameters = {
     "aggregation": _maybe(_one_of("avg", "min", "max"), "avg"),
@@ -93,6 +98,9 @@ FUNCTIONS: Mapping[str, Function] = {
         aggregates.any_if, {"result": Operand(GROUPED), **COMPARED}, aggregate=True, comparators=ALL, needs=("ties",)
     ),
     "binsToQuantiles": Function(aggregates.bins_to_quantiles, {**NUMBER, "num_bins": BINS}, aggregate=True),
+    "rankedItemMaxK": Function(
+        ranking.ranked_item_max_k, {"property": Operand(LISTS), "item_filter": Value(ranking.items)}, aggregate=True
+    ),
     # Row functions
     "roundTimestamp": Function(
         scalars.round_timestamp, {"property": Operand(TIMES), "time_interval": _one_of(*scalars.INTERVALS)}
@@ -141,6 +149,10 @@ FUNCTIONS: Mapping[str, Function] = {
             "length": Value(lambda place: place.integer(0)),
         },
     ),
+    "biasMitigatedPredictions": Function(
+        scalars.bias_mitigated_predictions,
+        {"predicted_property": Operand(NUMERIC, default="predicted"), "thresholds": Groups()},
+    ),
     # Evaluation
     "rmse": _whole(evaluation.rmse),
     "mae": _whole(evaluation.mae, PAIR | ERRORS),
@@ -168,6 +180,12 @@ FUNCTIONS: Mapping[str, Function] = {
     "falsePositiveRateMulticlass": _multiclass("fall_out"),
     "trueNegativeRateMulticlass": _multiclass("specificity"),
     "falseNegativeRateMulticlass": _multiclass("miss_rate"),
+    "precisionAtK": Function(ranking.precision_at_k, AT_K, aggregate=True),
+    "recallAtK": Function(ranking.recall_at_k, AT_K, aggregate=True),
+    "mapAtK": Function(ranking.map_at_k, AT_K, aggregate=True),
+    "nDCGAtK": Function(ranking.ndcg_at_k, AT_K, aggregate=True),
+    "rankedListAUC": Function(ranking.ranked_list_auc, LISTED, aggregate=True),
+    "meanReciprocalRank": Function(ranking.mean_reciprocal_rank, LISTED, aggregate=True),
     # Explanations
     "regionalFeatureImportance": Function(
         _special, {"attribute_name": Value(Place.name), **REGION}, aggregate=True, special=True

@@ -24,12 +24,13 @@ from storage.query.ast import (
     Query,
     SourceName,
     Test,
+    Threshold,
 )
 from storage.query.ast import Operand as OperandTree
 from storage.query.body import Place, shown
 from storage.query.comparators import COMPARATORS
 from storage.query.functions import FUNCTIONS
-from storage.query.signature import Function, Operand, Operands
+from storage.query.signature import Function, Groups, Operand, Operands
 
 DEEPEST = 12
 MOST_PARTS = 2000
@@ -45,11 +46,13 @@ DIRECTIONS = {"asc": False, "desc": True}
 
 def parse(body: Mapping[str, Any]) -> Query:
     """The query that a request asks. Raises InvalidQuery with the place of the first mistake."""
-    return _Reader().query(Place(body), DEEPEST)
+    return Reader().query(Place(body), DEEPEST)
 
 
 @dataclass(slots=True)
-class _Reader:
+class Reader:
+    """Reads one request; `parts` counts its calls, conditions and operands."""
+
     parts: int = 0
 
     def query(self, place: Place, depth: int) -> Query:
@@ -111,8 +114,11 @@ class _Reader:
         return Call(name, arguments, test, place.pointer)
 
     def arguments(self, function: Function, given: dict[str, Place], place: Place, depth: int) -> dict[str, Any]:
-        if function.either and sum(name in given for name in function.either) != 1:
+        chosen = [name for name in function.either if name in given]
+        if function.either and not chosen:
             raise InvalidQuery(f"needs one of the parameters {' and '.join(function.either)}", place.pointer)
+        if len(chosen) > 1:
+            raise InvalidQuery(f"stands beside {chosen[0]}: give one of them", given[chosen[1]].pointer)
         arguments: dict[str, Any] = {}
         for name, parameter in function.parameters.items():
             if name not in given:
@@ -124,6 +130,8 @@ class _Reader:
                     arguments[name] = self.operand(given[name], depth - 1, literally=parameter.literally)
                 case Operands():
                     arguments[name] = self.operands(given[name], depth - 1)
+                case Groups():
+                    arguments[name] = self.thresholds(given[name])
                 case _:
                     arguments[name] = parameter.read(given[name])
         return arguments
@@ -136,6 +144,26 @@ class _Reader:
             if not isinstance(operand, Property | AliasRef):
                 raise InvalidQuery("must be a property", each.pointer)
         return operands
+
+    def thresholds(self, place: Place) -> tuple[Threshold, ...]:
+        """One or several; a single one may stand without a list."""
+        alone = isinstance(place.value, Mapping)
+        found = tuple(map(self.threshold, [place] if alone else place.entries()))
+        if not found:
+            raise InvalidQuery("must not be empty", place.pointer)
+        return found
+
+    def threshold(self, place: Place) -> Threshold:
+        members = place.members(("conditions", "threshold"), "a threshold")
+        for name in ("conditions", "threshold"):
+            if name not in members:
+                raise InvalidQuery(f"'{name}' is missing", place.pointer)
+        conditions = tuple(map(self.condition, members["conditions"].entries()))
+        if not conditions:
+            raise InvalidQuery("must not be empty", members["conditions"].pointer)
+        if named := next((each.target for each in conditions if each.target.is_alias), None):
+            raise InvalidQuery("must be a property", named.pointer)
+        return Threshold(conditions, float(members["threshold"].number()), place.pointer)
 
     def operand(self, place: Place, depth: int, *, literally: bool = False) -> OperandTree:
         self.count(place, depth)

@@ -11,6 +11,7 @@ from sqlalchemy import cast as sql_cast
 from storage.errors import InvalidQuery
 from storage.query.body import Place
 from storage.query.comparators import TYPES, coerced
+from storage.query.lists import entries
 from storage.query.typed import Kind, Sql, Typed, common_kind, constant, flag, number, ratio, whole
 
 INTERVALS = ("second", "minute", "hour", "day", "month", "year")
@@ -99,13 +100,19 @@ def neighbor(property: Typed, offset: int, default: Any, order: Sequence[Sql]) -
 
 
 def array_slice(property: Typed, start: int, length: int) -> Typed:
-    entries = func.json_array_elements(sql_cast(property.sql, JSON)).table_valued("entry", with_ordinality="place")
-    entries = entries.render_derived()
-    inside = (entries.c.place >= start) & (entries.c.place < start + length)
-    ordered = func.json_agg(entries.c.entry, type_=JSON)
-    chosen = select(ordered).select_from(entries).where(inside).scalar_subquery()
+    """Empty where the value is no list."""
+    each = entries(property.sql)
+    inside = (each.c.place >= start) & (each.c.place < start + length)
+    chosen = select(func.json_agg(each.c.entry, type_=JSON)).select_from(each).where(inside).scalar_subquery()
     empty = func.coalesce(chosen, sql_cast(literal("[]", Text), JSON))
     return Typed(case((property.sql.is_not(None), empty), else_=null()), "json")
+
+
+def bias_mitigated_predictions(predicted_property: Typed, thresholds: Sequence[tuple[Sql, float]]) -> Typed:
+    """1 or 0 by the threshold of the first group that a row is in; null where it is in none, or the prediction is."""
+    prediction = predicted_property.sql
+    branches = [(inside, flag(prediction >= literal(float(least), Double)).sql) for inside, least in thresholds]
+    return number(case((prediction.is_(None), null()), *branches, else_=null()), "integer")
 
 
 def _closed(*values: Typed) -> Kind:

@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Text, case, func, literal
+from sqlalchemy import ARRAY, BigInteger, Text, and_, case, func, literal
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import array
 
 from storage.errors import InvalidQuery
 from storage.query import nlp, regional
-from storage.query.ast import AliasRef, Call, Item, Literally, Name, Number, Operand, Order, Property
+from storage.query.ast import AliasRef, Call, Item, Literally, Name, Number, Operand, Order, Property, Threshold
 from storage.query.body import nearest, shown
 from storage.query.comparators import matches
 from storage.query.evaluation import Classes
 from storage.query.functions import FUNCTIONS
 from storage.query.nlp import TokenView
 from storage.query.schema import TRUTH_CLASS, QueryModel
-from storage.query.signature import Function
+from storage.query.signature import Function, Groups
 from storage.query.signature import Operand as OperandParameter
 from storage.query.signature import Operands as OperandsParameter
 from storage.query.sources import Rows, Source
@@ -42,6 +42,8 @@ class Scope:
     tokens: TokenView = field(default_factory=TokenView)
     grouped: bool = False
     keys: dict[tuple[bool, str], Typed] = field(default_factory=dict)  # by whether it is an alias, and name
+    grouping: list[Typed] = field(default_factory=list)
+    """The keys in the order of the query, as they are computed from a row."""
     beside: Any = None
     """The keys as columns beside the rows."""
     done: dict[str, Typed] = field(default_factory=dict)
@@ -128,11 +130,19 @@ class Scope:
                     pairs = [(_label(each), self.operand(each)) for each in given or ()]
                     values[_snake(name)] = [(label, self.checked(v, parameter, call, name)) for label, v in pairs]
                     parts += [value for _, value in pairs]
+                case Groups():
+                    values[_snake(name)] = [(self.inside(each, parts), each.value) for each in given or ()]
                 case _:
                     values[_snake(name)] = parameter.default if given is None else given
         if call.test is not None:
             values["matching"] = matches(values["property"], call.test)
         return values | {need: PROVIDED[need](self, call) for need in function.needs}, parts
+
+    def inside(self, threshold: Threshold, parts: list[Typed]) -> Sql:
+        """Where a row meets all conditions of a threshold, whose columns join the parts."""
+        columns = [self.named(each.target) for each in threshold.conditions]
+        parts += columns
+        return and_(*(matches(column, each.test) for column, each in zip(columns, threshold.conditions, strict=True)))
 
     def checked(self, value: Typed, parameter: OperandParameter | OperandsParameter, call: Call, name: str) -> Typed:
         if name == "ground_truth_property":

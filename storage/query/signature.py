@@ -41,7 +41,14 @@ class Value:
     default: Any = None
 
 
-Parameter: TypeAlias = Operand | Operands | Value
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A list of groups of rows with a threshold each, handed over as pairs of a condition and a number."""
+
+    required: bool = True
+
+
+Parameter: TypeAlias = Operand | Operands | Value | Groups
 Parameters: TypeAlias = dict[str, Parameter]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     DateTime,
     Double,
@@ -36,6 +37,7 @@ from sqlalchemy import cast as sql_cast
 
 from storage.errors import InvalidQuery
 from storage.query.ast import SourceName
+from storage.query.lists import PARTS
 from storage.query.schema import ALGORITHMS, Attribute, QueryModel
 from storage.query.typed import Kind, Sql, Typed
 
@@ -60,7 +62,15 @@ INFERENCES = _table(
     texts=TEXTS,
 )
 REFERENCE_ROWS = _table("reference_rows", numbers=NUMBERS, texts=TEXTS)
-SCORES = _table("inference_scores", algorithm=Text, fingerprint=BigInteger, scores=NUMBERS, errors=NUMBERS, fit=NUMBERS)
+SCORES = _table(
+    "inference_scores",
+    algorithm=Text,
+    fingerprint=BigInteger,
+    scores=NUMBERS,
+    errors=NUMBERS,
+    fit=NUMBERS,
+    facts=JSON,
+)
 TOKENS = _table(
     "inference_tokens",
     algorithm=Text,
@@ -89,6 +99,7 @@ EXPLAINER = (
     "explainer_score",
     "explainer_score_stderr",
     "explainer_local_fit_r2",
+    "explainer_n_samples",
 )
 """Properties of one score; naming any of them makes a row for each."""
 IMPORTANCES = {
@@ -180,20 +191,25 @@ class Stored:
             self.makers |= {name: partial(self._system, name) for name in SYSTEM}
 
     def column(self, name: str) -> Typed | None:
-        maker = self.makers.get(name) or self._enriched().get(name)
+        maker = self.makers.get(name) or self._named().get(name)
         return maker() if maker else None
 
     def names(self) -> tuple[str, ...]:
-        return (*self.makers, *self._enriched())
+        return (*self.makers, *self._named())
 
     def everything(self) -> tuple[str, ...]:
         return tuple(self.makers)
 
     def rows(self) -> FromClause:
+        rows = self.unmultiplied()
+        return rows if self.cells is None else rows.join(self.cells, true())
+
+    def unmultiplied(self) -> FromClause:
+        """One row for each inference and algorithm."""
         rows: FromClause = self.main
         for clause, condition, outer in self.joined.values():
             rows = rows.join(clause, condition, isouter=outer)
-        return rows if self.cells is None else rows.join(self.cells, true())
+        return rows
 
     def parts(self) -> list[Any]:
         joined = [clause for clause, _, _ in self.joined.values()]
@@ -284,6 +300,19 @@ class Stored:
         column, kind = SYSTEM[name]
         return Typed(self.main.c[column], kind, plain=name)
 
+    def _named(self) -> Mapping[str, Callable[[], Typed]]:
+        """What `*` does not stand for."""
+        parts: dict[str, Callable[[], Typed]] = {
+            f"{each.name}_{part}": partial(self._part, each, part)
+            for each in self.model.attributes
+            for part in PARTS.get(each.value_type, ())
+        }
+        return {**parts, **self._enriched()}
+
+    def _part(self, attribute: Attribute, part: str) -> Typed:
+        column = self._attribute(attribute)
+        return Typed(PARTS[attribute.value_type][part](column.sql), "list", plain=f"{attribute.name}_{part}")
+
     def _enriched(self) -> Mapping[str, Callable[[], Typed]]:
         if self.name != "enriched":
             return {}
@@ -303,6 +332,7 @@ class Stored:
             "explainer_score": (scores.c.scores[cells.c.place], "number"),
             "explainer_score_stderr": (scores.c.errors[cells.c.place], "number"),
             "explainer_local_fit_r2": (scores.c.fit[(cells.c.place - 1) // len(self.model.inputs) + 1], "number"),
+            "explainer_n_samples": (sql_cast(scores.c.facts.op("->>")("n_samples"), Double), "integer"),
         }
         return Typed(*found[name], plain=name)
 

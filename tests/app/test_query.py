@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from app.dialects.arthur.model_routes import MODELS
-from app.dialects.arthur.query_routes import DAYS, ROWS
+from app.dialects.arthur.query_routes import DAYS, DRIFT, ROWS, TABLE
 from tests.app.conftest import Running
 from tests.app.test_monitored import created, record
 
@@ -108,3 +109,51 @@ async def test_an_inference_of_no_model(running: Running, asked: tuple[str, str]
     stranger = await running.key("read", tenant="other")
     gone = await running.client.get(f"{MODELS}/{asked[0]}/inferences/query/u-1", headers=stranger)
     assert (gone.status_code, gone.json()["code"]) == (404, "UNKNOWN_MODEL")
+
+
+DRIFTS = ("data_drift", "data_drift_psi_bucket_calculation_table")
+
+
+async def upload_reference(running: Running, id: str) -> None:
+    rows = [{"income": 100 * n, "tenure": 3, "churn_yes": 0.5, "churn_no": 0.5} for n in range(1, 11)]
+    files = {"reference_data": ("reference.json", json.dumps(rows).encode())}
+    response = await running.client.post(f"{MODELS}/{id}/reference_data", files=files)
+    assert response.status_code == 207 and response.json()["counts"]["success"] == 10, response.text
+
+
+async def test_the_documented_drift(running: Running, asked: tuple[str, str]) -> None:
+    id, _ = asked
+    await upload_reference(running, id)
+    path = f"{MODELS}/{id}/inferences/query"
+    (row,) = await answer(running, f"{path}/data_drift", DRIFT)
+    assert list(row) == ["income", "tenure", "rollup"] and row["rollup"] == "2026-03-01T00:00:00Z"
+    assert row["income"] > 1 and row["tenure"] == 0
+    table = await answer(running, f"{path}/data_drift_psi_bucket_calculation_table", TABLE | {"num_bins": 20})
+    assert sum(each["psi"] for each in table) == pytest.approx(row["income"])
+    assert {each["base_total"] for each in table} == {10} and {each["target_total"] for each in table} == {3}
+    assert table[0]["bucket"] == "bucket_1" and table[0]["base_bucket_min"] == 100
+    limits = {name: value for name, value in DRIFT.items() if name not in {"target", "rollup"}}
+    (found,) = await answer(running, f"{path}/data_drift", limits | {"metric": "Thresholds"})
+    assert list(found["income"]) == ["PSI", "KLDivergence", "JSDivergence", "HellingerDistance"]
+
+
+async def test_drift_of_classes(running: Running, asked: tuple[str, str]) -> None:
+    everything = {"source": "inference"}
+    body = {"predicted_classes": ["*"], "metric": "HellingerDistance", "base": everything, "target": everything}
+    assert await answer(running, f"{MODELS}/{asked[0]}/inferences/query/data_drift", body) == [{"predictedClass": 0.0}]
+
+
+@pytest.mark.parametrize("path", DRIFTS)
+async def test_mistakes_of_drift_and_who_may_ask(running: Running, asked: tuple[str, str], path: str) -> None:
+    body = DRIFT if path == "data_drift" else TABLE
+    url = f"{MODELS}/{asked[0]}/inferences/query/{path}"
+    wrong = body | {"base": {"source": "referenc"}}
+    response = await running.client.post(url, json=wrong)
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/base/source")
+    assert "did you mean 'reference'" in response.json()["detail"]
+    assert (await running.client.post(url, json=[])).status_code == 400
+    gone = await running.client.post(f"{MODELS}/{uuid4()}/inferences/query/{path}", json=body)
+    assert (gone.status_code, gone.json()["code"]) == (404, "UNKNOWN_MODEL")
+    stranger = await running.key("read", tenant="stranger")
+    assert (await running.client.post(url, json=body, headers=stranger)).status_code == 404
+    assert (await running.client.post(url, json=body, headers=await running.key("ingest"))).status_code == 403

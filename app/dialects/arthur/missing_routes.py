@@ -17,8 +17,6 @@ MISSING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (f"/api/v4{MODEL}/metrics/{{metric_id}}", ("GET",), "metrics"),
     (f"/api/v3{MODEL}/alert_rules", ("GET", "POST"), "alert rules"),
     (f"/api/v3{MODEL}/alert_rules/{{alert_rule_id}}", ("PATCH",), "alert rules"),
-    (f"/api/v3{MODEL}/inferences/query/data_drift", ("POST",), "drift"),
-    (f"/api/v3{MODEL}/inferences/query/data_drift_psi_bucket_calculation_table", ("POST",), "drift"),
     ("/api/v3/alerts", ("GET",), "alerts"),
     ("/api/v3/alerts/{alert_id}", ("PATCH",), "alerts"),
     (f"{GROUPS}/{{model_group_id}}", ("GET", "PATCH", "DELETE"), "model groups"),

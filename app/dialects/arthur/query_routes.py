@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
 from app.dialects.arthur.model_routes import MODELS, ModelId
 from app.errors import problems
-from app.query import inference, query
+from app.query import drift, drift_table, inference, query
 from explainers.errors import InvalidRequest
 
 DAY = {"property": "inference_timestamp", "time_interval": "day"}
@@ -31,11 +31,30 @@ DAYS = {
 ROWS = {"select": [{"property": "*"}], "order_by": [{"property": "churn_yes", "direction": "desc"}], "limit": 10}
 WORDS = "A query: `select`, `from`, `subquery`, `filter`, `group_by`, `order_by`, `limit`, `offset`."
 
+SIDES = {
+    "base": {"source": "reference"},
+    "target": {
+        "source": "inference",
+        "filter": [{"property": "inference_timestamp", "comparator": "gte", "value": "2026-03-01T00:00:00Z"}],
+    },
+}
+DRIFT = {"properties": ["income", "tenure"], "metric": "PSI", "num_bins": 20, "rollup": "day", **SIDES}
+TABLE = {"property": "income", "num_bins": 10, **SIDES}
+DRIFT_WORDS = (
+    "`properties` (1 to 100), `predicted_classes` or `ground_truth_classes` (a list, or `*`); `metric`: `PSI`, "
+    "`KLDivergence`, `JSDivergence`, `HellingerDistance`, `HypothesisTest` (-log10 of the p-value) or `Thresholds` (no "
+    "target); `base` and `target`: `source` (`inference`, `reference`, `ground_truth`) and `filter`; `num_bins` (20), "
+    "`group_by`, `rollup` (`minute` to `year`, or `batch_id`)."
+)
+TABLE_WORDS = "As of a drift query, with one `property` and without `metric`."
+
 QueryBody = Annotated[
     dict[str, Any],
     Body(description=WORDS, openapi_examples={"by day": {"value": DAYS}}),
 ]
 OneBody = Annotated[dict[str, Any], Body(description=WORDS, openapi_examples={"rows": {"value": ROWS}})]
+DriftBody = Annotated[dict[str, Any], Body(description=DRIFT_WORDS, openapi_examples={"by day": {"value": DRIFT}})]
+TableBody = Annotated[dict[str, Any], Body(description=TABLE_WORDS, openapi_examples={"income": {"value": TABLE}})]
 Named = Annotated[
     str | None, Query(description="Id or partner_model_id; without it the only model in use.", examples=["churn-7"])
 ]
@@ -55,7 +74,11 @@ def query_routes() -> list[BaseRoute]:
     keyed = keyed_router("Query (Arthur's wire)")
     refused: Any = {"response_model": QueryResponse, "responses": problems(400, 401, 403, 404, 413, 415)}
     keyed.post("/query", summary="Query stored inferences", **refused)(ask)
-    keyed.post(MODELS + "/{model_id}/inferences/query", summary="Query a model's inferences", **refused)(ask_model)
+    of_model = MODELS + "/{model_id}/inferences/query"
+    keyed.post(of_model, summary="Query a model's inferences", **refused)(ask_model)
+    keyed.post(of_model + "/data_drift", summary="Drift between two sets of rows", **refused)(ask_drift)
+    table = of_model + "/data_drift_psi_bucket_calculation_table"
+    keyed.post(table, summary="The bins of a stability index", **refused)(ask_drift_table)
     keyed.get(
         MODELS + "/{model_id:uuid}/inferences/query/{partner_inference_id:path}",
         summary="Get an inference", response_model=QueryResponse, responses=problems(400, 401, 403, 404),
@@ -104,3 +127,21 @@ async def ask_model(
     """Properties, functions and aggregates of the inferences of this model."""
     rows = await query(server.explainer.database, caller.tenant, model_id, body, page=page, page_size=page_size)
     return JsonResponse({"query_result": rows})
+
+
+async def ask_drift(server: ServerState, caller: Reader, model_id: ModelId, body: DriftBody) -> Response:
+    """How far the values of the target are from those of the base: a figure for each property and class.
+
+    Numbers are counted in bins between quantiles of the base, categories as they are; nulls are in no bin. A row for
+    each group and time of the target; null where a side has no values. `Thresholds` are what chance alone exceeds in
+    one of twenty cases: the 95 % quantile between random halves of the base.
+    """
+    return JsonResponse({"query_result": await drift(server.explainer.database, caller.tenant, model_id, body)})
+
+
+async def ask_drift_table(server: ServerState, caller: Reader, model_id: ModelId, body: TableBody) -> Response:
+    """The bins of both sides, their counts and shares, and what each adds to the stability index.
+
+    The outermost bins are open; they are shown to the smallest and largest value of the base.
+    """
+    return JsonResponse({"query_result": await drift_table(server.explainer.database, caller.tenant, model_id, body)})

@@ -143,6 +143,41 @@ def text_rows() -> Rows:
     return Rows(model, pd.DataFrame(frame), pd.DataFrame(), {}, tokens)
 
 
+@cache
+def listed(n: int = 120) -> Rows:
+    """Ranked lists beside what was relevant, tokens and their likelihoods; some are null, empty or of another form."""
+    generator = np.random.default_rng(9)
+    model = QueryModel(
+        uuid.UUID(int=9),
+        attributes(
+            ("user", "PIPELINE_INPUT", "STRING", {}),
+            ("best", "PREDICTED_VALUE", "RANKED_LIST", {"attribute_link": "liked"}),
+            ("liked", "GROUND_TRUTH", "ARRAY(STRING)", {"attribute_link": "best"}),
+            ("words", "NON_INPUT_DATA", "TOKENS", {}),
+            ("chances", "NON_INPUT_DATA", "TOKEN_LIKELIHOODS", {}),
+        ),
+        explainability=None,
+    )
+    items = [f"item {letter}" for letter in "abcdefghij"] + ['é"\\']
+    ranked: list[Any] = []
+    liked: list[Any] = []
+    for _ in range(n):
+        order = generator.permutation(items)[: generator.integers(0, 9)]
+        ranked.append([{"item_id": str(each), "score": 0.5, "label": "x"} for each in order])
+        liked.append([str(each) for each in generator.permutation(items)[: generator.integers(0, 5)]])
+    ranked[3] = [{"item_id": "item a"}, {"item_id": "item b"}, {"item_id": "item a"}, {"label": "nameless"}, 7, None]
+    ranked[4] = {"item_id": "item a"}
+    frame = _inferences(generator, n) | {"user": holes(generator, ["x", "y"] * (n // 2))}
+    frame["inference_id"] = [str(uuid.UUID(int=7000 + place)) for place in range(n)]
+    frame["ground_truth_timestamp"] = [None] * n
+    words = [["call", "the", "é"], [], ["fire"]] * (n // 3)
+    chances = [[{"call": 0.7}, {"the": 0.3, "a": 0.25}], [], {"not": "a list"}] * (n // 3)
+    columns = {"best": ranked, "liked": liked, "words": words, "chances": chances}
+    frame |= {name: holes(generator, [json.dumps(each) for each in column]) for name, column in columns.items()}
+    frame["best"][3], frame["liked"][3] = json.dumps(ranked[3]), json.dumps(["item b", "item j", "item b"])
+    return Rows(model, pd.DataFrame(frame), pd.DataFrame())
+
+
 def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None:
     """Stores them for a tenant, the first with number 1."""
     model = rows.model
@@ -171,12 +206,12 @@ def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None
             if not np.isinf(values).any():
                 found = [given(each) for each in values.tolist()]
                 insert = (
-                    "INSERT INTO inference_scores (model_id, seq, algorithm, scores, errors, fit)"
-                    " VALUES (%s, %s, %s, %s, %s, %s)"
+                    "INSERT INTO inference_scores (model_id, seq, algorithm, scores, errors, fit, facts)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s)"
                 )
-                opened.execute(
-                    insert, [model.id, seq, algorithm, found, [abs(each or 0.0) for each in found], [0.1, 0.2, 0.3]]
-                )
+                errors = [abs(each or 0.0) for each in found]
+                facts = json.dumps({"n_samples": 500 + seq} if algorithm == "lime" else {"method": "exact"})
+                opened.execute(insert, [model.id, seq, algorithm, found, errors, [0.1, 0.2, 0.3], facts])
     for each in rows.tokens:
         insert = (
             "INSERT INTO inference_tokens (model_id, attribute, seq, algorithm, tokens, positions, scores)"

@@ -60,6 +60,16 @@ async def test_how_far_to_trust_a_score(ask: Ask, rows: Rows) -> None:
     assert [row["explainer_score_stderr"] for row in found] == wanted.tolist()
 
 
+async def test_how_many_samples_a_score_rests_on(ask: Ask) -> None:
+    body = {"select": explainer("algo", "attribute", "n_samples"), "from": "enriched", "filter": [U1]}
+    found = await ask(body)
+    assert [(row["explainer_algo"], row["explainer_n_samples"]) for row in found] == [("lime", 502)] * 12 + [
+        ("shap", None)
+    ] * 12
+    largest = {"function": "max", "parameters": {"property": "explainer_n_samples"}}
+    assert await ask({"select": [largest], "from": "enriched"}) == [{"max": 800}]
+
+
 async def test_scores_are_numbers_like_others(ask: Ask, rows: Rows) -> None:
     day = {
         "function": "roundTimestamp",

@@ -17,6 +17,7 @@ from storage.query.functions import FUNCTIONS
 from storage.query.typed import iso
 from tests.storage.query.conftest import Ask
 from tests.storage.query.rows import Rows
+from tests.storage.query.test_lists import RANKED
 
 Expect = Callable[[pd.DataFrame], Any]
 THRESHOLDS = [1500, 2000.5, 2500]
@@ -283,6 +284,18 @@ def nested(function: str, left: Any, right: Any) -> dict[str, Any]:
     return {"nested_function": {"function": function, "parameters": {"left": left, "right": right}}}
 
 
+def mitigated(row: dict[str, Any]) -> int | None:
+    city, member, prediction = (none(row[name]) for name in ("city", "member", "a"))
+    least = 0.2 if city == "Zug" and member is False else 0.7 if member else None
+    return None if least is None or prediction is None else int(prediction >= least)
+
+
+def group(threshold: float, **values: Any) -> dict[str, Any]:
+    conditions = [{"property": name, "comparator": "eq", "value": value} for name, value in values.items()]
+    return {"conditions": conditions, "threshold": threshold}
+
+
+GROUPS = [group(0.2, city="Zug", member=False), group(0.7, member=True)]
 SIDES = {"left": "income", "right": "age"}
 SINCE = {"start_date": "since", "end_date": "inference_timestamp"}
 ROWS: list[tuple[str, dict[str, Any], Expect]] = [
@@ -375,6 +388,12 @@ ROWS: list[tuple[str, dict[str, Any], Expect]] = [
         {"property": "city", "offset": -1, "default": "none"},
         lambda f: ["none"] + [none(x) for x in f["city"][:-1]],
     ),
+    ("biasMitigatedPredictions", {"predicted_property": "a", "thresholds": GROUPS}, lambda f: every(f, mitigated)),
+    (
+        "biasMitigatedPredictions",
+        {"predicted_property": "a", "thresholds": GROUPS[1]},
+        maybe(lambda a, m: int(a >= 0.7) if m else None, "a", "member"),
+    ),
     ("arraySlice", {"property": "tags", "start": 2, "length": 2}, maybe(lambda x: json.loads(x)[1:3], "tags")),
 ]
 
@@ -393,4 +412,5 @@ async def test_row_functions(ask: Ask, rows: Rows, function: str, parameters: di
 
 def test_no_function_is_left_out() -> None:
     elsewhere = {"nlp_explanation", "regionalFeatureImportances"}  # see test_explanations
+    elsewhere |= {case[0] for case in RANKED}
     assert {case[0] for case in AGGREGATES + ROWS} | elsewhere == set(FUNCTIONS)

@@ -80,7 +80,12 @@ MISTAKES: list[tuple[Any, str, str]] = [
     (select(call("avg", property=True)), "/select/0/parameters/property", "must be a property, a number"),
     (select(call("avg", property="inference_timestamp")), "/select/0/parameters/property", "takes no timestamp"),
     (select(call("quantile", property="age", level=2)), "/select/0/parameters/level", "0..1"),
-    (select(call("distribution", property="age")), "/select/0/parameters", "needs one of"),
+    (select(call("distribution", property="age")), "/select/0/parameters", "num_bins and bin_thresholds"),
+    (
+        select(call("distribution", property="age", bin_thresholds=[1], num_bins=3)),
+        "/select/0/parameters/bin_thresholds",
+        "stands beside num_bins",
+    ),
     (select(call("distribution", property="age", num_bins=0)), "/select/0/parameters/num_bins", "from 1"),
     (
         select(call("binContinuous", property="age", bin_thresholds=[2, 2])),
