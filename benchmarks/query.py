@@ -50,6 +50,7 @@ ROWS, INPUTS, OUTPUTS, ROUNDS, LOOKUPS = 200_000, 20, 2, 9, 300
 BLOCK = 10_000
 PLACES = INPUTS * OUTPUTS
 THRESHOLD = 0.5  # of the third input: about three of ten inferences pass
+START = np.datetime64("2026-03-01", "us")
 TENANT, ALGORITHM = "bench", "lime"
 RESULT = Path(__file__).parent / "results" / "query.json"
 PACKAGES = ("duckdb", "numpy", "psycopg", "pyarrow", "sqlalchemy")
@@ -167,6 +168,7 @@ async def measured(url: str, folder: Path) -> dict[str, Any]:
             megabytes = made(plain)
             means: dict[str, Means] = {OWN: own_means(database, model_id)}
             lookups: dict[str, Lookup] = {OWN: own_lookup(database, model_id)}
+            lookups["Whence: by a query"] = asked_lookup(database, model_id)
             for layout in LAYOUTS:
                 means[layout.name] = layout_means(plain, model_id, layout)
                 lookups[layout.name] = layout_lookup(plain, model_id, layout)
@@ -176,6 +178,7 @@ async def measured(url: str, folder: Path) -> dict[str, Any]:
                 "megabytes of scores": {name: round(size, 1) for name, size in megabytes.items()},
                 "milliseconds of the lookup of one inference": await looked_up(lookups, values),
                 "milliseconds of mean magnitudes": await averaged(means, inputs, values),
+                "milliseconds of mean scores by input and day, one output": await by_day(database, model_id, folder),
             }
     finally:
         await database.close()
@@ -201,7 +204,7 @@ async def filled(database: Database, inputs: NDArray[np.float64], values: NDArra
         def blocks() -> Iterator[Rows]:
             for start in range(0, ROWS, BLOCK):
                 columns = {f"input_{place}": inputs[start : start + BLOCK, place] for place in range(INPUTS)}
-                times = np.datetime64("2026-03-01", "us") + np.arange(start, start + BLOCK) * np.timedelta64(1, "s")
+                times = START + np.arange(start, start + BLOCK) * np.timedelta64(1, "s")
                 ids = [f"u-{place}" for place in range(start, start + BLOCK)]
                 yield Rows(ids, times, cells_of(rows, columns, BLOCK))
 
@@ -321,11 +324,25 @@ def own_lookup(database: Database, model_id: UUID) -> Lookup:
     return lookup
 
 
+def asked_lookup(database: Database, model_id: UUID) -> Lookup:
+    """The same by a query, a row for each score."""
+    model = query_model(model_id)
+
+    async def lookup(partner_id: str) -> list[float]:
+        one = {"property": "partner_inference_id", "comparator": "eq", "value": partner_id}
+        query = {"select": [{"property": "explainer_score"}], "from": "enriched", "filter": [one]}
+        async with database.transaction(TENANT) as session:
+            return [row["explainer_score"] for row in await answers(session, compile_query(parse(query), model))]
+
+    return lookup
+
+
 def duck(folder: Path, inputs: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[Means, Lookup]:
     connected = duckdb.connect()
     seq = np.arange(ROWS)
     columns = {f"input_{place}": inputs[:, place] for place in range(INPUTS)}
-    rows = pa.table({"seq": seq, "partner_id": [f"u-{place}" for place in range(ROWS)], **columns})
+    times = START + seq * np.timedelta64(1, "s")
+    rows = pa.table({"seq": seq, "at": times, "partner_id": [f"u-{place}" for place in range(ROWS)], **columns})
     each = pa.table(
         {
             "seq": np.repeat(seq, PLACES),
@@ -354,6 +371,49 @@ def duck(folder: Path, inputs: NDArray[np.float64], values: NDArray[np.float64])
         return [score for (score,) in connected.execute(statement, [partner_id]).fetchall()]
 
     return means, lookup
+
+
+DAYS = {
+    "select": [
+        {"property": "explainer_attribute"},
+        {
+            "function": "roundTimestamp",
+            "alias": "day",
+            "parameters": {"property": "inference_timestamp", "time_interval": "day"},
+        },
+        {"function": "avg", "alias": "mean", "parameters": {"property": "explainer_score"}},
+    ],
+    "from": "enriched",
+    "filter": [{"property": "explainer_predicted_attribute", "comparator": "eq", "value": "output_0"}],
+    "group_by": [{"property": "explainer_attribute"}, {"alias": "day"}],
+}
+
+
+async def by_day(database: Database, model_id: UUID, folder: Path) -> dict[str, Any]:
+    """A mean for each input and day: an ordinary group of the query language."""
+    connected, model = duckdb.connect(), query_model(model_id)
+    statement = (
+        f"SELECT input, date_trunc('day', at) AS day, avg(score) FROM '{folder}/scores.parquet' "  # noqa: S608
+        f"JOIN '{folder}/inferences.parquet' USING (seq) WHERE output = 0 GROUP BY 1, 2"
+    )
+    seconds: dict[str, list[float]] = {"Whence": [], "DuckDB on Parquet": []}
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        async with database.transaction(TENANT) as session:
+            own = await answers(session, compile_query(parse(DAYS), model))
+        between = time.perf_counter()
+        peer = connected.execute(statement).fetchall()
+        seconds["Whence"].append(between - started)
+        seconds["DuckDB on Parquet"].append(time.perf_counter() - between)
+    theirs = {(f"input_{place}", f"{day:%Y-%m-%d}"): mean for place, day, mean in peer}
+    ours = {(row["explainer_attribute"], row["day"][:10]): row["mean"] for row in own}
+    assert ours.keys() == theirs.keys()
+    assert max(abs(ours[key] - theirs[key]) for key in ours) < 1e-12
+    p50 = {name: statistics.median(spent) for name, spent in seconds.items()}
+    return {
+        **{name: round(spent * 1000, 1) for name, spent in p50.items()},
+        "times DuckDB": round(p50["Whence"] / p50["DuckDB on Parquet"], 2),
+    }
 
 
 async def looked_up(lookups: dict[str, Lookup], values: NDArray[np.float64]) -> dict[str, dict[str, float]]:

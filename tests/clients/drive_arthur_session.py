@@ -127,7 +127,14 @@ def asked(model):
     model.await_inferences(min_count=COUNT)
     model.viz.timeline("region")
     model.viz.metric_series(["auc", "f1", "accuracyRate", "truePositiveRate"])
+    drift = {
+        "properties": ["income"],
+        "num_bins": 4,
+        "base": {"source": "reference"},
+        "target": {"source": "inference"},
+    }
     return {
+        "drift": model.query(drift | {"metric": "PSI"}, query_type="drift"),
         "batches": model.query(by_batch | {"order_by": [{"property": "batch_id", "direction": "asc"}]}),
         "confusion": model.bias.metrics.group_confusion_matrices("region"),
         "confusion of a batch": model.bias.metrics.group_confusion_matrices("region", batch_id=BATCH),
@@ -144,7 +151,6 @@ def missing(arthur, model):
         "alerts": refused(model.get_alerts),
         "accounts": refused(arthur.get_service_accounts),
         "group": refused(arthur.get_model_group, "g"),
-        "drift": refused(model.query, {"properties": ["income"], "metric": "PSI"}, query_type="drift"),
         "hotspots": refused(model.find_hotspots, batch_id="b3"),
         "image": refused(model.get_image, "i", tempfile.mkdtemp()),
     }

@@ -78,7 +78,12 @@ def test_bias(found: dict[str, Any]) -> None:
         assert asked["positivity"][region] == pytest.approx(sum(value >= 0.5 for value in here) / len(here))
 
 
+def test_drift(found: dict[str, Any]) -> None:
+    """Every inference repeats a row of the reference set, each of them equally often."""
+    assert found["asked"]["drift"] == [{"income": pytest.approx(0.0, abs=1e-9)}]
+
+
 def test_missing_things(found: dict[str, Any]) -> None:
-    assert len(found["missing"]) == 9
+    assert len(found["missing"]) == 8
     for words in found["missing"].values():
         assert words.startswith("ResponseClientError: 400 Bad Request") and "MISSING_CAPABILITY" in words
