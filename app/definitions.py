@@ -163,6 +163,8 @@ RESERVED = frozenset(
         "explainer_score_stderr",
         "explainer_local_fit_r2",
         "explainer_n_samples",
+        "explainer_token",
+        "explainer_token_position",
         "lime_feature_importance",
         "shap_feature_importance",
         "lime_importance",

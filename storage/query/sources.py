@@ -40,6 +40,7 @@ from storage.query.ast import SourceName
 from storage.query.lists import PARTS
 from storage.query.schema import ALGORITHMS, Attribute, QueryModel
 from storage.query.typed import Kind, Sql, Typed
+from storage.query.words import words
 
 MOMENT, NUMBERS, TEXTS = DateTime(timezone=True), ARRAY(Double), ARRAY(Text)
 
@@ -79,6 +80,7 @@ TOKENS = _table(
     tokens=TEXTS,
     positions=ARRAY(Integer),
     scores=NUMBERS,
+    errors=NUMBERS,
 )
 
 SYSTEM: Mapping[str, tuple[str, Kind]] = {
@@ -102,6 +104,8 @@ EXPLAINER = (
     "explainer_n_samples",
 )
 """Properties of one score; naming any of them makes a row for each."""
+EXPLAINER_OF_TEXTS = ("explainer_token", "explainer_token_position")
+"""And of models of texts, whose scores are those of tokens."""
 IMPORTANCES = {
     "lime_feature_importance": "lime",
     "lime_importance": "lime",
@@ -252,6 +256,8 @@ class Stored:
 
     def explained(self) -> tuple[Any, Any]:
         """Multiplies the rows: one for each algorithm, predicted attribute and input; scores, and the cells of them."""
+        if self.model.texts:
+            return self._explained_tokens()
         clause = self._join("explained", SCORES, outer=False)
         if self.cells is None:
             inputs, predicted = ([each.name for each in part] for part in (self.model.inputs, self.model.predicted))
@@ -261,6 +267,13 @@ class Stored:
             self.cells = unnested.table_valued(
                 column("attribute", Text), column("predicted", Text), with_ordinality="place", name="cells"
             ).render_derived()
+        return clause, self.cells
+
+    def _explained_tokens(self) -> tuple[Any, Any]:
+        """The same for texts, where each token is an input."""
+        clause = self._join("explained", TOKENS, outer=False)
+        if self.cells is None:
+            self.cells = words(clause, [each.name for each in self.model.predicted])
         return clause, self.cells
 
     def require_explanations(self) -> None:
@@ -274,13 +287,14 @@ class Stored:
     def _model_id(self) -> Sql:
         return literal(self.model.id, Uuid)
 
-    def _current(self, clause: Any, **fixed: str) -> list[Sql]:
+    def _current(self, clause: Any, **fixed: Any) -> list[Sql]:
         """What scores and tokens must have: these values, and the fingerprint of the model's explanations of now."""
-        same: list[Sql] = [clause.c[key] == literal(value, Text) for key, value in fixed.items()]
+        values = {key: literal(value, Text) if isinstance(value, str) else value for key, value in fixed.items()}
+        same: list[Sql] = [clause.c[key] == value for key, value in values.items()]
         known = self.model.explainability
         return same if known is None else [*same, clause.c.fingerprint == literal(known.fingerprint, BigInteger)]
 
-    def _join(self, name: str, of: Any, *, outer: bool, **fixed: str) -> Any:
+    def _join(self, name: str, of: Any, *, outer: bool, **fixed: Any) -> Any:
         if name not in self.joined:
             clause = of.alias(f"j{len(self.joined)}")
             same = [clause.c[key] == self.main.c[key] for key in ("tenant_id", "model_id", "seq")]
@@ -319,22 +333,35 @@ class Stored:
         return {
             "anomaly_score": lambda: Typed(sql_cast(null(), Double), "number", plain="anomaly_score"),
             **{name: partial(self._cell, name) for name in EXPLAINER},
+            **{name: partial(self._cell, name) for name in EXPLAINER_OF_TEXTS if self.model.texts},
             **{name: partial(self._importance, name) for name in IMPORTANCES},
         }
 
     def _cell(self, name: str) -> Typed:
         self.require_explanations()
         scores, cells = self.explained()
-        found: dict[str, tuple[Sql, Kind]] = {
-            "explainer_algo": (scores.c.algorithm, "text"),
-            "explainer_predicted_attribute": (cells.c.predicted, "text"),
-            "explainer_attribute": (cells.c.attribute, "text"),
-            "explainer_score": (scores.c.scores[cells.c.place], "number"),
-            "explainer_score_stderr": (scores.c.errors[cells.c.place], "number"),
-            "explainer_local_fit_r2": (scores.c.fit[(cells.c.place - 1) // len(self.model.inputs) + 1], "number"),
-            "explainer_n_samples": (sql_cast(scores.c.facts.op("->>")("n_samples"), Double), "integer"),
+        if name in ("explainer_local_fit_r2", "explainer_n_samples"):
+            return self._of_whole(name, scores, cells)
+        found: dict[str, Callable[[], tuple[Sql, Kind]]] = {
+            "explainer_algo": lambda: (scores.c.algorithm, "text"),
+            "explainer_predicted_attribute": lambda: (cells.c.predicted, "text"),
+            "explainer_attribute": lambda: ((scores if self.model.texts else cells).c.attribute, "text"),
+            "explainer_score": lambda: (scores.c.scores[cells.c.place], "number"),
+            "explainer_score_stderr": lambda: (scores.c.errors[cells.c.place], "number"),
+            "explainer_token": lambda: (cells.c.token, "text"),
+            "explainer_token_position": lambda: (cells.c.position, "integer"),
         }
-        return Typed(*found[name], plain=name)
+        return Typed(*found[name](), plain=name)
+
+    def _of_whole(self, name: str, scores: Any, cells: Any) -> Typed:
+        """What is said of all scores for an output, or of all together; beside tokens it lies in the row of scores."""
+        output = (cells.c.place - 1) // len(self.model.inputs) + 1
+        if self.model.texts:
+            tokens, output = scores, cells.c.output
+            scores = self._join("of_tokens", SCORES, outer=False, algorithm=tokens.c.algorithm)
+        if name == "explainer_local_fit_r2":
+            return Typed(scores.c.fit[output], "number", plain=name)
+        return Typed(sql_cast(scores.c.facts.op("->>")("n_samples"), Double), "integer", plain=name)
 
     def _importance(self, name: str) -> Typed:
         """An object of the scores for the positive or only class."""

@@ -21,6 +21,8 @@ from tests.app.predictors import INPUTS, definition, records, rows
 
 SCORES = [{"property": f"explainer_{name}"} for name in ("algo", "predicted_attribute", "attribute", "score")]
 
+OF_TOKENS = ("algo", "predicted_attribute", "token", "score", "local_fit_r2", "n_samples")
+
 
 @pytest.fixture(scope="module")
 def artifact(models_dir: Path) -> Path:
@@ -298,6 +300,12 @@ async def test_texts(running: Running, text_folder: Path) -> None:
         assert len(found) == 3
         tokens = [row["nlp_explanation"][0]["importance_scores"][0]["tokens"] for row in found]
         assert [[token["token"] for token in each] for each in tokens] == [["Anna", "lives", "in", "Oslo"], [], ["Ben"]]
+        by_token = await asked(running, id, select=[{"property": f"explainer_{x}"} for x in OF_TOKENS], **of("n/0"))
+        urgent = [row for row in by_token if row["explainer_predicted_attribute"] == "urgent"]
+        mine = [row["explainer_score"] for row in urgent if row["explainer_algo"] == algorithm]
+        assert mine == [token["value"] for token in tokens[0]]
+        assert {row["explainer_n_samples"] for row in urgent if row["explainer_algo"] == "lime"} == {200}
+        assert all(row["explainer_local_fit_r2"] is not None for row in urgent if row["explainer_algo"] == "lime")
         answer = await explanation(running, id, "n/0", algorithm=algorithm)
         scores = answer["explanation"][1]["importance_scores"][0]["tokens"]
         assert [token["value"] for token in scores] == [token["value"] for token in tokens[0]]

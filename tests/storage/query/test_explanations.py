@@ -259,3 +259,39 @@ async def test_mistakes_are_named(ask: Ask, body: dict[str, Any], pointer: str) 
     with pytest.raises(InvalidQuery) as caught:
         await ask(body, TEXT)
     assert caught.value.pointer == pointer
+
+
+async def test_tokens_are_rows_of_a_corpus(ask: Ask) -> None:
+    """A row for each inference, algorithm, predicted attribute and token."""
+    named = [{"property": f"explainer_{name}"} for name in ("algo", "attribute", "token", "token_position", "score")]
+    urgent = {"property": "explainer_predicted_attribute", "comparator": "eq", "value": "urgent"}
+    lime = {"property": "explainer_algo", "comparator": "eq", "value": "lime"}
+    found = await ask({"select": named, "from": "enriched", "filter": [urgent]}, TEXT)
+    words = ["call", "the", "fire", "fire", "smoke"]
+    assert [row["explainer_algo"] for row in found] == ["lime"] * 5 + ["shap"] * 5
+    assert [(row["explainer_token"], row["explainer_token_position"]) for row in found[:5]] == [
+        (word, place) for place, word in enumerate(words)
+    ]
+    assert [row["explainer_score"] for row in found[:5]] == [0.12, 0.0, 0.3, 0.41, None]
+    assert {row["explainer_attribute"] for row in found} == {"note"}
+    mean = {"function": "avg", "alias": "mean", "parameters": {"property": "explainer_score"}}
+    by_token = {
+        "select": [{"property": "explainer_token"}, mean, {"function": "count"}],
+        "from": "enriched",
+        "filter": [urgent, lime],
+        "group_by": [{"property": "explainer_token"}],
+        "order_by": [{"alias": "mean", "direction": "desc"}],
+    }
+    grouped = await ask(by_token, TEXT)
+    assert [(row["explainer_token"], row["mean"], row["count"]) for row in grouped] == [
+        ("fire", pytest.approx(0.355), 2),
+        ("call", 0.12, 1),
+        ("the", 0.0, 1),
+        ("smoke", None, 1),
+    ]
+    assert await ask({"select": [{"function": "count"}], "from": "enriched"}, TEXT) == [{"count": 3}]
+
+
+async def test_tables_have_no_tokens(ask: Ask) -> None:
+    with pytest.raises(InvalidQuery, match="explainer_token"):
+        await ask({"select": [{"property": "explainer_token"}], "from": "enriched"})
