@@ -12,13 +12,15 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from app import cli, registry
+from app import cli, demo, registry
 from app.refusals import Refusal
 from app.settings import Settings
 from tests import tiny_models
@@ -106,7 +108,7 @@ def test_a_key_takes_scopes_tenant_and_expiry(run: Run) -> None:
         (["keys", "revoke", "00000000-0000-0000-0000-000000000000"], "no such API key"),
         (["models", "remove", "nothing"], "no such model"),
         (["models", "add", "x", "/nowhere", "--kind", "causal-lm"], "no file or folder /nowhere"),
-        (["check", "nothing"], "no such model"),
+        (["check", "nothing"], "no model 'nothing'"),
     ],
 )
 def test_failures_are_one_line(run: Run, arguments: list[str], reason: str) -> None:
@@ -192,12 +194,29 @@ def test_the_first_key_is_shown_once_and_ctrl_c_ends_in_good_order(new_data_dir:
 def test_the_demo_prints_requests_that_work_when_pasted(new_data_dir: Path) -> None:
     with running(new_data_dir, "demo") as server:
         lines = [line for line in server.output.splitlines() if line.startswith("curl ")]
-        by_sentence, by_token, by_tile, stored = (json.loads(pasted(line)) for line in lines)
+        by_sentence, by_token, by_tile, stored = (json.loads(pasted(line)) for line in lines[:4])
         assert httpx.get(f"{server.url}/openapi.json").status_code == 200
+        explained(lines[4], lambda rows: len(rows) == 10 and None not in [row[KEY] for row in rows])
+        explained(lines[5], lambda rows: rows and rows[0]["nlp_explanation"])
+        features, words = (json.loads(pasted(line))["query_result"] for line in lines[4:])
     assert len(by_sentence["explanations"][0]["items"][0]["scores"]) == 3
     assert len(by_token["explanations"]) > 1
     assert len(by_tile["explanations"][0]["items"][0]["scores"]) == 36
     assert len(stored["explanations"]) == 1
+    assert features[0]["explainer_attribute"] == "mean_concave_points"
+    assert [token["token"] for token in words[0]["nlp_explanation"][0]["importance_scores"][0]["tokens"]] == ["Burning"]
+
+
+KEY = "regionalFeatureImportance"
+
+
+def explained(line: str, enough: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Waits for the jobs that explain the demo's inferences."""
+    for _ in range(120):
+        if enough(json.loads(pasted(line))["query_result"]):
+            return
+        time.sleep(0.5)
+    raise AssertionError("nothing was explained")
 
 
 def pasted(line: str) -> str:
@@ -208,7 +227,7 @@ def test_the_demo_key_is_private_and_kept_while_it_is_valid(run: Run, data_dir: 
     settings = Settings(data_dir=data_dir)
 
     def demo_key() -> str:
-        return asyncio.run(cli.opened(settings, lambda database: cli.demo_key(database, settings)))
+        return asyncio.run(cli.opened(settings, lambda database: demo.demo_key(database, settings)))
 
     first = demo_key()
     assert stat.S_IMODE((data_dir / "demo-key").stat().st_mode) == 0o600
