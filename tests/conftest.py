@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401 - brings the OpenMP runtime that LightGBM's wheel leaves to others
 
 from storage import tenants
 from storage.database import Database

@@ -92,12 +92,16 @@ class Trees(Protocol):
 
 
 def library(name: str) -> Any:
-    """An optional library. Raises MissingCapability that says how to install it."""
+    """A library that is only needed for some models. Raises MissingCapability that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingCapability(
             f"{name.partition('.')[0]} is not installed: pip install -c constraints.txt -e ."
+        ) from error
+    except OSError as error:  # LightGBM's wheel has no OpenMP runtime, and finds the one that PyTorch has loaded
+        raise MissingCapability(
+            f"{name} cannot be loaded: install libgomp1 (Debian, Ubuntu), libgomp (Fedora)"
         ) from error
 
 
