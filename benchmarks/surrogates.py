@@ -1,4 +1,4 @@
-"""LIME and SHAP of table rows and texts against the packages lime and shap, taking turns.
+"""LIME and SHAP of table rows and texts against the packages lime, shap and captum, taking turns.
 
     python -m benchmarks.surrogates [--rounds 5]
 
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import shap
 import torch
+from captum.attr import KernelShap
 from lime.lime_tabular import LimeTabularExplainer
 from lime.lime_text import LimeTextExplainer
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    packages = ("numpy", "scikit-learn", "lime", "shap", "torch")
+    packages = ("numpy", "scikit-learn", "lime", "shap", "captum", "torch")
     result: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
@@ -68,6 +69,7 @@ def main() -> None:
         f"{model.name}, {rows} rows": lime_times(model, rows, rounds) for model in models for rows in (1, 16, 64)
     }
     result["shap"] = {model.name: shap_times(model, rounds) for model in (models[0], trained("regression forest"))}
+    result["shap"]["logistic, one baseline"] = captum_times(models[0], rounds)
     result["text lime"] = text_times(rounds)
     show(result)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
@@ -188,6 +190,38 @@ def shap_times(model: RowModel, rounds: int) -> dict[str, float]:
         "root mean square error, ours": round(float(np.sqrt(((ours - exact) ** 2).mean())), 6),
         "root mean square error, package": round(float(np.sqrt(((theirs - exact) ** 2).mean())), 6),
         "correlation, ours": round(float(np.corrcoef(ours.ravel(), exact.ravel())[0, 1]), 6),
+    }
+
+
+def captum_times(model: RowModel, rounds: int) -> dict[str, float]:
+    """Against one row instead of a background, which is the game of captum, in batches of as many rows as ours."""
+    reference, rows = model.table(1, 3), model.table(SHAP_ROWS, 4)
+    background, ids = background_of(reference), [f"row {place}" for place in range(SHAP_ROWS)]
+    config = ShapleyConfig(samples=COALITIONS)
+    inputs, baseline = torch.tensor(rows.cells), torch.tensor(reference.cells)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(model(batch.numpy())[:, -1])
+
+    kernel = KernelShap(forward)
+
+    def theirs() -> NDArray[np.float64]:
+        found = [
+            kernel.attribute(row[None], baselines=baseline, n_samples=COALITIONS, perturbations_per_eval=COALITIONS)
+            for row in inputs
+        ]
+        return np.asarray(torch.cat(found))
+
+    def ours() -> NDArray[np.float64]:
+        return np.array([found.values[-1] for found in shapley.attribute(model, rows, ids, background, config)])
+
+    spent = timed({"ours": ours, "captum": theirs}, rounds)
+    torch.manual_seed(0)
+    exact = exact_scores(model, rows.cells, background)
+    return {f"{name}, ms": milliseconds(each) for name, each in spent.items()} | {
+        "times faster": ratio(spent["captum"], spent["ours"]),
+        "largest error, ours": round(float(np.abs(ours() - exact).max()), 6),
+        "largest error, captum": round(float(np.abs(theirs() - exact).max()), 6),
     }
 
 
