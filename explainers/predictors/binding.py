@@ -153,7 +153,7 @@ def bind_texts(artifact: TextArtifact, schema: Schema) -> BoundTexts:
     except (InvalidRequest, PredictorFailed) as error:
         raise Mismatch(f"the artifact fails on a text: {error}") from error
     positive = _positive(schema, tried.shape[1])
-    _check_outputs(schema, said, tried.shape[1], positive)
+    _check_outputs(_labelled(schema, said), said, tried.shape[1], positive)
     bound = BoundTexts(artifact, schema, positive)
     _check_shares(schema, said, bound.predict([TRIED_TEXT]))
     return bound
@@ -276,6 +276,15 @@ def _check_outputs(schema: Schema, said: Signature, width: int, positive: int | 
             f"classes differ at position {place}: the schema has {declared[place]!r}, "
             f"the artifact {said.classes[place]!r}"
         )
+
+
+def _labelled(schema: Schema, said: Signature) -> Schema:
+    """With the labels of a classifier of texts in place of their numbers there, which truths are mostly kept as."""
+    labels = {str(number): label for number, label in enumerate(said.classes or ())}
+    declared = schema.classes or ()
+    if set(declared) != set(labels) or set(declared) == set(labels.values()):
+        return schema
+    return replace(schema, classes=tuple(labels[number] for number in declared))
 
 
 def _check_shares(schema: Schema, said: Signature, found: NDArray[np.float64]) -> None:
