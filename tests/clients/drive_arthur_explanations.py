@@ -33,7 +33,7 @@ from pathlib import Path
 KNOWN = json.loads(Path(__file__).with_name("known.json").read_text())
 
 def predict(rows):
-    return [KNOWN[json.dumps(row)] for row in (list(row) for row in rows)]
+    return [KNOWN[json.dumps([each if isinstance(each, str) else float(each) for each in row])] for row in rows]
 """
 """What the client packs, and runs itself on the rows of the sample; the server never does."""
 
@@ -58,7 +58,7 @@ def frame_of(told):
 def project_of(told):
     """A folder as the client wants it: code, requirements and whatever the code reads."""
     folder = Path(tempfile.mkdtemp())
-    seen = frame_of(told)[told["inputs"]].to_numpy().tolist()  # as the client hands them to the code
+    seen = [[each if isinstance(each, str) else float(each) for each in row] for row in told["rows"]]
     known = {json.dumps(row): output for row, output in zip(seen, told["predictions"], strict=True)}
     (folder / "known.json").write_text(json.dumps(known))
     (folder / f"{told['project']}.py").write_text(PROJECT)
@@ -153,6 +153,7 @@ def tabular(arthur, told):
     """There is a predictor: everything is ready at once."""
     model = saved(arthur, told, input_type=InputType.Tabular)
     found = {"id": model.id, "before": model.get_enrichments(), "sent": sent(model, told, 0, "u")}
+    found["categories"] = [each.value for each in model.get_attribute("region").categories]
     found["too early"] = refused(model.explain_inference, "u/0")
     found["enabled"] = enabled(model, told, explanation_algo="lime", explanation_nsamples=300, seed=7)
     found["waited"] = sent(model, told, SENT, "late", wait_for_enrichments=True)

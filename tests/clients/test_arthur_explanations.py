@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
+import xgboost
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.app import predictors
@@ -25,6 +27,7 @@ from tests.postgres import reachable_folder
 
 MODELS = "/api/v3/models"
 COUNT, SENT = 60, 12
+INPUTS, REGIONS = ("income", "tenure", "region"), ("west", "north", "south", "east")
 OUTPUTS, LABELS = ("stays", "leaves"), ("routine", "urgent")
 ACCEPTED = {"success": SENT, "failure": 0, "total": SENT}
 OFF = {"enabled": False, "status": "Disabled", "config": {}}
@@ -43,20 +46,34 @@ def found_by_client(server: Server, python: Path, scene: str, told: Path) -> Fou
     return found
 
 
-def rows() -> list[list[float]]:
-    """Inputs as users have them: a real number, a whole one of few values, and another real one."""
-    values = predictors.rows(COUNT, seed=3)
-    values[:, 1] = np.arange(COUNT) % 5
-    return values.tolist()  # type: ignore[no-any-return]
+def boosted(folder: Path) -> Path:
+    """Trees over a real number, a whole one of few values, and a category, which the file keeps sorted."""
+    frame = frame_of(rows(300))
+    noise = np.random.default_rng(0).normal(size=len(frame)) / 4
+    labels = (frame.income * (frame.tenure - 1.5) + (frame.region == "north") + noise > 0.3).astype(int)
+    model = xgboost.XGBClassifier(n_estimators=20, max_depth=3, enable_categorical=True, random_state=0, n_jobs=1)
+    path = folder / "churn.json"
+    model.fit(frame, labels).save_model(path)
+    return path
+
+
+def rows(count: int = COUNT) -> list[list[Any]]:
+    incomes = predictors.rows(count, seed=3)[:, 0].tolist()
+    return [[income, place % 5, REGIONS[place % 11 % 4]] for place, income in enumerate(incomes)]
+
+
+def frame_of(given: list[list[Any]]) -> pd.DataFrame:
+    return pd.DataFrame(given, columns=INPUTS).astype({"region": pd.CategoricalDtype(sorted(REGIONS))})
 
 
 def of_rows(name: str, artifact: Path, outputs: Sequence[str] = OUTPUTS) -> Found:
     """A model of rows; it may declare the probability of one class alone."""
-    given = rows()
-    predictions = predictors.predicted(artifact, np.array(given))[:, -len(outputs) :]
-    types = {"income": "float", "tenure": "int", "age": "float"}
-    about = {"name": name, "project": f"{name}_project", "inputs": predictors.INPUTS, "types": types}
-    return about | {"outputs": outputs, "rows": given, "predictions": predictions.tolist()}
+    model = xgboost.XGBClassifier(enable_categorical=True)
+    model.load_model(artifact)
+    predictions = model.predict_proba(frame_of(rows())).astype(float)[:, -len(outputs) :].tolist()
+    types = {"income": "float", "tenure": "int", "region": "str"}
+    about = {"name": name, "project": f"{name}_project", "inputs": INPUTS, "types": types}
+    return about | {"outputs": outputs, "rows": rows(), "predictions": predictions}
 
 
 def of_texts(name: str, folder: Path) -> Found:
@@ -76,7 +93,7 @@ def texts_predicted(folder: Path, texts: list[str]) -> list[list[float]]:
 
 def told_to_client(folder: Path) -> Found:
     """Two models of rows with the same trees, and one of texts."""
-    artifact, texts = predictors.boosted(folder), predictors.text_classifier(folder / "notes")
+    artifact, texts = boosted(folder), predictors.text_classifier(folder / "notes")
     return {
         "tabular": of_rows("churn", artifact),
         "without": of_rows("late", artifact, OUTPUTS[1:]),
@@ -177,6 +194,13 @@ def test_data_is_sent(found: Found) -> None:
     assert [*counts, found["text"]["sent"], found["without"]["sent"]] == [ACCEPTED] * 6
 
 
+def test_the_client_has_categories_in_an_order_of_its_own(found: Found) -> None:
+    categories = found["tabular"]["categories"]
+    assert categories != sorted(REGIONS) == sorted(categories)
+    scores = [row["explainer_score"] for row in found["tabular"]["shap"] if row["explainer_attribute"] == "region"]
+    assert max(scores) > 0.01
+
+
 def test_enabling(found: Found) -> None:
     tabular = found["tabular"]
     before = tabular["before"]
@@ -199,7 +223,7 @@ def test_on_demand_and_by_query(found: Found, algorithm: str) -> None:
     assert len(scores) == 6 and cells(asked["on demand"]) == scores
     assert {row["explainer_algo"] for row in asked["query"]} == {algorithm}
     assert scores == cells_of_rows([row for row in ours["query"] if row["explainer_algo"] == algorithm])
-    assert all(scores["stays", name] == -scores["leaves", name] for name in predictors.INPUTS)
+    assert all(scores["stays", name] == -scores["leaves", name] for name in INPUTS)
 
 
 @pytest.mark.parametrize("algorithm", ["lime", "shap"])
@@ -212,7 +236,7 @@ def test_regions(found: Found, algorithm: str) -> None:
             for row in everything
             if (row["explainer_attribute"], row["explainer_predicted_attribute"]) == (name, "leaves")
         ])
-        for name in predictors.INPUTS
+        for name in INPUTS
     }  # fmt: skip
     region = found["tabular"]["asked"][algorithm]["region"]
     values = {row["explainer_attribute"]: row["regionalFeatureImportance"] for row in region}
@@ -224,7 +248,7 @@ def test_shap_adds_up(found: Found, told: Found) -> None:
     scores, base = cells(explanation), expected(explanation)
     prediction = dict(zip(OUTPUTS, told["tabular"]["predictions"][SENT + 3], strict=True))
     for output in OUTPUTS:
-        total = sum(scores[output, name] for name in predictors.INPUTS) + base[output]
+        total = sum(scores[output, name] for name in INPUTS) + base[output]
         assert total == pytest.approx(prediction[output], abs=1e-6)
     assert found["tabular"]["asked"]["lime"]["on demand"]["expected_value"] == []
 
@@ -257,7 +281,7 @@ def test_a_predictor_that_comes_later(found: Found, told: Found) -> None:
     scores, base = cells(after["asked"]), expected(after["asked"])
     ((leaves,), *_) = told["without"]["predictions"]
     for output, prediction in (("leaves", leaves), ("not_leaves", 1 - leaves)):
-        total = sum(scores[output, name] for name in predictors.INPUTS) + base[output]
+        total = sum(scores[output, name] for name in INPUTS) + base[output]
         assert total == pytest.approx(prediction, abs=1e-6)
 
 
