@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,18 +94,24 @@ class State:
 
 def config_from(given: Mapping[str, Any]) -> Config:
     config = {**DEFAULTS, **{name: value for name, value in given.items() if name in DEFAULTS and value is not None}}
-    share, streaming = config["inference_consumer_score_percent"], config["streaming_explainability_enabled"]
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise InvalidRequest("must be a number from 0 to 1", "/config/inference_consumer_score_percent")
+    streaming = config["streaming_explainability_enabled"]
     if not isinstance(streaming, bool):
         raise InvalidRequest("must be true or false", "/config/streaming_explainability_enabled")
     return Config(
         str(config["explanation_algo"]),
         whole(config, "explanation_nsamples", 2, MOST_SAMPLES),
         streaming,
-        float(share),
+        share_of(config["inference_consumer_score_percent"]),
         whole(config, "seed", 0, 2**53),
     )
+
+
+def share_of(value: Any) -> float:
+    """A number from 0 to 1, or its digits: Arthur's documentation has it as a string."""
+    with suppress(TypeError, ValueError):
+        if not isinstance(value, bool) and 0 <= (share := float(value)) <= 1:
+            return share
+    raise InvalidRequest("must be a number from 0 to 1", "/config/inference_consumer_score_percent")
 
 
 def whole(config: Mapping[str, Any], name: str, least: int, most: int) -> int:

@@ -163,7 +163,7 @@ def _kernel_errors(theirs: NDArray[np.float64], told: NDArray[np.float64]) -> ND
 @warnings_ignored()
 def trees_agree(predictor: TablePredictor, rows: Table, found: Sequence[Attribution]) -> Finding:
     """Against a `shap.TreeExplainer` of its own on the model's trees; outputs without trees have the opposite."""
-    model, cells = _trees(predictor.artifact, rows)
+    model, cells = _trees(predictor.artifact, predictor.prepared(rows))
     explainer = package("shap").TreeExplainer(model, feature_perturbation="tree_path_dependent")
     theirs = np.asarray(explainer.shap_values(cells, check_additivity=False), dtype=float)
     theirs = theirs.reshape(len(rows), len(rows.columns), -1).transpose(0, 2, 1)  # (R, G, M)

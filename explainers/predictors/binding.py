@@ -6,8 +6,8 @@ column or class it is about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -70,6 +70,8 @@ class TablePredictor(_Declared):
     accepts_nulls: bool
     positive: int | None = None
     """The output that the artifact's only column is; the other one is its complement."""
+    levels: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """By place, of the categories whose levels the artifact knows by name: its own order of them."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -95,7 +97,7 @@ class TablePredictor(_Declared):
             raise InvalidRequest(
                 f"the model takes no nulls, and column {table.columns[int(empty.argmax())].name!r} has one"
             )
-        return table
+        return _renumbered(table, self.levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,21 @@ def _completed(found: NDArray[np.float64], positive: int | None) -> NDArray[np.f
     return np.stack(pair if positive == 1 else pair[::-1], axis=1)
 
 
+def _renumbered(table: Table, known: Mapping[int, tuple[str, ...]]) -> Table:
+    """With the levels of some categories in that order, whatever theirs is; others stay behind them."""
+    other = [place for place, levels in known.items() if table.columns[place].levels[: len(levels)] != levels]
+    if not other:
+        return table
+    columns, cells = list(table.columns), table.cells.copy()
+    for place in other:
+        numbers = {level: number for number, level in enumerate(known[place])}
+        moved = np.array([numbers.setdefault(level, len(numbers)) for level in columns[place].levels], dtype=float)
+        seen = ~np.isnan(cells[:, place])
+        cells[seen, place] = moved[cells[seen, place].astype(int)]
+        columns[place] = replace(columns[place], levels=tuple(numbers))
+    return Table(tuple(columns), cells)
+
+
 def bind(artifact: Artifact, schema: Schema) -> TablePredictor:
     """Raises Mismatch (an InvalidRequest) that says which column or class differs, expected and found."""
     said = artifact.signature
@@ -135,7 +152,8 @@ def bind(artifact: Artifact, schema: Schema) -> TablePredictor:
     tried = _tried(artifact, schema)
     positive = _positive(schema, tried.shape[1])
     _check_outputs(schema, said, tried.shape[1], positive)
-    predictor = TablePredictor(artifact, schema, accepts_nulls=said.accepts_nulls is True, positive=positive)
+    levels = _levels(schema.columns, said)
+    predictor = TablePredictor(artifact, schema, said.accepts_nulls is True, positive, levels)
     _check_shares(schema, said, predictor.predict(_zeros(schema)))
     return replace(predictor, accepts_nulls=_accepts_nulls(predictor))
 
@@ -153,7 +171,7 @@ def bind_texts(artifact: TextArtifact, schema: Schema) -> BoundTexts:
     except (InvalidRequest, PredictorFailed) as error:
         raise Mismatch(f"the artifact fails on a text: {error}") from error
     positive = _positive(schema, tried.shape[1])
-    _check_outputs(schema, said, tried.shape[1], positive)
+    _check_outputs(_labelled(schema, said), said, tried.shape[1], positive)
     bound = BoundTexts(artifact, schema, positive)
     _check_shares(schema, said, bound.predict([TRIED_TEXT]))
     return bound
@@ -200,10 +218,19 @@ def _check_same(what: str, declared: Sequence[str], found: Sequence[str]) -> Non
         raise Mismatch(f"{'; '.join(parts) or what + 's differ in number'} ({counts})")
 
 
-def _check_categories(columns: Sequence[Column], said: Signature) -> None:
+def _places(columns: Sequence[Column], said: Signature) -> list[int]:  # M
+    """Where the artifact has each column."""
     places = {name: place for place, name in enumerate(said.inputs or ())} if said.by_name else {}
-    for position, column in enumerate(columns):
-        place = places.get(column.name, position)
+    return [places.get(column.name, position) for position, column in enumerate(columns)]
+
+
+def _levels(columns: Sequence[Column], said: Signature) -> dict[int, tuple[str, ...]]:
+    stored = [(said.categories or {}).get(place) for place in _places(columns, said)]
+    return {position: levels for position, levels in enumerate(stored) if levels is not None}
+
+
+def _check_categories(columns: Sequence[Column], said: Signature) -> None:
+    for column, place in zip(columns, _places(columns, said), strict=True):
         if said.categories is None:
             if column.is_category and not said.strings:
                 raise Mismatch(f"column {column.name!r} is a category in the schema; the artifact takes numbers only")
@@ -222,7 +249,8 @@ def _unused(said: Signature, place: int) -> bool:
 
 
 def _check_levels(column: Column, stored: tuple[str, ...] | None) -> None:
-    if stored is None or stored == column.levels:
+    """In any order: rows are handed over by the names of their levels."""
+    if stored is None or sorted(stored) == sorted(column.levels):
         return
     place = next(
         (place for place, pair in enumerate(zip(column.levels, stored, strict=False)) if pair[0] != pair[1]),
@@ -276,6 +304,15 @@ def _check_outputs(schema: Schema, said: Signature, width: int, positive: int | 
             f"classes differ at position {place}: the schema has {declared[place]!r}, "
             f"the artifact {said.classes[place]!r}"
         )
+
+
+def _labelled(schema: Schema, said: Signature) -> Schema:
+    """With the labels of a classifier of texts in place of their numbers there, which truths are mostly kept as."""
+    labels = {str(number): label for number, label in enumerate(said.classes or ())}
+    declared = schema.classes or ()
+    if set(declared) != set(labels) or set(declared) == set(labels.values()):
+        return schema
+    return replace(schema, classes=tuple(labels[number] for number in declared))
 
 
 def _check_shares(schema: Schema, said: Signature, found: NDArray[np.float64]) -> None:

@@ -166,7 +166,7 @@ async def test_without_streaming_they_are_explained_when_asked(running: Running,
 
 async def test_a_share_of_the_inferences_is_explained(running: Running, artifact: Path) -> None:
     name, id = await explained(
-        running, artifact, count=60, explanation_nsamples=100, inference_consumer_score_percent=0.5
+        running, artifact, count=60, explanation_nsamples=100, inference_consumer_score_percent="0.5"
     )
     half = {row["inference_id"] for row in await asked(running, id, select=[{"property": "inference_id"}, *SCORES])}
     assert 10 < len(half) < 50
@@ -395,6 +395,8 @@ async def test_a_predictor_brings_its_schema_or_is_uploaded(running: Running, ar
         {"explanation_nsamples": True},
         {"explanation_nsamples": 10**9},
         {"inference_consumer_score_percent": 2},
+        {"inference_consumer_score_percent": "nan"},
+        {"inference_consumer_score_percent": [1]},
         {"streaming_explainability_enabled": "yes"},
         {"seed": -1},
     ],

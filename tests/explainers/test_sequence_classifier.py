@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,26 @@ def test_bound_outputs_lie_as_the_classes(tmp_path: Path) -> None:
         bind_texts(model, Schema(TEXT, ("yes", "no"), "classification"))
     with pytest.raises(Mismatch, match=r"the schema has 3 outputs .* the artifact 2"):
         bind_texts(model, Schema(TEXT, ("a", "b", "c"), "classification"))
+
+
+def test_classes_may_be_declared_by_their_numbers(tmp_path: Path) -> None:
+    names = {0: "no", 1: "perhaps", 2: "yes"}
+    labels = {"id2label": names, "label2id": {label: number for number, label in names.items()}}
+    model = load_text_classifier(tiny_classifiers.save(tmp_path / "m", **labels))
+    schema = Schema(TEXT, ("a", "b", "c"), "classification", classes=("0", "1", "2"))
+    np.testing.assert_array_equal(bind_texts(model, schema).predict(TEXTS), model.predict(TEXTS))
+    for declared in (("0", "2", "1"), ("1", "2", "3"), ("0", "1", "yes"), ("0", "0", "1")):
+        with pytest.raises(Mismatch, match="classes differ at position"):
+            bind_texts(model, replace(schema, classes=declared))
+
+
+def test_numbers_that_are_labels_themselves_are_taken_as_such(tmp_path: Path) -> None:
+    labels = {"id2label": {0: "1", 1: "0"}, "label2id": {"1": 0, "0": 1}, "num_labels": 2}
+    model = load_text_classifier(tiny_classifiers.save(tmp_path / "m", **labels))
+    schema = Schema(TEXT, ("yes", "no"), "classification", classes=("1", "0"))
+    assert bind_texts(model, schema).outputs == ("yes", "no")
+    with pytest.raises(Mismatch, match="the schema has '0', the artifact '1'"):
+        bind_texts(model, replace(schema, classes=("0", "1")))
 
 
 def test_long_texts_are_refused_not_cut(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
 from explainers.errors import UnreadableModel
+from explainers.methods.tree_shap import attribute
 from explainers.predictors.binding import Mismatch, Schema, TablePredictor, bind
 from explainers.predictors.formats import FORMATS, load_artifact
-from explainers.table import Column
+from explainers.table import Column, Table
 from tests.explainers.predictors.makers import (
     BINARY,
     COLOURED,
@@ -92,10 +93,10 @@ MISMATCHES: dict[str, tuple[str, Schema, str]] = {
         replace(BINARY, columns=(*NUMBERS[:2], replace(COLOUR, name="score"))),
         "column 'score' is a category in the schema; the artifact takes numbers only",
     ),
-    "order of categories": (
+    "another category": (
         "xgboost_categories",
-        levelled("red", "blue", "green"),
-        "categories of column 'colour' differ at position 1: the schema has 'blue', the artifact 'green'",
+        levelled("red", "pink", "blue"),
+        "categories of column 'colour' differ at position 1: the schema has 'pink', the artifact 'green'",
     ),
     "category too few": (
         "lightgbm_categories",
@@ -163,6 +164,26 @@ def test_a_mismatch_is_told(case: str, bound: Bind) -> None:
     with pytest.raises(Mismatch) as caught:
         bind(bound(name).artifact, schema)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["xgboost_categories", "lightgbm_categories"])
+def test_categories_may_be_declared_in_any_order(bound: Bind, name: str) -> None:
+    usual, table = bound(name), Table((AGE, INCOME, replace(COLOUR, levels=(*LEVELS, "pink"))), numbers(40))
+    table.cells[:, 2] = [np.nan, 0, 1, 2, 3] * 8
+    order = ("blue", "red", "green", "pink")
+    other = bind(usual.artifact, levelled(*order[:3]))
+    cells = table.cells.copy()
+    cells[:, 2] = [np.nan, *(order.index(level) for level in (*LEVELS, "pink"))] * 8
+    moved = Table((AGE, INCOME, replace(COLOUR, levels=order)), cells)
+    given = moved.cells.copy()
+    expected = usual.predict(table)
+    assert len(np.unique(expected.round(6), axis=0)) > 5
+    for rows in (moved, table):  # whatever order the rows themselves come in
+        np.testing.assert_array_equal(other.predict(rows), expected)
+        np.testing.assert_array_equal(usual.predict(rows), expected)
+    np.testing.assert_array_equal(moved.cells, given)
+    pairs = zip(attribute(other, moved), attribute(usual, table), strict=True)
+    assert all((ours.values == theirs.values).all() for ours, theirs in pairs)
 
 
 def test_declared_classes_say_which_is_positive(bound: Bind) -> None:
