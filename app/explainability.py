@@ -9,6 +9,7 @@ Consequence: whoever asks a moment later sees the scores of now or none, never a
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,8 @@ MOST_SAMPLES = 100_000
 MOST_SUMMARISED = 100_000
 MOST_CELLS = 4_000_000
 """Rows that a background is made of, and their values, at most: drawn evenly where there are more."""
+LARGEST_CONFIG = 65_536
+"""Characters of its JSON; it is read whenever inferences come."""
 MOST_TRIES = 5
 """To change what others change at the same time."""
 MOST_PREDICTIONS = 20_000_000
@@ -151,6 +154,7 @@ async def configure(
     for _ in range(MOST_TRIES):
         model, before = await find_state(explainer, tenant, name)
         wanted = changed(before, enabled, config or {}, uploads or {})
+        check_size(wanted)
         known = algorithms_of(reading_of(model.layout))
         if wanted.acting.algorithm not in known:
             raise InvalidRequest(f"must be one of: {', '.join(known)}", "/config/explanation_algo")
@@ -172,6 +176,11 @@ def changed(before: State, enabled: bool | None, config: Mapping[str, Any], uplo
         return replace(wanted, status=DISABLED, detail=None)
     of_inferences = wanted.background is not None and wanted.background["source"] == "inferences"
     return replace(wanted, background=None) if enabled and of_inferences else wanted
+
+
+def check_size(state: State) -> None:
+    if len(json.dumps([dict(state.config), dict(state.uploads)])) > LARGEST_CONFIG:
+        raise InvalidRequest(f"the configuration has more than {LARGEST_CONFIG} characters", "/config")
 
 
 def busy() -> Conflict:
