@@ -201,6 +201,8 @@ def definition_in(schema: Path) -> Definition:
     """The attributes in a file; raises a refusal that names what is wrong with it."""
     from app.model_body import ModelBody  # noqa: PLC0415 - as late as the others
 
+    if not schema.is_file():
+        raise Refusal(f"there is no file {schema}: --schema names the JSON body of POST /api/v3/models")
     try:
         return ModelBody.model_validate_json(schema.read_bytes()).to_domain()
     except ValidationError as error:

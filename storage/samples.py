@@ -13,6 +13,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.cells import Cells, count_of
@@ -50,7 +51,8 @@ async def _chosen(
     place = func.row_number().over(order_by=table.seq).label("place")
     placed = select(table.seq, place).where(table.model_id == model_id).subquery()
     drawn = select(placed.c.seq).order_by(func.hashint8extended(placed.c.place, 0), placed.c.place).limit(most)
-    return sorted(await session.scalars(drawn))
+    chosen = drawn.subquery()
+    return await session.scalar(select(func.array_agg(aggregate_order_by(chosen.c.seq, chosen.c.seq)))) or []
 
 
 def _numbers(rows: Sequence[Any], width: int) -> NDArray[np.float64]:  # (n, width)

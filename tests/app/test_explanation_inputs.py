@@ -21,6 +21,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from app.dialects.arthur.model_routes import MODELS
+from app.refusals import Refusal
+from app.registry import definition_in
+from explainers.errors import UnreadableModel
+from explainers.predictors.formats import load_artifact
 from storage import inferences, scores
 from storage.scores import Scores, TokenScores
 from tests.app import predictors
@@ -224,3 +228,25 @@ async def test_a_text_that_two_explain_at_once(running: Running, models_dir: Pat
     async with database.transaction(tenant="default") as session:
         (tokens,) = await scores.find_tokens(session, UUID(id), "lime", row.seq)
     assert (list(tokens.tokens), list(tokens.scores)) == (["lives"], [0.2, -0.2])
+
+
+SCHEMAS = {
+    "missing": (None, "there is no file"),
+    "broken": ("{", "Invalid JSON"),
+    "empty": ("{}", "Field required"),
+    "type": (json.dumps(predictors.definition("a")).replace("FLOAT", "FLOT", 1), "/attributes/0/value_type"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), SCHEMAS.values(), ids=SCHEMAS)
+def test_a_schema_that_is_none(tmp_path: Path, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "schema.json").write_text(content)
+    with pytest.raises(Refusal) as raised:
+        definition_in(tmp_path / "schema.json")
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_folder_is_no_model_of_tables(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableModel, match="is a folder"):
+        load_artifact(tmp_path)
