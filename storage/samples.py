@@ -12,7 +12,7 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,7 +20,7 @@ from storage.cells import Cells, count_of
 from storage.monitored_models import list_attributes
 from storage.tables import Inference, ReferenceRow
 
-BLOCK_CELLS = 50_000
+BLOCK_CELLS = 20_000
 """Values that are read at once: whoever reads shares the event loop with requests."""
 
 
@@ -35,10 +35,9 @@ async def sample(
     numbers: list[NDArray[np.float64]] = [np.zeros((0, count_of(attributes, "number")))]
     texts: list[list[str | None]] = [[] for _ in range(count_of(attributes, "text"))]
     for start in range(0, len(seqs), step):
-        block = select(table.numbers, table.texts).where(table.model_id == model_id)
-        found = (
-            await session.execute(block.where(table.seq.in_(seqs[start : start + step])).order_by(table.seq))
-        ).all()
+        wanted = table.seq == any_(literal(seqs[start : start + step], ARRAY(BigInteger)))
+        block = select(table.numbers, table.texts).where(table.model_id == model_id, wanted).order_by(table.seq)
+        found = (await session.execute(block)).all()
         numbers.append(await asyncio.to_thread(_numbers, found, numbers[0].shape[1]))
         for slot in range(len(texts)):
             texts[slot] += (row.texts[slot] for row in found)
