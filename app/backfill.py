@@ -24,12 +24,13 @@ from storage import jobs, scores
 from storage.jobs import Job
 from storage.scores import Wanted
 
-FIRST_PREDICTIONS = 10_000
-"""Rows that the model is asked for in the first shard, about; later ones take `SHARD_SECONDS`."""
-SHARD_ROWS = 500
 SHARD_SECONDS = 0.5
-"""A request that comes in the middle of a shard waits for its end."""
-MOST_GROWTH = 4.0
+"""What a shard takes, about: requests wait that long for it, and a killed worker loses no more."""
+SHARD_ROWS = 500
+FIRST_PREDICTIONS = {"rows": 20_000, "texts": 2_000}
+"""That the model is asked for in the first shard, before its speed is known."""
+FASTER = 4.0
+"""A shard has at most so many times the rows of the one before, and no less than their share."""
 
 
 async def explain_stored(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
@@ -56,11 +57,9 @@ class Backfill:
         self.state = state
         self.scorer = scorer
         self.config: Config = state.acting
-
-    def first_rows(self) -> int:
-        """As many as take about `FIRST_PREDICTIONS`, where rows may share some."""
-        expected = self.scorer.predictions(self.config.algorithm, SHARD_ROWS)
-        return max(1, min(SHARD_ROWS, SHARD_ROWS * FIRST_PREDICTIONS // expected))
+        first = FIRST_PREDICTIONS["texts" if scorer.reading.is_text else "rows"]
+        expected = scorer.predictions(self.config.algorithm, SHARD_ROWS)
+        self.shard_rows = max(1, min(SHARD_ROWS, SHARD_ROWS * first // expected))
 
     def wanted(self, after: int) -> Wanted:
         config = self.config
@@ -68,40 +67,48 @@ class Backfill:
 
     async def run(self, after: int, steps: Steps) -> None:
         """Until nothing is lacking, the job is not ours any more, or the state of the explanations has changed."""
-        rows = self.first_rows()
         async with self.explainer.database.transaction(tenant=self.job.tenant_id) as session:
             steps.done, steps.total = await scores.progress(session, self.wanted(after))
-            shard = await scores.lacking(session, self.wanted(after), limit=rows)
+            shard = await scores.lacking(session, self.wanted(after), limit=self.shard_rows)
         while shard:
-            started = time.perf_counter()
             outcomes = await self.explained(shard)
-            growth = SHARD_SECONDS / max(time.perf_counter() - started, 1e-3)
-            rows = max(1, min(SHARD_ROWS, round(len(shard) * min(MOST_GROWTH, growth))))
             after = shard[-1].seq
             async with self.explainer.database.transaction(tenant=self.job.tenant_id) as session:
                 if not await self.store(session, shard, outcomes, steps):
+                    steps.total = steps.done  # what is left is not this job's
                     return
-                shard = await scores.lacking(session, self.wanted(after), limit=rows)
+                shard = await scores.lacking(session, self.wanted(after), limit=self.shard_rows)
 
     async def explained(self, shard: Sequence[Any]) -> list[Outcome]:
         scorer, ids = self.scorer, [row.partner_inference_id for row in shard]
         cells = scorer.reading.cells(shard)
 
-        def work(checkpoint: Checkpoint) -> list[Outcome]:
-            return scorer.explain(self.config.algorithm, cells, ids, checkpoint)
+        def work(checkpoint: Checkpoint) -> tuple[list[Outcome], float]:
+            started = time.perf_counter()
+            return scorer.explain(self.config.algorithm, cells, ids, checkpoint), time.perf_counter() - started
 
-        return checked(await self.explainer.runtime.run(work, Priority(nice=True)), scorer.reading.predicted(cells))
+        outcomes, seconds = await self.explainer.runtime.run(work, Priority(nice=True))
+        self.shard_rows = rows_of_next(len(shard), seconds)
+        return checked(outcomes, scorer.reading.predicted(cells))
 
     async def store(self, session: Any, shard: Sequence[Any], outcomes: Sequence[Outcome], steps: Steps) -> bool:
         """False, and nothing is stored, when this attempt is no longer wanted."""
         now = await state_of(session, self.model, keep=True)
         if not now.works or (now.fingerprint, now.acting.algorithm) != (self.scorer.fingerprint, self.config.algorithm):
             return False
-        steps.done, steps.total = steps.done + len(shard), max(steps.total, steps.done + len(shard))
-        if not await jobs.beat(session, self.job.id, self.job.attempts, steps.done, steps.total):
+        self.config = now.acting  # its share may be another one
+        done = steps.done + len(shard)
+        if not await jobs.beat(session, self.job.id, self.job.attempts, done, max(steps.total, done)):
             return False
+        steps.done, steps.total = done, max(steps.total, done)
         rows, tokens = rows_of(self.scorer, [row.seq for row in shard], outcomes)
         await scores.add(session, self.model.id, self.config.algorithm, rows)
         if tokens is not None:
             await scores.add_tokens(session, self.model.id, self.config.algorithm, tokens)
         return True
+
+
+def rows_of_next(rows: int, seconds: float) -> int:
+    """Of the shard after one of so many rows that took so long."""
+    wanted = rows * min(FASTER, max(1 / FASTER, SHARD_SECONDS / max(seconds, 1e-6)))
+    return max(1, min(SHARD_ROWS, int(wanted)))

@@ -58,5 +58,5 @@ async def some_cells(explainer: Explainer, tenant: str, monitored: Monitored, re
     async with explainer.database.transaction(tenant=tenant) as session:
         rows = await inferences.read(session, monitored.id, limit=ROWS)
     if not rows:
-        raise NotFound("there are no inferences to explain: send some first")
+        raise NotFound("there are no inferences to explain: send some first (POST /api/v3/models/ID/inferences)")
     return reading.cells(rows)

@@ -9,6 +9,7 @@ Consequence: whoever asks a moment later sees the scores of now or none, never a
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,17 +21,19 @@ from app.backgrounds import background_from, background_record
 from app.bindings import Reading, bound, reading_of
 from app.explain import Explainer
 from app.models import registration_of
-from app.monitored import Monitored, find_active, find_named
-from app.refusals import TooCostly
+from app.monitored import Monitored, find_active, find_named, monitored_from
+from app.refusals import Conflict, TooCostly, UnknownModel
 from app.scoring import Scorer, algorithms_of
 from explainers.background import Background, summarise
 from explainers.errors import ExplainerError, InvalidRequest
 from explainers.loaders import PREDICTORS
 from explainers.surrogates import SurrogateConfig
 from storage import explainability as rows
-from storage import inferences, jobs, models, monitored_models, reference
+from storage import jobs, models, monitored_models, reference
 from storage.ids import time_ordered
 from storage.queue import SCORES
+from storage.samples import sample
+from storage.tables import Inference, ReferenceRow
 
 KIND = "explain-inferences"
 """Of the jobs that explain stored inferences; those of one model follow one another."""
@@ -38,7 +41,12 @@ KIND = "explain-inferences"
 KEPT_JOBS = 20
 MOST_SAMPLES = 100_000
 MOST_SUMMARISED = 100_000
-"""Rows that a background is made of, at most."""
+MOST_CELLS = 4_000_000
+"""Rows that a background is made of, and their values, at most: drawn evenly where there are more."""
+LARGEST_CONFIG = 65_536
+"""Characters of its JSON; it is read whenever inferences come."""
+MOST_TRIES = 5
+"""To change what others change at the same time."""
 MOST_PREDICTIONS = 20_000_000
 """Rows that a model is asked for to explain one, at most."""
 
@@ -147,50 +155,79 @@ async def configure(
 ) -> State:
     """Changes what is given; when it is enabled then, prepares it, and has what lacks scores explained.
 
-    Raises `UnknownModel`, InvalidRequest for what cannot be, and `TooCostly`.
+    Raises `UnknownModel`, InvalidRequest for what cannot be, `TooCostly`, and `Conflict` where others change the same.
     """
-    model, before = await find_state(explainer, tenant, name)
+    for _ in range(MOST_TRIES):
+        model, before = await find_state(explainer, tenant, name)
+        wanted = changed(before, enabled, config or {}, uploads or {})
+        check_size(wanted)
+        known = algorithms_of(reading_of(model.layout))
+        if wanted.acting.algorithm not in known:
+            raise InvalidRequest(f"must be one of: {', '.join(known)}", "/config/explanation_algo")
+        after = await prepared(explainer, tenant, model, wanted) if wanted.enabled else wanted
+        if await settle(explainer, tenant, model, before, after, asked=bool(enabled)):
+            return after
+    raise busy()
+
+
+def changed(before: State, enabled: bool | None, config: Mapping[str, Any], uploads: Mapping[str, Any]) -> State:
+    """As its owner wants it. Who enables anew has what was made of inferences made of those of now."""
     wanted = replace(
         before,
         enabled=before.enabled if enabled is None else enabled,
-        config={**before.config, **(config or {})},
-        uploads={**before.uploads, **(uploads or {})},
+        config={**before.config, **config},
+        uploads={**before.uploads, **uploads},
     )
-    reading = reading_of(model.layout)
-    known = algorithms_of(reading)
-    if wanted.acting.algorithm not in known:
-        raise InvalidRequest(f"must be one of: {', '.join(known)}", "/config/explanation_algo")
-    after = await prepared(explainer, tenant, model, wanted) if wanted.enabled else replace(wanted, status=DISABLED)
-    await settle(explainer, tenant, model, before, after)
-    return after
+    if not wanted.enabled:
+        return replace(wanted, status=DISABLED, detail=None)
+    of_inferences = wanted.background is not None and wanted.background["source"] == "inferences"
+    return replace(wanted, background=None) if enabled and of_inferences else wanted
+
+
+def check_size(state: State) -> None:
+    if len(json.dumps([dict(state.config), dict(state.uploads)])) > LARGEST_CONFIG:
+        raise InvalidRequest(f"the configuration has more than {LARGEST_CONFIG} characters", "/config")
+
+
+def busy() -> Conflict:
+    return Conflict("how this model is explained is being changed by others: try again")
 
 
 async def disable(explainer: Explainer, tenant: str, name: str) -> None:
     """Nothing more is explained; what was computed stays. Raises `UnknownModel`."""
-    model, before = await find_state(explainer, tenant, name)
-    await settle(explainer, tenant, model, before, replace(before, enabled=False, status=DISABLED, detail=None))
+    async with explainer.database.transaction(tenant=tenant) as session:
+        model = await find_active(session, name)
+        await begun(session, model)
+        await put(session, model, changed(await state_of(session, model), False, {}, {}))
 
 
 async def archive(explainer: Explainer, tenant: str, name: str) -> None:
     """Ends the use of a model, and the jobs that explain it; its rows stay. Raises `UnknownModel`."""
     async with explainer.database.transaction(tenant=tenant) as session:
         model = await find_active(session, name)
+        await begun(session, model)
         await monitored_models.archive(session, model.id)
         await jobs.cancel_all(session, kind=KIND, model=model.definition.partner_model_id)
+    explainer.scorers.drop((tenant, model.id))
 
 
 async def renew(explainer: Explainer, tenant: str, model: Monitored, *, background: bool = False) -> None:
-    """Prepares anew what is enabled, after predictor, definition or (`background`) the reference set have changed."""
-    async with explainer.database.transaction(tenant=tenant) as session:
-        before = await state_of(session, model)
-    if not before.enabled:
-        return
-    wanted = replace(before, background=None) if background else before
-    try:
-        after = await prepared(explainer, tenant, model, wanted)
-    except ExplainerError as error:
-        after = replace(before, status=FAILED, detail=str(error))
-    await settle(explainer, tenant, model, before, after)
+    """Prepares anew what is enabled, after predictor, definition or (`background`) the reference set have changed.
+
+    What stands in the way is told by the state. Raises `UnknownModel` for one that was archived, and `Conflict`.
+    """
+    for _ in range(MOST_TRIES):
+        model, before = await find_state(explainer, tenant, str(model.id))
+        if not before.enabled:
+            return
+        wanted = replace(before, background=None) if background else before
+        try:
+            after = await prepared(explainer, tenant, model, wanted)
+        except (ExplainerError, TooCostly) as error:
+            after = replace(before, status=FAILED, detail=str(error))
+        if await settle(explainer, tenant, model, before, after):
+            return
+    raise busy()
 
 
 async def renew_named(explainer: Explainer, tenant: str, partner_model_id: str) -> None:
@@ -202,40 +239,53 @@ async def renew_named(explainer: Explainer, tenant: str, partner_model_id: str) 
 
 async def prepared(explainer: Explainer, tenant: str, model: Monitored, wanted: State) -> State:
     """With everything that scores need; raises InvalidRequest for what is missing, which files alone cannot be."""
-    name = model.definition.partner_model_id
-    row = await models.find(explainer.database, tenant, name)
+    row = await models.find(explainer.database, tenant, model.definition.partner_model_id)
     if row is None or row.kind not in PREDICTORS:
-        missing = f"there is no predictor: register one as '{name}' (whence models add, or POST /models)"
         if not wanted.uploads:
-            raise InvalidRequest(missing)
-        detail = f"the uploaded files are kept as digests and never run; {missing}"
+            raise InvalidRequest(missing(model))
+        detail = f"the uploaded files are kept as digests and never run; {missing(model)}"
         return replace(wanted, status=FAILED, detail=detail)
     reading = reading_of(model.layout)
     background = await background_of(explainer, tenant, model, reading, wanted)
     scorer = await build(explainer, row, reading, wanted, background)
+    scorer.check_samples("/config/explanation_nsamples")
     if scorer.predictions(wanted.acting.algorithm) > MOST_PREDICTIONS:
         raise TooCostly(scorer.predictions(wanted.acting.algorithm), MOST_PREDICTIONS)
     return replace(wanted, status=READY, detail=None, fingerprint=scorer.fingerprint, background=background)
 
 
+def missing(model: Monitored) -> str:
+    name = model.definition.partner_model_id
+    return f"there is no predictor: register one as '{name}' (whence models add, or POST /models)"
+
+
 async def background_of(
     explainer: Explainer, tenant: str, model: Monitored, reading: Reading, wanted: State
 ) -> Mapping[str, Any] | None:
-    """The background so far if it is of the reference set, or a new one: of that set, or else of the inferences."""
+    """The background so far if it still fits, or a new one: of the reference set, or else of the inferences."""
     if reading.is_text:
         return None
-    if wanted.background is not None and wanted.background["source"] == "reference":
-        return wanted.background
+    most = min(MOST_SUMMARISED, MOST_CELLS // len(model.definition.attributes))
     async with explainer.database.transaction(tenant=tenant) as session:
-        cells, source = await reference.read(session, model.id, most=MOST_SUMMARISED), "reference"
+        known = wanted.background
+        settled = known is not None and (known["source"] == "reference" or not await reference.count(session, model.id))
+        if known is not None and settled and fits(known, reading):
+            return known
+        cells, source = await sample(session, ReferenceRow, model.id, most), "reference"
         if not len(cells):
-            found = await inferences.read(session, model.id, limit=MOST_SUMMARISED)
-            cells, source = reading.cells(found), "inferences"
+            cells, source = await sample(session, Inference, model.id, most), "inferences"
     if not len(cells):
         raise InvalidRequest("there is nothing to compare with: send reference data, or inferences, first")
-    table = reading.table(cells, reading.schema.columns)
-    summary = await asyncio.to_thread(summarise, table)
+    summary = await asyncio.to_thread(lambda: summarise(reading.table(cells, reading.schema.columns)))
     return background_record(summary) | {"source": source, "rows": len(cells)}
+
+
+def fits(background: Mapping[str, Any], reading: Reading) -> bool:
+    """Whether a background has the columns and, in their order, the categories that are declared now."""
+    declared = reading.schema.columns
+    known = [(each["name"], each["kind"], *each["levels"]) for each in background["columns"]]
+    wanted = [(each.name, each.kind, *each.levels) for each in declared]
+    return len(known) == len(wanted) and all(own[: len(each)] == each for own, each in zip(known, wanted, strict=True))
 
 
 async def build(
@@ -254,12 +304,13 @@ async def scorer_of(explainer: Explainer, tenant: str, model: Monitored, state: 
     Raises InvalidRequest where predictor or definition are no longer what they were prepared with.
     """
     key = (tenant, model.id)
-    kept = explainer.scorers.get(key)
-    if kept is not None and kept.fingerprint == state.fingerprint:
-        return kept
     row = await models.find(explainer.database, tenant, model.definition.partner_model_id)
-    if row is None:
-        raise InvalidRequest("the predictor of this model is registered no more")
+    if row is None or row.kind not in PREDICTORS:
+        explainer.scorers.drop(key)
+        raise InvalidRequest(missing(model))
+    kept = explainer.scorers.get(key)
+    if kept is not None and kept.fingerprint == state.fingerprint and kept.predictor.digest == row.digest:
+        return kept
     scorer = await build(explainer, row, reading_of(model.layout), state, state.background)
     if scorer.fingerprint != state.fingerprint:
         raise InvalidRequest("the predictor has changed since explanations were enabled: enable them again")
@@ -267,12 +318,34 @@ async def scorer_of(explainer: Explainer, tenant: str, model: Monitored, state: 
     return scorer
 
 
-async def settle(explainer: Explainer, tenant: str, model: Monitored, before: State, after: State) -> None:
-    """Writes the state down, with a job for what lacks scores now."""
+async def settle(
+    explainer: Explainer, tenant: str, model: Monitored, before: State, after: State, *, asked: bool = False
+) -> bool:
+    """Writes the state down, with a job for what lacks scores now, or may lack some where this was `asked` for.
+
+    False where somebody else was faster: state or definition are not what this one was prepared from. Raises
+    `UnknownModel`.
+    """
     async with explainer.database.transaction(tenant=tenant) as session:
-        await rows.put(session, model.id, **{name: getattr(after, name) for name in State.__dataclass_fields__})
-        if after.works and not covers(before, after):
+        now = await begun(session, model)
+        if now.definition != model.definition or await state_of(session, model) != before:
+            return False
+        await put(session, model, after)
+        if after.works and (asked or not covers(before, after)):
             await follow_up(session, model, 0)
+        return True
+
+
+async def begun(session: AsyncSession, model: Monitored) -> Monitored:
+    """The model as it is now; its state is the caller's until the transaction ends. Raises `UnknownModel`."""
+    row = await rows.begin(session, model.id)
+    if row is None:
+        raise UnknownModel(str(model.id))
+    return monitored_from(row)
+
+
+async def put(session: AsyncSession, model: Monitored, state: State) -> None:
+    await rows.put(session, model.id, **{name: getattr(state, name) for name in State.__dataclass_fields__})
 
 
 def covers(before: State, after: State) -> bool:
@@ -286,7 +359,7 @@ def covers(before: State, after: State) -> bool:
 async def follow_up(session: AsyncSession, model: Monitored, after: int) -> None:
     """Has the inferences whose `seq` is greater than `after` explained: by the job that waits already, or a new one."""
     name = model.definition.partner_model_id
-    if await jobs.widen(session, kind=KIND, model=name, after=after):
+    if await jobs.widen(session, kind=KIND, model=name, model_id=model.id, after=after):
         return
     await jobs.forget(session, kind=KIND, model=name, keep=KEPT_JOBS)
     request = {"model_id": str(model.id), "after": after}

@@ -167,7 +167,10 @@ async def check_free(database: Database, tenant: str, name: str) -> None:
     async with database.transaction(tenant=tenant) as session:
         with suppress(NotFound):
             await models.get(session, name)
-            raise AlreadyExists("a model with that name is registered")
+            raise AlreadyExists(
+                "a model with that name is registered: remove it first (whence models remove, or DELETE /models/NAME), "
+                "or choose another name"
+            )
 
 
 async def remove_model(database: Database, runtime: Runtime, tenant: str, name: str) -> None:

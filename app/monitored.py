@@ -16,8 +16,8 @@ from app.refusals import Conflict, UnknownModel
 from app.rows import Layout
 from explainers.errors import InvalidRequest
 from storage import errors as storage_errors
+from storage import explainability, scores
 from storage import monitored_models as rows
-from storage import scores
 from storage.database import Database
 from storage.values import plain
 
@@ -157,6 +157,8 @@ async def change(
             definition=definition_record(new),
             attributes=[stored(attribute) for attribute in changed],
         )
+        if moved(old, new):
+            await explainability.outdate(session, model.id)  # waits for scores that are being stored
         if moved(old, new) and await scores.exist(session, model.id):
             raise Conflict(f"the positions of {' and '.join(SCORED)} attributes are fixed once explanations are stored")
         return monitored_from(row)

@@ -68,7 +68,9 @@ async def explain_inference(
 def with_samples(scorer: Scorer, samples: int) -> Scorer:
     if not 2 <= samples <= MOST_SAMPLES:
         raise InvalidRequest(f"must be a whole number from 2 to {MOST_SAMPLES}", "/n_samples")
-    return replace(scorer, config=replace(scorer.config, samples=samples), kept={})
+    other = replace(scorer, config=replace(scorer.config, samples=samples), kept={})
+    other.check_samples("/n_samples")
+    return other
 
 
 def told(explanation: Explanation) -> Explanation:
@@ -106,6 +108,36 @@ async def explained(
     return await explainer.runtime.run(work)
 
 
+async def forecast_inference(
+    explainer: Explainer, tenant: str, name: str, inference: str, algorithm: str | None, samples: int | None
+) -> int:
+    """How many predictions explaining an inference takes at most, were it not stored. Raises as `explain_inference`."""
+    model, state, scorer = await ready(explainer, tenant, name)
+    chosen = algorithm_of(state, scorer, algorithm)
+    row = await found(explainer, tenant, model, inference)
+    asked = scorer if samples is None else with_samples(scorer, samples)
+    return asked.predictions_of(chosen, scorer.reading.cells([row]))
+
+
+async def forecast_what_if(
+    explainer: Explainer,
+    tenant: str,
+    name: str,
+    given: Sequence[tuple[str, Any]],
+    *,
+    algorithm: str | None = None,
+    original: str | None = None,
+) -> int:
+    """As `forecast_inference`, for `what_if`."""
+    model, state, scorer = await ready(explainer, tenant, name)
+    check_compared(scorer, original)
+    if original is not None:
+        await found(explainer, tenant, model, original)
+    cells = scorer.reading.cells([row_of(model, given)])
+    own = 1 if original is None else 2
+    return own + scorer.predictions_of(algorithm_of(state, scorer, algorithm), cells)
+
+
 async def store(
     explainer: Explainer, tenant: str, model: Monitored, scorer: Scorer, algorithm: str, seq: int, outcome: Outcome
 ) -> None:
@@ -133,8 +165,7 @@ async def what_if(
     inputs that are missing, unknown or named twice.
     """
     model, state, scorer = await ready(explainer, tenant, name)
-    if scorer.reading.is_text and original is None:
-        raise InvalidRequest("a model of texts is asked against an inference: name it in compare_to")
+    check_compared(scorer, original)
     before = None if original is None else await prediction_of(explainer, tenant, model, scorer, original)
     row = row_of(model, given)
     cells = scorer.reading.cells([row])
@@ -150,14 +181,24 @@ async def prediction_of(
     explainer: Explainer, tenant: str, model: Monitored, scorer: Scorer, inference: str
 ) -> NDArray[np.float64]:  # (K,)
     """What the model says of a stored inference."""
+    cells = scorer.reading.cells([await found(explainer, tenant, model, inference)])
+    outputs = await explainer.runtime.run(lambda _: scorer.predict(cells))
+    first: NDArray[np.float64] = outputs[0]
+    return first
+
+
+def check_compared(scorer: Scorer, original: str | None) -> None:
+    if scorer.reading.is_text and original is None:
+        raise InvalidRequest("a model of texts is asked against an inference: name it in compare_to")
+
+
+async def found(explainer: Explainer, tenant: str, model: Monitored, inference: str) -> Any:
+    """The row of an inference; raises `NotFound`."""
     async with explainer.database.transaction(tenant=tenant) as session:
         row = await inferences.find(session, model.id, inference)
     if row is None:
         raise NotFound("there is no inference with this partner_inference_id")
-    cells = scorer.reading.cells([row])
-    found = await explainer.runtime.run(lambda _: scorer.predict(cells))
-    first: NDArray[np.float64] = found[0]
-    return first
+    return row
 
 
 def row_of(model: Monitored, given: Sequence[tuple[str, Any]]) -> Row:

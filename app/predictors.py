@@ -9,8 +9,9 @@ from app.bindings import bound, reading_of
 from app.definitions import Definition
 from app.explain import Explainer
 from app.explainability import renew_named
-from app.models import Entry, NewModel, enter_model, inside, read_model, registration_of
-from app.monitored import Monitored, find_named, register
+from app.models import Entry, NewModel, enter_model, inside, read_model, registration_of, remove_model
+from app.monitored import Monitored, find_named, register, same_columns
+from app.refusals import Conflict
 from app.rows import Layout
 from explainers.errors import ExplainerError, InvalidRequest
 from explainers.loaders import PREDICTORS, Model
@@ -22,22 +23,31 @@ async def add_predictor(
 ) -> Entry:
     """Registers any model; one that predicts is checked against the monitored model of its name, and serves it.
 
-    A `definition` that comes along becomes a monitored model. Raises InvalidRequest for what differs between the two.
+    A `definition` that comes along becomes a monitored model. Raises InvalidRequest for what differs between the two,
+    and `Conflict` for a definition that differs from the one in use.
     """
     path = inside(models_dir, new.path)
     if definition is not None:
         definition = offered(definition, new)
     model = await read_model(explainer.database, explainer.runtime, tenant, new, path)
     monitored = await find_named(explainer.database, tenant, new.name) if new.kind in PREDICTORS else None
-    for each in (definition, None if monitored is None else monitored.definition):
-        if each is not None:
-            await check(explainer, model, each)
+    if definition is not None and monitored is not None and not same_columns(monitored.definition, definition):
+        raise Conflict("the model of this name is in use with other attributes than the schema: archive it first")
+    known = definition if monitored is None else monitored.definition
+    if known is not None:
+        await check(explainer, model, known)
     entry = await enter_model(explainer.database, explainer.runtime, tenant, new, path, model)
     if definition is not None and monitored is None:
         await register(explainer.database, tenant, definition)
     if new.kind in PREDICTORS:
         await renew_named(explainer, tenant, new.name)
     return entry
+
+
+async def remove_registered(explainer: Explainer, tenant: str, name: str) -> None:
+    """Stops serving a model; what a predictor was to explain is told to lack it. Raises `UnknownModel`."""
+    await remove_model(explainer.database, explainer.runtime, tenant, name)
+    await renew_named(explainer, tenant, name)
 
 
 def offered(definition: Definition, new: NewModel) -> Definition:

@@ -157,7 +157,17 @@ def list_models(tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None, as_js
 @model_commands.command("remove")
 def remove_model(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None) -> None:
     """Stop serving a model. Its files and the stored explanations stay."""
-    in_tenant(data_dir, tenant, lambda session: models.remove(session, name))
+    settings = settings_from(data_dir=data_dir)
+
+    async def remove(database: Database) -> None:
+        async with database.transaction(tenant=tenant) as session:
+            await models.remove(session, name)
+        from app.explainability import renew_named  # noqa: PLC0415 - brings PyTorch
+
+        async with explainer_of(database, settings) as explainer:
+            await renew_named(explainer, tenant, name)
+
+    asyncio.run(opened(settings, remove))
     typer.echo(f"removed {name}")
 
 
@@ -191,6 +201,8 @@ def definition_in(schema: Path) -> Definition:
     """The attributes in a file; raises a refusal that names what is wrong with it."""
     from app.model_body import ModelBody  # noqa: PLC0415 - as late as the others
 
+    if not schema.is_file():
+        raise Refusal(f"there is no file {schema}: --schema names the JSON body of POST /api/v3/models")
     try:
         return ModelBody.model_validate_json(schema.read_bytes()).to_domain()
     except ValidationError as error:

@@ -13,7 +13,8 @@ from app.bindings import Predictor, Reading
 from app.records import digest_of
 from explainers.answers import check_unchanged
 from explainers.background import Background, readied
-from explainers.errors import InconsistentAnswer, InvalidRequest
+from explainers.errors import InconsistentAnswer, InvalidRequest, PredictorFailed
+from explainers.methods.lime import Draws
 from explainers.predictors.binding import BoundTexts, TablePredictor
 from explainers.surrogates import (
     TABLE_ALGORITHMS,
@@ -23,14 +24,19 @@ from explainers.surrogates import (
     predictions,
     predictions_per_row,
 )
+from explainers.text_masks import cut
 from explainers.types import Attribution, Checkpoint
 from storage.cells import Cells
 
-REVISION = 1
+REVISION = 2
 """Raised when the numbers of an algorithm change, so that stored ones of the old kind are not taken for new."""
 
 MOST_KEPT = 16
 """Buckets of draws that LIME leaves for the next call."""
+KEPT_BYTES = 64 * 2**20
+"""Draws that are larger together are not left."""
+MOST_DRAWN = 20_000_000
+"""Values in the samples of one explanation, at most."""
 MOST_SCORERS = 32
 LONG_TEXT = 100
 """Tokens of a text whose cost is told in advance."""
@@ -52,9 +58,11 @@ class Scorer:
     @property
     def fingerprint(self) -> int:
         """63 bits of a digest, for a column of Postgres."""
-        names = [attribute.name for attribute in (*self.reading.inputs, *self.reading.outputs)]
+        schema = self.reading.schema
+        columns = [(column.name, column.kind, list(column.levels)) for column in schema.columns]
+        read = [columns, list(schema.outputs), schema.task, list(schema.classes or ()), schema.positive]
         background = "" if self.background is None else self.background.id
-        decides = (REVISION, self.predictor.digest, names, background, self.config.samples, self.config.seed)
+        decides = (REVISION, self.predictor.digest, read, background, self.config.samples, self.config.seed)
         return int.from_bytes(digest_of(*decides, self.delimiter)[:8]) >> 1
 
     @property
@@ -71,6 +79,13 @@ class Scorer:
             return rows * predictions_per_row(algorithm, self.config, LONG_TEXT, len(self.outputs))
         return predictions(algorithm, self.config, self.background, [str(place) for place in range(rows)])
 
+    def predictions_of(self, algorithm: str, cells: Cells) -> int:
+        """As `predictions`, of a row that is known. Raises InvalidRequest for a text with too many tokens."""
+        if self.background is not None:
+            return self.predictions(algorithm)
+        tokens = len(cut(self.reading.texts(cells)[0], self.delimiter).tokens)
+        return predictions_per_row(algorithm, self.config, tokens, len(self.outputs))
+
     def predict(self, cells: Cells) -> NDArray[np.float64]:  # (n, K)
         """Blocks: what the model says of n rows; nulls are imputed where it takes none."""
         if isinstance(self.predictor, BoundTexts):
@@ -79,6 +94,12 @@ class Scorer:
         table = self.reading.table(cells, self.predictor.columns)
         rows = readied(self.background, table, self.predictor.accepts_nulls)[1]
         return self.predictor.predict(rows)
+
+    def check_samples(self, pointer: str) -> None:
+        """Raises InvalidRequest for more samples than can be held with so many inputs."""
+        most = MOST_DRAWN // max(1, len(self.reading.inputs))
+        if self.background is not None and self.config.samples > most:
+            raise InvalidRequest(f"must be at most {most} with {len(self.reading.inputs)} inputs", pointer)
 
     def explain(
         self, algorithm: str, cells: Cells, ids: Sequence[str], checkpoint: Checkpoint, *, shared: bool = True
@@ -92,11 +113,24 @@ class Scorer:
         except (InvalidRequest, InconsistentAnswer) as error:
             if len(ids) == 1:
                 return [str(error)]
+        except PredictorFailed:
+            if (known := self._refused(cells)) is None:
+                raise
+            if len(ids) == 1:
+                return [known]
         parts = (cells.take(slice(place, place + 1)) for place in range(len(ids)))
         each = (
             self.explain(algorithm, part, [id], checkpoint, shared=shared) for part, id in zip(parts, ids, strict=True)
         )
         return [outcome for found in each for outcome in found]
+
+    def _refused(self, cells: Cells) -> str | None:
+        """Why the model does not answer these rows themselves, None where it does: one such row is not the others'."""
+        try:
+            self.predict(cells)
+        except PredictorFailed as error:
+            return str(error)
+        return None
 
     def _explain(
         self, algorithm: str, cells: Cells, ids: Sequence[str], checkpoint: Checkpoint, shared: bool
@@ -118,9 +152,13 @@ class Scorer:
         assert self.background is not None  # noqa: S101 - a model of rows has one
         rows = self.reading.table(cells, predictor.columns)
         found = TABLE_ALGORITHMS[algorithm](predictor, rows, ids, self.background, self.config, checkpoint, kept)
-        if kept is not None and len(kept) > MOST_KEPT:
+        if kept is not None and (len(kept) > MOST_KEPT or sum(map(bytes_of, kept.values())) > KEPT_BYTES):
             kept.clear()
         return found
+
+
+def bytes_of(draws: Draws) -> int:
+    return draws.cells.nbytes + draws.scaled.nbytes + draws.outputs.nbytes
 
 
 def algorithms_of(reading: Reading) -> tuple[str, ...]:
@@ -151,6 +189,9 @@ class Scorers:
 
     def get(self, key: Hashable) -> Scorer | None:
         return self._known.get(key)
+
+    def drop(self, key: Hashable) -> None:
+        self._known.pop(key, None)
 
     def put(self, key: Hashable, scorer: Scorer) -> None:
         self._known.pop(key, None)

@@ -100,12 +100,16 @@ async def add(
     return Job(*row)
 
 
-async def widen(session: AsyncSession, *, kind: str, model: str, after: int) -> bool:
-    """Lets a job of that kind and model that waits begin at `after` of its request or before; False without one."""
+async def widen(session: AsyncSession, *, kind: str, model: str, model_id: UUID, after: int) -> bool:
+    """Lets a job of that kind and model that waits begin at `after` of its request or before; False without one.
+
+    Names are used again: the job's request must say the same `model_id`.
+    """
     given = sql_cast(Row.request, JSONB)
     first = func.least(sql_cast(given["after"].astext, BigInteger), after)
     request = sql_cast(given.op("||")(func.jsonb_build_object("after", first)), JSON)
-    where = (Row.kind == kind, Row.model == model, Row.state == "queued")
+    same = given["model_id"].astext == str(model_id)
+    where = (Row.kind == kind, Row.model == model, Row.state == "queued", same)
     return await _changed(session, where, {"request": request})
 
 

@@ -87,7 +87,10 @@ async def add(session: AsyncSession, model_id: UUID, algorithm: str, scores: Sco
 
 
 async def add_tokens(session: AsyncSession, model_id: UUID, algorithm: str, scores: TokenScores) -> None:
-    """Stores the scores of tokens, after those of the same inferences were added. Raises as `add`."""
+    """Stores the scores of tokens, after those of the same inferences were added. Raises as `add`.
+
+    In the place of earlier ones: those that another transaction stored meanwhile were not there yet for `add`.
+    """
     columns = {
         "seq": Column(BIGINT, scores.seqs),
         "tokens": Column(TEXTS, scores.tokens),
@@ -101,6 +104,8 @@ async def add_tokens(session: AsyncSession, model_id: UUID, algorithm: str, scor
     added = text(f"""
         INSERT INTO inference_tokens (model_id, algorithm, attribute, fingerprint, {names})
         SELECT :model_id, :algorithm, :attribute, :fingerprint, {names} FROM {source} ORDER BY seq
+        ON CONFLICT (tenant_id, model_id, algorithm, seq, attribute)
+        DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in ("fingerprint", *columns) if name != "seq")}
     """)  # noqa: S608 - names of ours
     given = {"model_id": model_id, "algorithm": algorithm, "attribute": scores.attribute}
     given |= {"fingerprint": scores.fingerprint}

@@ -241,6 +241,8 @@ def _check_categories(columns: Sequence[Column], said: Signature) -> None:
             raise Mismatch(f"column {column.name!r} is a category in the schema and a number in the artifact")
         if not column.is_category and place in said.categories:
             raise Mismatch(f"column {column.name!r} is a {column.kind} in the schema and a category in the artifact")
+        if column.is_category and not column.levels and not said.strings:
+            raise Mismatch(f"column {column.name!r} is numbered by the artifact: declare its categories, in that order")
         _check_levels(column, said.categories.get(place))
 
 

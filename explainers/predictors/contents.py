@@ -33,6 +33,8 @@ class Content:
 
 def read(path: Path, limit: int = MAX_BYTES) -> Content:
     """The whole file. Raises UnreadableModel for one that is missing, empty, too large, or of a kind that runs code."""
+    if path.is_dir():
+        raise UnreadableModel(f"{path.name} is a folder: models of tables are one file, folders are of other kinds")
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)

@@ -43,11 +43,11 @@ def rows(count: int, seed: int = 0) -> NDArray[np.float64]:  # (count, 3)
     return np.random.default_rng(seed).normal(size=(count, len(INPUTS))).round(3)
 
 
-def boosted(folder: Path, name: str = "churn") -> Path:
+def boosted(folder: Path, name: str = "churn", trees: int = 20) -> Path:
     """Trees of two classes, as a file; `predicted` says what they answer."""
     values = rows(400, seed=9)
     labels = (values[:, 0] - 2 * values[:, 1] * values[:, 2] > 0).astype(int)
-    model = xgboost.XGBClassifier(n_estimators=20, max_depth=3, random_state=0, n_jobs=1).fit(values, labels)
+    model = xgboost.XGBClassifier(n_estimators=trees, max_depth=3, random_state=0, n_jobs=1).fit(values, labels)
     path = folder / f"{name}.json"
     model.save_model(path)
     return path

@@ -29,6 +29,7 @@ from app.dependencies import (
 from app.dialects.arthur.explanation_schemas import (
     NAMES,
     OFF,
+    CostAnswer,
     Enrichment,
     EnrichmentChange,
     Enrichments,
@@ -44,7 +45,7 @@ from app.dialects.arthur.model_routes import MODELS, ModelId
 from app.errors import problems
 from app.explainability import configure, disable, find_state
 from app.multipart import MULTIPART, Form
-from app.on_demand import explain_inference, what_if
+from app.on_demand import explain_inference, forecast_inference, forecast_what_if, what_if
 from app.refusals import MalformedBody, NotFound
 from explainers.errors import InvalidRequest, MissingCapability
 
@@ -68,6 +69,7 @@ Sort = Annotated[
 Page = Annotated[int, Query(ge=1, description="Of the scores in each entry.", examples=[1])]
 PageSize = Annotated[int, Query(ge=1, le=10_000, description="Scores of a page.", examples=[500])]
 Uncertainty = Annotated[bool, Query(description="Adds the standard error of each score.", examples=[True])]
+DryRun = Annotated[bool, Query(description="Nothing is computed: the answer is `predictions`.", examples=[True])]
 
 
 def explanation_routes() -> list[BaseRoute]:
@@ -78,9 +80,11 @@ def explanation_routes() -> list[BaseRoute]:
     asked: Any = {"responses": problems(400, 401, 403, 404, 413, 415, 503)}
     keyed.get(
         by_id + "/inferences/{inference:path}/explanation", summary="Explain an inference",
-        response_model=ExplanationAnswer, **asked,
+        response_model=ExplanationAnswer | CostAnswer, **asked,
     )(explanation)  # fmt: skip
-    keyed.post(one + "/what_if", summary="Explain a row that never was", response_model=WhatIfAnswer, **asked)(try_row)
+    keyed.post(
+        one + "/what_if", summary="Explain a row that never was", response_model=WhatIfAnswer | CostAnswer, **asked
+    )(try_row)
     keyed.get(by_id + "/enrichments", summary="List enrichments", response_model=Enrichments, responses=known)(
         enrichments
     )
@@ -120,8 +124,15 @@ async def explanation(
     page: Page = 1,
     page_size: PageSize = 500,
     uncertainty: Uncertainty = False,
+    dry_run: DryRun = False,
 ) -> Response:
-    """The scores of an inference: those stored, or else computed now and stored, the same numbers either way."""
+    """The scores of an inference: those stored, or else computed now and stored, the same numbers either way.
+
+    With `dry_run` nothing is computed: the answer says what it would take.
+    """
+    if dry_run:
+        count = forecast_inference(server.explainer, caller.tenant, str(model_id), inference, algorithm, n_samples)
+        return JsonResponse({"predictions": await while_connected(request, count)})
     work = explain_inference(server.explainer, caller.tenant, str(model_id), inference, algorithm, n_samples)
     found = await while_connected(request, work)
     return JsonResponse(explanation_answer(found, Listing(sort, page, page_size, uncertainty)))
@@ -136,11 +147,14 @@ async def try_row(
 ) -> Response:
     """The prediction for a row of inputs, and its scores. Nothing is stored.
 
-    A model of texts is asked with `compare_to`, an inference that the prediction is compared with.
+    A model of texts is asked with `compare_to`, an inference that the prediction is compared with. With `dry_run`
+    nothing is computed: the answer says what it would take.
     """
-    work = what_if(
-        server.explainer, caller.tenant, model_id, body.given(), algorithm=body.algorithm, original=body.compare_to
-    )
+    asked: Any = {"algorithm": body.algorithm, "original": body.compare_to}
+    if body.dry_run:
+        count = forecast_what_if(server.explainer, caller.tenant, model_id, body.given(), **asked)
+        return JsonResponse({"predictions": await while_connected(request, count)})
+    work = what_if(server.explainer, caller.tenant, model_id, body.given(), **asked)
     return JsonResponse(what_if_answer(await while_connected(request, work)))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StrictBool, StringConstraints
 
 from app.explainability import DEFAULTS, State
 from app.on_demand import WhatIf
@@ -95,6 +95,12 @@ class ExplanationAnswer(BaseModel):
     )
 
 
+class CostAnswer(BaseModel):
+    """What an answer would take."""
+
+    predictions: int = Field(description="Rows or texts the model would be asked for, at most.", examples=[20441])
+
+
 class PipelineInput(Wire):
     attribute_name: Annotated[str, StringConstraints(max_length=255)] = Field(
         description="An input of the model.", examples=["income"]
@@ -107,6 +113,10 @@ class WhatIfBody(Wire):
     algorithm: str | None = Field(None, description="Default: the configured one.", examples=["shap"])
     compare_to: str | None = Field(
         None, description="partner_inference_id of an inference that the prediction is compared with.", examples=["u-1"]
+    )
+
+    dry_run: StrictBool = Field(
+        False, description="Nothing is computed: the answer is `predictions`, what it would take.", examples=[False]
     )
 
     def given(self) -> list[tuple[str, Any]]:

@@ -30,9 +30,9 @@ from app.dependencies import (
 from app.dialects.native.schemas import ModelList, ModelResponse, NewModelRequest, model_answer
 from app.errors import problems
 from app.model_body import ModelBody
-from app.models import Entry, describe_model, list_models, remove_model
+from app.models import Entry, describe_model, list_models
 from app.multipart import MULTIPART, Form
-from app.predictors import add_predictor
+from app.predictors import add_predictor, remove_registered
 from explainers.errors import InvalidRequest
 from explainers.predictors.formats import FORMATS
 
@@ -166,5 +166,5 @@ def kept(file: BinaryIO, folder: Path_, suffix: str) -> Path_:
 
 async def unregister(server: ServerState, caller: Admin, name: Name) -> Response:
     """Stops serving a model. Its files and the stored explanations stay."""
-    await remove_model(server.explainer.database, server.explainer.runtime, caller.tenant, name)
+    await remove_registered(server.explainer, caller.tenant, name)
     return Response(status_code=204)
