@@ -342,7 +342,7 @@ def duck(folder: Path, inputs: NDArray[np.float64], values: NDArray[np.float64])
     seq = np.arange(ROWS)
     columns = {f"input_{place}": inputs[:, place] for place in range(INPUTS)}
     times = START + seq * np.timedelta64(1, "s")
-    rows = pa.table({"seq": seq, "at": times, "partner_id": [f"u-{place}" for place in range(ROWS)], **columns})
+    rows = pa.table({"seq": seq, "moment": times, "partner_id": [f"u-{place}" for place in range(ROWS)], **columns})
     each = pa.table(
         {
             "seq": np.repeat(seq, PLACES),
@@ -393,7 +393,7 @@ async def by_day(database: Database, model_id: UUID, folder: Path) -> dict[str, 
     """A mean for each input and day: an ordinary group of the query language."""
     connected, model = duckdb.connect(), query_model(model_id)
     statement = (
-        f"SELECT input, date_trunc('day', at) AS day, avg(score) FROM '{folder}/scores.parquet' "  # noqa: S608
+        f"SELECT input, date_trunc('day', moment) AS day, avg(score) FROM '{folder}/scores.parquet' "  # noqa: S608
         f"JOIN '{folder}/inferences.parquet' USING (seq) WHERE output = 0 GROUP BY 1, 2"
     )
     seconds: dict[str, list[float]] = {"Whence": [], "DuckDB on Parquet": []}
