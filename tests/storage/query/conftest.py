@@ -13,7 +13,7 @@ from storage.query.compiler import compile_query
 from storage.query.grammar import parse
 from storage.query.schema import QueryModel
 from tests.postgres import Server, connection
-from tests.storage.query.rows import Rows, fill, listed, tabular, text_rows
+from tests.storage.query.rows import Rows, boxed, fill, listed, tabular, text_rows
 
 Ask: TypeAlias = Callable[..., Awaitable[list[dict[str, Any]]]]
 
@@ -53,6 +53,7 @@ def queried(postgres: Server) -> Iterator[str]:
             fill(opened, tabular())
             fill(opened, text_rows())
             fill(opened, listed())
+            fill(opened, boxed())
         yield url
 
 

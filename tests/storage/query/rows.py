@@ -178,6 +178,42 @@ def listed(n: int = 120) -> Rows:
     return Rows(model, pd.DataFrame(frame), pd.DataFrame())
 
 
+@cache
+def boxed(n: int = 160) -> Rows:
+    """Detections beside the boxes that people drew, on a coarse grid: many ties, some lists null or empty."""
+    generator = np.random.default_rng(11)
+    model = QueryModel(
+        uuid.UUID(int=10),
+        attributes(
+            ("image", "PIPELINE_INPUT", "IMAGE", {}),
+            ("camera", "NON_INPUT_DATA", "STRING", {}),
+            ("found", "PREDICTED_VALUE", "BOUNDING_BOX", {"attribute_link": "drawn"}),
+            ("drawn", "GROUND_TRUTH", "BOUNDING_BOX", {"attribute_link": "found"}),
+        ),
+        Explainability(enabled=True, algorithm="lime"),
+    )
+
+    def boxes(most: int, classes: int) -> list[list[Any]]:
+        size = generator.integers(0, most)
+        places = generator.integers(0, 5, (size, 4)) + np.array([0, 0, 1, 1])
+        confidences = generator.integers(0, 11, size) / 10
+        kinds = generator.integers(0, classes, size)
+        rest = zip(kinds, confidences, places, strict=True)
+        return [[int(kind), float(confidence), *map(int, place)] for kind, confidence, place in rest]
+
+    found = [boxes(7, 4) for _ in range(n)]
+    drawn = [boxes(6, 3) for _ in range(n)]
+    drawn = [[[box[0], *box[2:]] for box in each] if place % 2 else each for place, each in enumerate(drawn)]
+    found[5], drawn[6] = [[3, 1.0, 0.5, 0.5, 0.0, 0.0]], [[0, 0.5, 0.5, 0.0, 0.0], [4, 1, 0, 0, 4, 4]]
+    frame = _inferences(generator, n) | {"image": [f"{place}.png" for place in range(n)]}
+    frame["inference_id"] = [str(uuid.UUID(int=9000 + place)) for place in range(n)]
+    frame["ground_truth_timestamp"] = [None] * n
+    frame["camera"] = holes(generator, ["north", "south"] * (n // 2))
+    columns = {"found": found, "drawn": drawn}
+    frame |= {name: holes(generator, [json.dumps(each) for each in column]) for name, column in columns.items()}
+    return Rows(model, pd.DataFrame(frame), pd.DataFrame({"found": frame["found"][:9]}))
+
+
 def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None:
     """Stores them for a tenant, the first with number 1."""
     model = rows.model
