@@ -214,10 +214,21 @@ def boxed(n: int = 160) -> Rows:
     return Rows(model, pd.DataFrame(frame), pd.DataFrame({"found": frame["found"][:9]}))
 
 
+def register(opened: psycopg.Connection[Any], model: QueryModel, tenant: str) -> None:
+    """Makes the tenant and the model that rows belong to, unless they are there; the connection is the tenant's."""
+    opened.execute("SELECT set_config('whence.tenant', %s, false)", [tenant])
+    opened.execute("INSERT INTO tenants (id) VALUES (%s) ON CONFLICT DO NOTHING", [tenant])
+    opened.execute(
+        "INSERT INTO monitored_models (id, partner_model_id, input_type, output_type, status, is_batch, definition)"
+        " VALUES (%s, %s, 'TABULAR', 'MULTICLASS', 'Ready', false, '{}') ON CONFLICT DO NOTHING",
+        [model.id, str(model.id)],
+    )
+
+
 def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None:
     """Stores them for a tenant, the first with number 1."""
     model = rows.model
-    opened.execute("SELECT set_config('whence.tenant', %s, false)", [tenant])
+    register(opened, model, tenant)
     for seq, row in enumerate(rows.frame.to_dict("records"), start=1):
         opened.execute(
             "INSERT INTO inferences (model_id, seq, id, partner_inference_id, inference_timestamp, received_timestamp,"
@@ -242,16 +253,22 @@ def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None
             if not np.isinf(values).any():
                 found = [given(each) for each in values.tolist()]
                 insert = (
-                    "INSERT INTO inference_scores (model_id, seq, algorithm, scores, errors, fit, facts)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+                    "INSERT INTO inference_scores (model_id, seq, algorithm, fingerprint, scores, errors, fit, facts)"
+                    " VALUES (%s, %s, %s, 0, %s, %s, %s, %s)"
                 )
                 errors = [abs(each or 0.0) for each in found]
                 facts = json.dumps({"n_samples": 500 + seq} if algorithm == "lime" else {"method": "exact"})
                 opened.execute(insert, [model.id, seq, algorithm, found, errors, [0.1, 0.2, 0.3], facts])
     for each in rows.tokens:
+        scored = (
+            "INSERT INTO inference_scores (model_id, seq, algorithm, fingerprint, scores, facts)"
+            " VALUES (%s, %s, %s, 0, '{}', '{}')"
+        )
+        opened.execute(scored, [model.id, each["seq"], each["algorithm"]])
         insert = (
-            "INSERT INTO inference_tokens (model_id, attribute, seq, algorithm, tokens, positions, scores)"
-            " VALUES (%s, 'note', %s, %s, %s, %s, %s)"
+            "INSERT INTO inference_tokens"
+            " (model_id, attribute, fingerprint, facts, seq, algorithm, tokens, positions, scores)"
+            " VALUES (%s, 'note', 0, '{}', %s, %s, %s, %s, %s)"
         )
         opened.execute(insert, [model.id, *each.values()])
 

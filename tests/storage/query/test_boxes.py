@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import text
 
-from storage.database import Database
 from storage.errors import InvalidQuery
 from storage.query import average_precision, boxes
 from storage.query.average_precision import Boxes, mean_average_precision
 from tests.storage.query.bodies import COUNT, call, select
-from tests.storage.query.conftest import Ask
+from tests.storage.query.conftest import Ask, Keep
 from tests.storage.query.rows import boxed, given
 
 ROWS = boxed()
@@ -178,22 +176,16 @@ async def test_more_boxes_than_are_held(ask: Ask, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("stored", ["5", "[7]", "[[0,1]]", '[["a",1,2,3,4,5]]', "[[true,1,2,3,4,5]]", "[null]"])
-async def test_what_is_no_box(ask: Ask, store: Database, stored: str) -> None:
-    added = text(
-        "INSERT INTO inferences (model_id, seq, id, partner_inference_id, inference_timestamp, received_timestamp,"
-        " numbers, texts) VALUES (:model, 1, :model, 'x', now(), now(), '{}', :texts)"
-    )
-    async with store.transaction("odd boxes") as session:
-        await session.execute(text("DELETE FROM inferences"))
-        await session.execute(added, {"model": MODEL.id, "texts": ["x.png", None, stored, "[]"]})
-    found = await ask(select(of("height")), MODEL, tenant="odd boxes")
+async def test_what_is_no_box(ask: Ask, keep: Keep, stored: str) -> None:
+    keep("odd-boxes", MODEL, ["x.png", None, stored, "[]"])
+    found = await ask(select(of("height")), MODEL, tenant="odd-boxes")
     assert [row for row in found if row["objects_detected.height"] not in (None, 5.0)] == []
     assert len(found) == (stored != "5")
     if stored == "5":
-        assert await ask(select(PRECISION), MODEL, tenant="odd boxes") == [{"x": None}]
+        assert await ask(select(PRECISION), MODEL, tenant="odd-boxes") == [{"x": None}]
     else:
         with pytest.raises(InvalidQuery, match="no list of boxes"):
-            await ask(select(PRECISION), MODEL, tenant="odd boxes")
+            await ask(select(PRECISION), MODEL, tenant="odd-boxes")
 
 
 @pytest.mark.parametrize(
