@@ -207,6 +207,20 @@ async def test_mistakes_are_named(ask: Ask, body: Any, pointer: str) -> None:
     assert caught.value.pointer.startswith(pointer)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"order_by": [{"alias": "x"}]},
+        {"filter": [{"alias": "x", "comparator": "gt", "value": 0.5}]},
+        {"select": [PRECISION, call("abs", property={"alias_ref": "x"})]},
+    ],
+    ids=["sorted", "filtered", "computed with"],
+)
+async def test_what_a_precision_is_not_fit_for_is_refused(ask: Ask, more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidQuery, match="object"):
+        await ask(select(CAMERA, PRECISION, group_by=[CAMERA]) | more, MODEL)
+
+
 async def test_scores_and_boxes_do_not_multiply_each_other(ask: Ask) -> None:
     score = {"property": "explainer_score"}
     means = [call("avg", each["property"], property=each["property"]) for each in (of("width"), score)]
