@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -55,7 +55,7 @@ class Layout:
         places = {}
         for attribute in self.definition.attributes:
             slot = counts[attribute.is_number]
-            places[attribute.name] = Place(attribute, slot, READERS[attribute.value_type])
+            places[attribute.name] = Place(attribute, slot, reader_of(attribute))
             counts[attribute.is_number] += 1
         object.__setattr__(self, "places", places)
         object.__setattr__(self, "numbers", counts[True])
@@ -245,6 +245,35 @@ def read_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
+def read_boxes(value: Any) -> str:
+    """A list of [class_id, confidence, top_left_x, top_left_y, width, height]."""
+    return _boxes(value, (6,))
+
+
+def read_true_boxes(value: Any) -> str:
+    """The same, where the confidence may be left out: people who draw boxes have none."""
+    return _boxes(value, (5, 6))
+
+
+def _boxes(value: Any, lengths: Sequence[int]) -> str:
+    if not isinstance(value, list):
+        raise TypeError
+    for box in value:
+        if not isinstance(box, list) or len(box) not in lengths:
+            raise TypeError
+        read_integer(box[0])
+        confidence, *sides = map(read_float, box[1:] if len(box) == 6 else [1, *box[1:]])
+        if not 0 <= confidence <= 1 or min(sides[2:]) < 0:
+            raise ValueError
+    return read_json(value)
+
+
+def reader_of(attribute: Attribute) -> Reader:
+    if attribute.value_type == "BOUNDING_BOX" and attribute.stage in TRUTHS:
+        return read_true_boxes
+    return READERS[attribute.value_type]
+
+
 READERS: Mapping[ValueType, Reader] = {
     "BOOLEAN": read_boolean,
     "FLOAT": read_float,
@@ -255,7 +284,7 @@ READERS: Mapping[ValueType, Reader] = {
     "IMAGE": read_text,
     "ARRAY(STRING)": read_texts,
     "TOKENS": read_texts,
-    "BOUNDING_BOX": read_json,
+    "BOUNDING_BOX": read_boxes,
     "TOKEN_LIKELIHOODS": read_json,
     "RANKED_LIST": read_json,
     "TIME_SERIES": read_json,
@@ -273,4 +302,5 @@ WORDS: Mapping[ValueType, str] = {
     "IMAGE": TEXT_WORDS,
     "ARRAY(STRING)": "an array of strings",
     "TOKENS": "an array of strings",
+    "BOUNDING_BOX": "an array of [class_id, confidence (0..1), top_left_x, top_left_y, width, height]",
 }

@@ -15,7 +15,7 @@ from storage.query.compiler import Compiled
 PAGE_SIZE = 100
 TIMEOUT_S = 60.0
 MOST_ROWS = 200_000
-CANCELLED, UNTRANSLATABLE, MALFORMED = "57014", "22P05", "22P02"
+CANCELLED, UNTRANSLATABLE, MALFORMED, TOO_LONG = "57014", "22P05", "22P02", "54000"
 LAST = 2**53
 
 
@@ -61,6 +61,8 @@ def _refusal(state: str | None, timeout_s: float) -> str | None:
     """What the caller can do about an error of the database; None for ours."""
     if state == CANCELLED:
         return f"the query took longer than {timeout_s:g} s: filter more, or ask for less"
+    if state == TOO_LONG:
+        return "the lists of these rows are too long together: filter more"
     if state in {UNTRANSLATABLE, MALFORMED}:
         return "a list among these rows has a NUL character or half a surrogate pair: filter its row out"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from storage.query import aggregates, evaluation, ranking, scalars
+from storage.query import aggregates, boxes, evaluation, ranking, scalars
 from storage.query.body import Place
 from storage.query.comparators import COMPARATORS
 from storage.query.schema import ALGORITHMS
@@ -186,6 +186,12 @@ FUNCTIONS: Mapping[str, Function] = {
     "nDCGAtK": Function(ranking.ndcg_at_k, AT_K, aggregate=True),
     "rankedListAUC": Function(ranking.ranked_list_auc, LISTED, aggregate=True),
     "meanReciprocalRank": Function(ranking.mean_reciprocal_rank, LISTED, aggregate=True),
+    "meanAveragePrecision": Function(
+        boxes.mean_average_precision,
+        {**LISTED, "threshold": _maybe(Value(boxes.overlap_from), 0.5)},
+        aggregate=True,
+        needs=("ties",),
+    ),
     # Explanations
     "regionalFeatureImportance": Function(
         _special, {"attribute_name": Value(Place.name), **REGION}, aggregate=True, special=True

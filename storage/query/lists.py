@@ -19,8 +19,16 @@ Part: TypeAlias = Callable[[Sql], Sql]
 
 def entries(of: Sql) -> Any:
     """Rows of `entry` (json) and `place`, from 1."""
-    array = func.json_array_elements(_if(sql_cast(of, JSON), "array", "[]"))
-    return array.table_valued(column("entry", JSON), with_ordinality="place").render_derived()
+    return (
+        func.json_array_elements(array_of(of))
+        .table_valued(column("entry", JSON), with_ordinality="place")
+        .render_derived()
+    )
+
+
+def array_of(of: Sql) -> Sql:
+    """A stored value as a JSON array; an empty one for what is no list."""
+    return _if(sql_cast(of, JSON), "array", "[]")
 
 
 def item(entry: Sql) -> Sql:

@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 
 from storage.errors import InvalidQuery
+from storage.query import boxes
 from storage.query.ast import SourceName
 from storage.query.lists import PARTS
 from storage.query.schema import ALGORITHMS, Attribute, QueryModel
@@ -64,13 +65,7 @@ INFERENCES = _table(
 )
 REFERENCE_ROWS = _table("reference_rows", numbers=NUMBERS, texts=TEXTS)
 SCORES = _table(
-    "inference_scores",
-    algorithm=Text,
-    fingerprint=BigInteger,
-    scores=NUMBERS,
-    errors=NUMBERS,
-    fit=NUMBERS,
-    facts=JSON,
+    "inference_scores", algorithm=Text, fingerprint=BigInteger, scores=NUMBERS, errors=NUMBERS, fit=NUMBERS, facts=JSON
 )
 TOKENS = _table(
     "inference_tokens",
@@ -186,6 +181,7 @@ class Stored:
     main: Any = None
     joined: dict[str, tuple[Any, Sql, bool]] = field(default_factory=dict)  # clause, condition, whether outer
     cells: Any = None
+    boxes: dict[str, Any] = field(default_factory=dict)  # by attribute, at most one
     makers: dict[str, Callable[[], Typed]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -206,7 +202,9 @@ class Stored:
 
     def rows(self) -> FromClause:
         rows = self.unmultiplied()
-        return rows if self.cells is None else rows.join(self.cells, true())
+        for multiplying in self._multiplying():
+            rows = rows.join(multiplying, true())
+        return rows
 
     def unmultiplied(self) -> FromClause:
         """One row for each inference and algorithm."""
@@ -217,7 +215,7 @@ class Stored:
 
     def parts(self) -> list[Any]:
         joined = [clause for clause, _, _ in self.joined.values()]
-        return [self.main, *joined, *([] if self.cells is None else [self.cells])]
+        return [self.main, *joined, *self._multiplying()]
 
     def conditions(self) -> list[Sql]:
         conditions = [self.main.c.model_id == self._model_id]
@@ -227,10 +225,17 @@ class Stored:
 
     def ties(self) -> list[Sql]:
         if self.cells is None:
-            return [self.main.c.seq]
+            return [self.main.c.seq, *(each.c.place for each in self._multiplying())]
         known = bindparam(None, list(ALGORITHMS), TEXTS)
         rank = func.array_position(known, self.joined["explained"][0].c.algorithm)
         return [self.main.c.seq, rank, self.cells.c.place]
+
+    def _multiplying(self) -> list[Any]:
+        """One clause at most; raises InvalidQuery for more."""
+        found = [*([] if self.cells is None else [self.cells]), *self.boxes.values()]
+        if len(found) > 1:
+            raise InvalidQuery("a query has a row for each score or for each box of one attribute, not for both")
+        return found
 
     def scores(self, algorithm: str) -> Sql:
         """The scores of an algorithm, class by class; null where it was not computed."""
@@ -321,11 +326,19 @@ class Stored:
             for each in self.model.attributes
             for part in PARTS.get(each.value_type, ())
         }
-        return {**parts, **self._enriched()}
+        named = boxes.properties(self.model.predicted).items()
+        boxed = {name: partial(self._box_part, name, *each) for name, each in named}
+        return {**parts, **boxed, **self._enriched()}
 
     def _part(self, attribute: Attribute, part: str) -> Typed:
         column = self._attribute(attribute)
         return Typed(PARTS[attribute.value_type][part](column.sql), "list", plain=f"{attribute.name}_{part}")
+
+    def _box_part(self, name: str, attribute: Attribute, part: str) -> Typed:
+        """Multiplies the rows: one for each box."""
+        if attribute.name not in self.boxes:
+            self.boxes[attribute.name] = boxes.rows(self._attribute(attribute).sql, self.main)
+        return Typed(self.boxes[attribute.name].c[part], boxes.PARTS[part], plain=name)
 
     def _enriched(self) -> Mapping[str, Callable[[], Typed]]:
         if self.name != "enriched":

@@ -49,7 +49,9 @@ CELL_COLUMNS = {"explainer_attribute": "attribute", "explainer_predicted_attribu
 def unroll(scope: Scope, found: Mapping[str, Sql], conditions: Conditions) -> Any:
     """The inner select of a query, without multiplied rows; None where they are needed."""
     source = scope.source
-    if not isinstance(source, Stored) or source.cells is None or source.model.texts or not scope.grouped:
+    if not isinstance(source, Stored) or source.cells is None or source.boxes or source.model.texts:
+        return None
+    if not scope.grouped:
         return None
     kept = _kept(source, conditions)
     named = [_cell_column(source.cells, key) for key in scope.grouping]

@@ -1,4 +1,4 @@
-"""A database with the tables that queries read, and a model with rows of random data, nulls among them."""
+"""A migrated database, and models with rows of random data, nulls among them."""
 
 from __future__ import annotations
 
@@ -8,51 +8,28 @@ from typing import Any, TypeAlias
 import pytest
 
 from storage.database import Database
+from storage.migrations import migrate
 from storage.query.answers import run
 from storage.query.compiler import compile_query
 from storage.query.grammar import parse
 from storage.query.schema import QueryModel
 from tests.postgres import Server, connection
-from tests.storage.query.rows import Rows, fill, listed, tabular, text_rows
+from tests.storage.query.rows import Rows, boxed, fill, listed, register, tabular, text_rows
 
 Ask: TypeAlias = Callable[..., Awaitable[list[dict[str, Any]]]]
-
-PLACE = (
-    """tenant_id text NOT NULL DEFAULT current_setting('whence.tenant'), model_id uuid NOT NULL, seq bigint NOT NULL"""
-)
-TABLES = f"""
-CREATE TABLE inferences ({PLACE}, id uuid NOT NULL, partner_inference_id text NOT NULL,
-  inference_timestamp timestamptz NOT NULL, received_timestamp timestamptz NOT NULL, batch_id text,
-  ground_truth_timestamp timestamptz, numbers float8[] NOT NULL, texts text[] NOT NULL,
-  PRIMARY KEY (tenant_id, model_id, seq));
-CREATE TABLE reference_rows ({PLACE}, numbers float8[] NOT NULL, texts text[] NOT NULL,
-  PRIMARY KEY (tenant_id, model_id, seq));
-CREATE TABLE inference_scores ({PLACE}, algorithm text NOT NULL,
-  fingerprint bigint NOT NULL DEFAULT 0, scores float8[], errors float8[],
-  base_values float8[], fit float8[], facts json, reason text, PRIMARY KEY (tenant_id, model_id, algorithm, seq));
-CREATE TABLE inference_tokens ({PLACE}, algorithm text NOT NULL,
-  fingerprint bigint NOT NULL DEFAULT 0, attribute text NOT NULL, tokens text[] NOT NULL,
-  positions int[] NOT NULL, scores float8[], errors float8[],
-  PRIMARY KEY (tenant_id, model_id, algorithm, seq, attribute));
-"""
-OWNED = ("inferences", "reference_rows", "inference_scores", "inference_tokens")
+Keep: TypeAlias = Callable[[str, QueryModel, list[str | None]], None]
 
 
 @pytest.fixture(scope="package")
 def queried(postgres: Server) -> Iterator[str]:
-    """The URL of a database with the tables alone, tenants kept apart as everywhere."""
+    """The URL of a database of these rows alone."""
     with postgres.empty_database() as url:
+        migrate(url)
         with connection(url) as opened:
-            opened.execute(TABLES)
-            for table in OWNED:
-                opened.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-                opened.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-                opened.execute(
-                    f"CREATE POLICY own ON {table} USING (tenant_id = current_setting('whence.tenant', true))"
-                )
             fill(opened, tabular())
             fill(opened, text_rows())
             fill(opened, listed())
+            fill(opened, boxed())
         yield url
 
 
@@ -81,3 +58,20 @@ def ask(store: Database) -> Ask:
             return await run(session, compiled, **options)
 
     return answered
+
+
+@pytest.fixture
+def keep(queried: str) -> Keep:
+    """Makes one inference, with these texts, all that a tenant has."""
+
+    def kept(tenant: str, model: QueryModel, texts: list[str | None]) -> None:
+        with connection(queried) as opened:
+            register(opened, model, tenant)
+            opened.execute("DELETE FROM inferences")
+            opened.execute(
+                "INSERT INTO inferences (model_id, id, partner_inference_id, inference_timestamp, numbers, texts)"
+                " VALUES (%s, %s, 'x', now(), '{}', %s)",
+                [model.id, model.id, texts],
+            )
+
+    return kept

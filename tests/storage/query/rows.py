@@ -178,10 +178,57 @@ def listed(n: int = 120) -> Rows:
     return Rows(model, pd.DataFrame(frame), pd.DataFrame())
 
 
+@cache
+def boxed(n: int = 160) -> Rows:
+    """Detections beside the boxes that people drew, on a coarse grid: many ties, some lists null or empty."""
+    generator = np.random.default_rng(11)
+    model = QueryModel(
+        uuid.UUID(int=10),
+        attributes(
+            ("image", "PIPELINE_INPUT", "IMAGE", {}),
+            ("camera", "NON_INPUT_DATA", "STRING", {}),
+            ("found", "PREDICTED_VALUE", "BOUNDING_BOX", {"attribute_link": "drawn"}),
+            ("drawn", "GROUND_TRUTH", "BOUNDING_BOX", {"attribute_link": "found"}),
+        ),
+        Explainability(enabled=True, algorithm="lime"),
+    )
+
+    def boxes(most: int, classes: int) -> list[list[Any]]:
+        size = generator.integers(0, most)
+        places = generator.integers(0, 5, (size, 4)) + np.array([0, 0, 1, 1])
+        confidences = generator.integers(0, 11, size) / 10
+        kinds = generator.integers(0, classes, size)
+        rest = zip(kinds, confidences, places, strict=True)
+        return [[int(kind), float(confidence), *map(int, place)] for kind, confidence, place in rest]
+
+    found = [boxes(7, 4) for _ in range(n)]
+    drawn = [boxes(6, 3) for _ in range(n)]
+    drawn = [[[box[0], *box[2:]] for box in each] if place % 2 else each for place, each in enumerate(drawn)]
+    found[5], drawn[6] = [[3, 1.0, 0.5, 0.5, 0.0, 0.0]], [[0, 0.5, 0.5, 0.0, 0.0], [4, 1, 0, 0, 4, 4]]
+    frame = _inferences(generator, n) | {"image": [f"{place}.png" for place in range(n)]}
+    frame["inference_id"] = [str(uuid.UUID(int=9000 + place)) for place in range(n)]
+    frame["ground_truth_timestamp"] = [None] * n
+    frame["camera"] = holes(generator, ["north", "south"] * (n // 2))
+    columns = {"found": found, "drawn": drawn}
+    frame |= {name: holes(generator, [json.dumps(each) for each in column]) for name, column in columns.items()}
+    return Rows(model, pd.DataFrame(frame), pd.DataFrame({"found": frame["found"][:9]}))
+
+
+def register(opened: psycopg.Connection[Any], model: QueryModel, tenant: str) -> None:
+    """Makes the tenant and the model that rows belong to, unless they are there; the connection is the tenant's."""
+    opened.execute("SELECT set_config('whence.tenant', %s, false)", [tenant])
+    opened.execute("INSERT INTO tenants (id) VALUES (%s) ON CONFLICT DO NOTHING", [tenant])
+    opened.execute(
+        "INSERT INTO monitored_models (id, partner_model_id, input_type, output_type, status, is_batch, definition)"
+        " VALUES (%s, %s, 'TABULAR', 'MULTICLASS', 'Ready', false, '{}') ON CONFLICT DO NOTHING",
+        [model.id, str(model.id)],
+    )
+
+
 def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None:
     """Stores them for a tenant, the first with number 1."""
     model = rows.model
-    opened.execute("SELECT set_config('whence.tenant', %s, false)", [tenant])
+    register(opened, model, tenant)
     for seq, row in enumerate(rows.frame.to_dict("records"), start=1):
         opened.execute(
             "INSERT INTO inferences (model_id, seq, id, partner_inference_id, inference_timestamp, received_timestamp,"
@@ -206,16 +253,22 @@ def fill(opened: psycopg.Connection[Any], rows: Rows, tenant: str = "t") -> None
             if not np.isinf(values).any():
                 found = [given(each) for each in values.tolist()]
                 insert = (
-                    "INSERT INTO inference_scores (model_id, seq, algorithm, scores, errors, fit, facts)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+                    "INSERT INTO inference_scores (model_id, seq, algorithm, fingerprint, scores, errors, fit, facts)"
+                    " VALUES (%s, %s, %s, 0, %s, %s, %s, %s)"
                 )
                 errors = [abs(each or 0.0) for each in found]
                 facts = json.dumps({"n_samples": 500 + seq} if algorithm == "lime" else {"method": "exact"})
                 opened.execute(insert, [model.id, seq, algorithm, found, errors, [0.1, 0.2, 0.3], facts])
     for each in rows.tokens:
+        scored = (
+            "INSERT INTO inference_scores (model_id, seq, algorithm, fingerprint, scores, facts)"
+            " VALUES (%s, %s, %s, 0, '{}', '{}')"
+        )
+        opened.execute(scored, [model.id, each["seq"], each["algorithm"]])
         insert = (
-            "INSERT INTO inference_tokens (model_id, attribute, seq, algorithm, tokens, positions, scores)"
-            " VALUES (%s, 'note', %s, %s, %s, %s, %s)"
+            "INSERT INTO inference_tokens"
+            " (model_id, attribute, fingerprint, facts, seq, algorithm, tokens, positions, scores)"
+            " VALUES (%s, 'note', 0, '{}', %s, %s, %s, %s, %s)"
         )
         opened.execute(insert, [model.id, *each.values()])
 

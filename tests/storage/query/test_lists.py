@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn import metrics
-from sqlalchemy import text
 
-from storage.database import Database
 from storage.errors import InvalidQuery
 from tests.storage.query.bodies import call, select
-from tests.storage.query.conftest import Ask
+from tests.storage.query.conftest import Ask, Keep
 from tests.storage.query.rows import given, listed
 
 ROWS = listed()
@@ -136,14 +134,8 @@ async def test_a_slice_of_what_is_no_list_is_empty(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("item", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
-async def test_items_that_the_database_cannot_read(ask: Ask, store: Database, item: str) -> None:
-    added = text(
-        "INSERT INTO inferences (model_id, seq, id, partner_inference_id, inference_timestamp, received_timestamp,"
-        " numbers, texts) VALUES (:model, 1, :model, 'x', now(), now(), '{}', :texts)"
-    )
-    async with store.transaction("odd") as session:
-        await session.execute(text("DELETE FROM inferences"))
-        await session.execute(added, {"model": MODEL.id, "texts": ["u", json.dumps([{"item_id": item}])]})
+async def test_items_that_the_database_cannot_read(ask: Ask, keep: Keep, item: str) -> None:
+    keep("odd", MODEL, ["u", json.dumps([{"item_id": item}])])
     with pytest.raises(InvalidQuery, match="NUL character or half a surrogate"):
         await ask(select({"property": "best_item_id"}), MODEL, tenant="odd")
 
