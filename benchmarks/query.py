@@ -55,7 +55,7 @@ TENANT, ALGORITHM = "bench", "lime"
 RESULT = Path(__file__).parent / "results" / "query.json"
 PACKAGES = ("duckdb", "numpy", "psycopg", "pyarrow", "sqlalchemy")
 OWN = "Whence: arrays, elements named"
-POLICY = "tenant_id = current_setting('whence.tenant', true)"
+POLICY = "tenant_id = (SELECT current_setting('whence.tenant', true))"
 Means: TypeAlias = Callable[[int, bool], Awaitable[list[float]]]
 """Of so many places from the first on, over all inferences or those that pass the filter."""
 Lookup: TypeAlias = Callable[[str], Awaitable[list[float]]]

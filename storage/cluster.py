@@ -37,7 +37,7 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "shared_buffers": "128MB",
+    "shared_buffers": "512MB",
     "max_wal_size": "256MB",
     "io_method": "sync",  # no extra worker processes
     "timezone": "UTC",

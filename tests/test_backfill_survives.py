@@ -19,7 +19,7 @@ from tests.test_jobs_survive import SECRET, client, wait
 from tests.test_under_load import wait_until_gone
 
 MODELS = "/api/v3/models"
-INPUTS, COUNT = 10, 150
+INPUTS, COUNT = 9, 120
 NAMES = [f"input_{place}" for place in range(INPUTS)]
 KIND = "explain-inferences"
 
@@ -30,7 +30,7 @@ def values(seed: int, count: int) -> NDArray[np.float64]:  # (count, INPUTS)
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose Shapley values take fifty thousand predictions for each row."""
+    """A model whose Shapley values take twenty-five thousand predictions for each row."""
     rows = values(0, 500)
     model = xgboost.XGBRegressor(n_estimators=30, max_depth=4, random_state=0, n_jobs=1).fit(rows, rows.prod(axis=1))
     path = tmp_path_factory.mktemp("model") / "product.json"
