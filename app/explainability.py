@@ -116,7 +116,7 @@ def config_from(given: Mapping[str, Any]) -> Config:
 
 def share_of(value: Any) -> float:
     """A number from 0 to 1, or its digits: Arthur's documentation has it as a string."""
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         if not isinstance(value, bool) and 0 <= (share := float(value)) <= 1:
             return share
     raise InvalidRequest("must be a number from 0 to 1", "/config/inference_consumer_score_percent")

@@ -47,15 +47,15 @@ async def explain_inference(
     """
     model, state, scorer = await ready(explainer, tenant, name)
     chosen = algorithm_of(state, scorer, algorithm)
+    usual = samples is None or samples == scorer.config.samples
     async with explainer.database.transaction(tenant=tenant) as session:
-        row = await inferences.find(session, model.id, inference)
-        if row is None:
-            raise NotFound("there is no inference with this partner_inference_id")
-        usual = samples is None or samples == scorer.config.samples
-        known = await scores.find(session, model.id, chosen, row.seq) if usual else None
+        known = await scores.find_by_partner_id(session, model.id, chosen, inference) if usual else None
         if known is not None and known.fingerprint == scorer.fingerprint:
-            tokens = await scores.find_tokens(session, model.id, chosen, row.seq)
+            tokens = await scores.find_tokens(session, model.id, chosen, known.seq) if scorer.reading.is_text else ()
             return told(stored_explanation(scorer, chosen, known, tokens))
+        row = await inferences.find(session, model.id, inference)
+    if row is None:
+        raise NotFound("there is no inference with this partner_inference_id")
     asked = scorer if samples is None or usual else with_samples(scorer, samples)
     cells = scorer.reading.cells([row])
     (outcome,) = await explained(explainer, asked, chosen, cells, row.partner_inference_id, shared=usual)

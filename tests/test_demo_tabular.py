@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.definitions import Definition
-from app.dialects.arthur.model_schemas import ModelBody
 from app.ingest import read_inference
+from app.model_body import ModelBody
 from app.rows import Layout
 from demo.patients import CLASSES, load, split
 from demo.records import read_lines, schema_of

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.dialects.arthur.model_schemas import ModelBody
 from app.ingest import read_inference
+from app.model_body import ModelBody
 from app.rows import Layout
 from demo.evaluate_text import Rule, accuracy, cue_first, negates
 from demo.messages import (

@@ -240,7 +240,7 @@ def test_a_tower_that_makes_more_tokens_than_its_grid_has_is_refused(images_fold
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_encoder_decoders_are_refused(tmp_path: Path, family: str) -> None:
     folder = tiny_models.save_encoder_decoder(tmp_path / family, family)
-    for load in LOADERS.values():
+    for load in (load for kind, load in LOADERS.items() if kind != "tabular"):
         with pytest.raises(MissingCapability, match=f"{family} is an encoder-decoder"):
             load(folder, None, None)
 

@@ -26,7 +26,7 @@ def test_a_missing_library_is_named(
 ) -> None:
     path = made(name).path
     monkeypatch.setitem(sys.modules, library, None)  # type: ignore[arg-type]
-    with pytest.raises(MissingCapability, match=rf"{library} is not installed; .*pip install whence\[tabular\]"):
+    with pytest.raises(MissingCapability, match=rf"{library} is not installed: pip install "):
         load_artifact(path)
 
 
