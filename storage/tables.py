@@ -395,3 +395,23 @@ class TrainingFile(Table):
     digest: Mapped[builtins.bytes]
     lines: Mapped[int]
     created_at: Mapped[datetime] = _created_at()
+
+
+class Deployment(Table):
+    """What was said of serving a model, and the tokens that it has read and written. A model without a row is served,
+    under its own name; `name` and `description` are those of a deployment that was asked for.
+    """
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "model"], ["models.tenant_id", "models.name"], ondelete="CASCADE"),
+    )
+
+    tenant_id: Mapped[str] = _tenant_id()
+    model: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    description: Mapped[str | None]
+    active: Mapped[bool] = mapped_column(server_default="true")
+    input_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
+    output_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
+    changed_at: Mapped[datetime | None]

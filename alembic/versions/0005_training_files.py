@@ -1,4 +1,4 @@
-"""Training files: what each is called and what it holds; the contents lie on disk."""
+"""Training files: what each is called and what it holds; the contents lie on disk. Deployments of models."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+TABLES = ("training_files", "deployments")
 TENANT = "current_setting('whence.tenant', true)"
 
 
@@ -28,11 +29,31 @@ def upgrade() -> None:
             ["tenant_id"], ["tenants.id"], name="training_files_tenant_id_fkey", ondelete="CASCADE"
         ),
     )
-    op.execute("ALTER TABLE training_files ENABLE ROW LEVEL SECURITY")
-    op.execute("ALTER TABLE training_files FORCE ROW LEVEL SECURITY")
-    op.execute("REVOKE ALL ON training_files FROM PUBLIC")
-    op.execute(f"CREATE POLICY own ON training_files USING (tenant_id = {TENANT}) WITH CHECK (tenant_id = {TENANT})")
+    op.create_table(
+        "deployments",
+        sa.Column("tenant_id", sa.Text(), server_default=sa.text("current_setting('whence.tenant')"), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("active", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("tenant_id", "model", name="deployments_pkey"),
+        sa.ForeignKeyConstraint(
+            ["tenant_id", "model"],
+            ["models.tenant_id", "models.name"],
+            name="deployments_tenant_id_model_fkey",
+            ondelete="CASCADE",
+        ),
+    )
+    for table in TABLES:
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        op.execute(f"REVOKE ALL ON {table} FROM PUBLIC")
+        op.execute(f"CREATE POLICY own ON {table} USING (tenant_id = {TENANT}) WITH CHECK (tenant_id = {TENANT})")
 
 
 def downgrade() -> None:
-    op.drop_table("training_files")
+    for table in TABLES:
+        op.drop_table(table)

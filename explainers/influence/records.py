@@ -156,7 +156,7 @@ def _line_record(line: int, content: bytes) -> Record:
     if len(content) > LARGEST_LINE:
         raise _Unfit(f"has more than {LARGEST_LINE} bytes")
     try:
-        row = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        row = DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise _Unfit("is not UTF-8") from None
     except (ValueError, RecursionError):
@@ -168,6 +168,9 @@ def _line_record(line: int, content: bytes) -> Record:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _record(line: int, row: Row) -> Record:
@@ -212,15 +215,15 @@ def _reply(value: Any, name: str) -> tuple[Message, ...]:
 def _turns(value: Any, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise _Unfit(f"must have an array of turns: {name}")
-    return tuple(_turn(turn, f"{name}/{index}") for index, turn in enumerate(value))
+    return tuple(_turn(turn, name, index) for index, turn in enumerate(value))
 
 
-def _turn(value: Any, name: str) -> Message:
+def _turn(value: Any, name: str, index: int) -> Message:
     if not isinstance(value, dict):
-        raise _Unfit(f"must have a JSON object: {name}")
+        raise _Unfit(f"must have a JSON object: {name}/{index}")
     if value.get("role") not in ROLES:
-        raise _Unfit(f"must have a role of {', '.join(ROLES)}: {name}")
-    return Message(value["role"], _text(value.get("content"), f"{name}/content"))
+        raise _Unfit(f"must have a role of {', '.join(ROLES)}: {name}/{index}")
+    return Message(value["role"], _text(value.get("content"), name, index))
 
 
 def _filled(value: Any, name: str) -> str:
@@ -230,11 +233,12 @@ def _filled(value: Any, name: str) -> str:
     return text
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: Any, name: str, turn: int | None = None) -> str:
+    place = name if turn is None else f"{name}/{turn}/content"
     if not isinstance(value, str):
-        raise _Unfit(f"must have a string: {name}")
-    if HALF_PAIR.search(value):
-        raise _Unfit(f"has half a surrogate pair: {name}")
+        raise _Unfit(f"must have a string: {place}")
+    if not value.isascii() and HALF_PAIR.search(value):
+        raise _Unfit(f"has half a surrogate pair: {place}")
     return value
 
 
