@@ -102,6 +102,7 @@ class ModelResponse(BaseModel):
 
     name: str = Field(description="What `model` names in requests.", examples=["demo-lm"])
     kind: str = Field(description="What kind of model it is.", examples=["causal-lm"])
+    base: str | None = Field(description="Of a fine-tune: the model it was trained from.", examples=["demo-lm"])
     digest: str | None = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
     dtype: str | None = Field(description="Number format it is run in, if it was chosen.", examples=["float32"])
     device: str | None = Field(description="Where it runs, if that was chosen.", examples=["cpu"])
@@ -133,6 +134,12 @@ class NewModelRequest(Wire):
     path: str = Field(
         min_length=1, description="Folder or file, relative to the server's WHENCE_MODELS_DIR.", examples=["my-lm"]
     )
+    base: str | None = Field(
+        None,
+        description="Of a fine-tune: the registered model it was trained from. `path` is then a whole model, or "
+        "the folder of a PEFT adapter, which is merged into that base.",
+        examples=["demo-lm"],
+    )
     dtype: str | None = Field(
         None, description="float32, float16 or bfloat16; default: as stored, on a CPU float32.", examples=["float32"]
     )
@@ -147,7 +154,7 @@ class NewModelRequest(Wire):
         return None if self.rows is None else self.rows.to_domain()
 
     def to_domain(self) -> NewModel:
-        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description)
+        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description, self.base)
 
 
 class Health(BaseModel):
@@ -196,6 +203,9 @@ def summary_answer(row: Summary) -> dict[str, Any]:
 
 def model_answer(entry: Entry) -> dict[str, Any]:
     registration = entry.registration
-    chosen = {name: getattr(registration, name) for name in ("name", "kind", "digest", "dtype", "device", "created_at")}
+    chosen = {
+        name: getattr(registration, name)
+        for name in ("name", "kind", "base", "digest", "dtype", "device", "created_at")
+    }
     about = {"description": entry.description, "state": entry.state, "reason": entry.reason, "facts": dict(entry.facts)}
     return chosen | about
