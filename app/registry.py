@@ -196,7 +196,7 @@ async def explainer_of(database: Database, settings: Settings) -> AsyncIterator[
 
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
-        yield Explainer(database, runtime, SingleFlight(), None)
+        yield Explainer(database, runtime, SingleFlight(), None, settings.data_dir)
     finally:
         await runtime.close()
 

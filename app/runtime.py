@@ -171,7 +171,10 @@ class Runtime:
         model = await self.read(stated.kind, stated.path, stated.dtype, stated.device, stated.base_path)
         if registration.digest not in (None, model.digest):
             whose = "this model" if stated.base is None else f"this model, or of its base '{stated.base}',"
-            raise MissingCapability(f"the files of {whose} have changed since it was registered: register it again")
+            raise MissingCapability(
+                f"the files of {whose} have changed since it was registered as {stated.digest}: register it again, "
+                "and build its influence index again where it had one"
+            )
         return model
 
     def _twin(self, registration: Registration) -> Model | None:

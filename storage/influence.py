@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import NotFound
 from storage.ids import time_ordered
-from storage.tables import InfluenceFile, InfluenceIndex, InfluenceShard, TrainingFile
+from storage.tables import InfluenceFile, InfluenceIndex, InfluenceShard, Model, TrainingFile
 
 new_id = time_ordered
 INSERTED = 1_000
@@ -85,6 +85,11 @@ async def add(
     places = [{"index_id": id, "place": place, "file_id": file} for place, file in enumerate(files)]
     await session.execute(insert(InfluenceFile).values(places))
     return row
+
+
+async def lock_model(session: AsyncSession, model: str) -> None:
+    """Until the end of the transaction nobody else begins an index of this model."""
+    await session.execute(select(Model.name).where(Model.name == model).with_for_update(key_share=True))
 
 
 async def get(session: AsyncSession, id: UUID) -> InfluenceIndex:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.definitions import Definition
-from app.explain import Stored
+from app.explain import Stored, StoredOther
 from app.model_body import ModelBody
 from app.models import Entry, NewModel
 from app.records import attribution_record
@@ -16,7 +16,7 @@ from app.wire import Wire
 from storage.explanations import Page, Summary
 
 Id = Field(description="Id of the explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
-Kind = Field(description="Which question was asked: `completion`.", examples=["completion"])
+Kind = Field(description="Which question was asked: `completion` or `influence`.", examples=["completion"])
 ModelField = Field(description="Name of the model at that time.", examples=["demo-lm"])
 Digest = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
 Seconds = Field(description="Time the computation took.", examples=[0.021])
@@ -61,6 +61,23 @@ class AttributionRecord(BaseModel):
     )
 
 
+class TraceRecord(BaseModel):
+    """Of kind `influence`: the training pairs behind an answer."""
+
+    method: str = Field(description="How they were found.", examples=["gain-weighted-gradients"])
+    results: list[dict[str, Any]] = Field(
+        description="All pairs that stand out, best first, as `POST /influence` has them.",
+        examples=[[{"id": "3f0c8f52-6f0e-5a7e-9a53-5d1f6e0c2b11", "influence_level": "high", "score": 1.62}]],
+    )
+    answer: str = Field(description="The answer that they explain.", examples=["Anna keeps the mill."])
+    lift: float | None = Field(
+        description="What fine-tuning added to its log-probability; null without a base model.", examples=[7.9]
+    )
+    facts: dict[str, Any] = Field(
+        description="Digest of the index, pairs found, warnings of its build.", examples=[{"index": "sha256:5f1c0a"}]
+    )
+
+
 class ExplanationResponse(BaseModel):
     """A stored explanation, complete."""
 
@@ -72,7 +89,9 @@ class ExplanationResponse(BaseModel):
         description="The canonical request: method, prompt, target and configuration with all defaults.",
         examples=[{"method": "atman", "prompt": [], "target": " Norway", "config": {"control_factor": 0.1}}],
     )
-    attribution: AttributionRecord = Field(description="The scores.")
+    attribution: AttributionRecord | TraceRecord = Field(
+        description="The scores; of kind `influence` the training pairs."
+    )
     seconds: float = Seconds
     forwards: int = Forwards
     created_at: datetime = CreatedAt
@@ -179,14 +198,15 @@ class Readiness(BaseModel):
     model_counts: ModelCounts = Field(description="How many models are in which state.")
 
 
-def explanation_answer(stored: Stored) -> dict[str, Any]:
+def explanation_answer(stored: Stored | StoredOther) -> dict[str, Any]:
+    record = attribution_record(stored.attribution) if isinstance(stored, Stored) else dict(stored.content)
     return {
         "id": str(stored.id),
         "kind": stored.kind,
         "model": stored.model,
         "model_digest": stored.model_digest,
         "request": stored.request,
-        "attribution": attribution_record(stored.attribution),
+        "attribution": record,
         "seconds": stored.seconds,
         "forwards": stored.forwards,
         "created_at": stored.created_at,
