@@ -14,7 +14,7 @@ PAD, ASK, ANSWER, END, UNKNOWN = SPECIAL = ("<pad>", "<|user|>", "<|assistant|>"
 LONGEST = 64
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}<|user|> {{ message['content'] }} "
-    "{% else %}<|assistant|>{% generation %} {{ message['content'] }} <|end|>{% endgeneration %}{% endif %}{% endfor %}"
+    "{% else %}<|assistant|> {{ message['content'] }} <|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
