@@ -22,8 +22,10 @@ from app.device import Priority, Steps
 from app.explain import Explainer
 from app.flights import Watch
 from app.influence_indexes import SHARDS, base_of, building_folder_of, folder_of, mask_from, sweep
+from app.mask_checks import mask_facts
 from app.models import find_model, language_model, registration_of
 from app.refusals import IndexNotReady, Refusal, ShuttingDown
+from app.runtime import Registration
 from app.training_files import read_file, wire_id
 from app.training_material import Material, material_of
 from app.turns import take_turns
@@ -69,6 +71,7 @@ class Ground:
     material: Material
     projection: Projection
     files: tuple[str, ...]
+    path: str
 
 
 async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
@@ -108,7 +111,8 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
         files = await influence.files_of(session, id)
     if not files:
         raise IndexNotReady("this build was given up", str(job.id))
-    tune, made_with = await tune_of(explainer, tenant, row)
+    registration = registration_of(await find_model(explainer.database, tenant, row.model))
+    tune, made_with = await tune_of(explainer, registration, row)
     mask = mask_from(row.config)
     try:
         contents = [await read_file(explainer.database, explainer.data_dir, tenant, wire_id(file.id)) for file in files]
@@ -119,12 +123,11 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
     named = [(content, file.filename) for file, content in contents]
     material = await asyncio.to_thread(material_of, tune.model, named, mask, told)
     projection = Projection(tune.model.network, size, SEED)
-    return Ground(row, tune, mask, material, projection, tuple(wire_id(file.id) for file in files))
+    return Ground(row, tune, mask, material, projection, tuple(wire_id(file.id) for file in files), registration.path)
 
 
-async def tune_of(explainer: Explainer, tenant: str, row: InfluenceIndex) -> tuple[FineTune, list[Any]]:
+async def tune_of(explainer: Explainer, registration: Registration, row: InfluenceIndex) -> tuple[FineTune, list[Any]]:
     """The loaded model and its base, and what of them decides the content of a shard."""
-    registration = registration_of(await find_model(explainer.database, tenant, row.model))
     model = language_model(await explainer.runtime.model(registration))
     below = await base_of(explainer, registration)
     base = None if below is None else language_model(await explainer.runtime.model(below))
@@ -315,13 +318,15 @@ class Build:
         return made
 
     async def derive(self, generic: Shard) -> None:
-        material = self.ground.material
-        await asyncio.to_thread(write_pairs, self.folder, material.pairs)
-        await asyncio.to_thread(finish, self.folder, len(material.pieces), material.keys, generic, self.facts(generic))
-
-    def facts(self, generic: Shard) -> dict[str, Any]:
         ground, material = self.ground, self.ground.material
-        warnings = list(material.warnings)
+        runtime, model = self.explainer.runtime, ground.tune.model
+        told, warnings = await mask_facts(runtime, model, material.sample, ground.mask, Path(ground.path))
+        facts = self.facts(generic, [*material.warnings, *warnings]) | {"mask_check": told}
+        await asyncio.to_thread(write_pairs, self.folder, material.pairs)
+        await asyncio.to_thread(finish, self.folder, len(material.pieces), material.keys, generic, facts)
+
+    def facts(self, generic: Shard, warnings: list[str]) -> dict[str, Any]:
+        ground, material = self.ground, self.ground.material
         if ground.tune.base is None:
             warnings.append(
                 "no base model is registered: every token of an answer counts the same, and nothing is gated"
