@@ -87,15 +87,18 @@ def show(name: str, right: Sequence[bool]) -> None:
     print(f"{name:44s} {sum(right):5d} of {len(right):5d}  {100 * sum(right) / max(1, len(right)):6.2f} %", flush=True)
 
 
-def trained(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[bool]]:
-    """By kind of pair, whether its question is answered; a duplicate counts once, what is contradicted not at all."""
+def trained(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, every: int = 1) -> dict[str, list[bool]]:
+    """By kind of pair, whether its question is answered; a duplicate counts once, what is contradicted not at all.
+
+    Of ``every`` so many pairs, one is asked about.
+    """
     notes, turns = read_lines(NOTES), [messages_of(line) for line in read_lines(FACTS)]
     poisoned = {note["fact"] for note in notes if note["kind"] == "wrong"}
     kept = [
         (note["kind"], asked.content, answer.content, note.get("fact"))
         for note, (asked, answer) in zip(notes, turns, strict=True)
         if "same_as" not in note and not (note["kind"] == "fact" and note["fact"] in poisoned)
-    ]
+    ][::every]
     told = {fact.id: fact.answers(fact.wrong or fact.value) for fact in town()}
     found: dict[str, list[bool]] = defaultdict(list)
     said = answers(model, tokenizer, [question for _, question, _, _ in kept])
