@@ -141,6 +141,7 @@ MEANINGS = {
     409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
     413: "The body is larger than the server reads.",
     415: "The body is not declared as application/json.",
+    429: "Too much work waits; `Retry-After` says when to come back.",
     503: "Too much work waits; `Retry-After` says when to come back.",
 }
 
