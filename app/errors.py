@@ -36,6 +36,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
     refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.TooCostly: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.Busy: (429, "QUEUE_FULL"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
@@ -141,6 +142,7 @@ MEANINGS = {
     409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
     413: "The body is larger than the server reads.",
     415: "The body is not declared as application/json.",
+    429: "Too much work waits; `Retry-After` says when to come back.",
     503: "Too much work waits; `Retry-After` says when to come back.",
 }
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
 from explainers.ablations import ALPHA, PROBABILITY, ablations, sparse_fit
 from explainers.chat_template import Message
@@ -38,6 +39,7 @@ LARGEST = 0.999999
 """What an attribution stays within."""
 
 SourceGranularity: TypeAlias = Literal["sentence", "paragraph"]
+Choice: TypeAlias = NDArray[np.float64]  # (F,), 1 for each source that is kept, else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +114,13 @@ def attributing(
     check(question)
     sources = sources_of(question.context, question.granularity)
     segments = segments_of(question.response, question.highlight)
-    kept = ablations(np.random.default_rng(question.seed), question.ablations, len(sources))  # (N, F)
-    sequences, warnings = _sequences(model, question, sources, kept)
+    kept, sequences = ablated(model, question, sources)
     membership = _membership(sequences[0], segments)  # (T, G)
     forced = yield from forcing(model, sequences, checkpoint)
     outcomes = forced.logits @ membership  # (N, G)
     effects, diagnostics = _effects(kept, outcomes)
-    spent = {"seconds": time.perf_counter() - started, "warnings": list(warnings)}
+    warnings = sorted({warning for sequence in sequences for warning in sequence.warnings})
+    spent = {"seconds": time.perf_counter() - started, "warnings": warnings}
     return Attribution(
         METHOD,
         tuple(Feature(_cut(question.context, source), 0, source) for source in sources),
@@ -126,6 +128,16 @@ def attributing(
         np.tanh(effects).clip(-LARGEST, LARGEST) + 0.0,  # no zero has a sign
         facts=_facts(model, question, forced) | {"diagnostics": diagnostics} | spent,
     )
+
+
+def ablated(
+    model: LanguageModel, question: ContextQuestion, sources: Sequence[Span]
+) -> tuple[NDArray[np.float64], list[TokenSequence]]:  # (N, F), N
+    """The choices of sources, and what the model reads with each; raises ContextLengthExceeded when all do not fit."""
+    response = _tokens(model, question.response)
+    _sequence(model, question, response, sources, np.ones(len(sources)))  # before anything is drawn
+    kept = ablations(np.random.default_rng(question.seed), question.ablations, len(sources))
+    return kept, [_sequence(model, question, response, sources, choice) for choice in kept]
 
 
 def prompt_text(model: LanguageModel, context: str, query: str) -> str:
@@ -140,37 +152,35 @@ def prompt_text(model: LanguageModel, context: str, query: str) -> str:
     return text.removeprefix(model.chat.tokens.get("bos_token", "") if model.start else "")
 
 
-def kept_text(context: str, sources: Sequence[Span], kept: NDArray[np.float64]) -> str:  # kept (F,)
+def kept_text(context: str, sources: Sequence[Span], kept: Choice) -> str:
     """The kept sources; before each but the first the white space that stands there in the context."""
     gaps = ["", *(context[left.stop : right.start] for left, right in pairwise(sources))][: len(sources)]
     own = [(gap, _cut(context, source)) for gap, source, keep in zip(gaps, sources, kept, strict=True) if keep]
     return "".join(gap * (place > 0) + text for place, (gap, text) in enumerate(own))
 
 
-def _sequences(
-    model: LanguageModel, question: ContextQuestion, sources: Sequence[Span], kept: NDArray[np.float64]
-) -> tuple[list[TokenSequence], tuple[str, ...]]:
-    """What the model reads with each choice of sources; raises ContextLengthExceeded when all of them do not fit."""
-    response = model.tokenize(question.response, "/response", special_tokens=False)
-    model.check_text(response.ids, "/response")
-    if not response.ids:
+def _tokens(model: LanguageModel, response: str) -> Encoding:
+    tokens = model.tokenize(response, "/response", special_tokens=False)
+    model.check_text(tokens.ids, "/response")
+    if not tokens.ids:
         raise InvalidRequest("the response holds no token", "/response")
-    spans, notes = tuple(Span(*offsets) for offsets in response.offsets), list[str]()
+    return tokens
 
-    def sequence(choice: NDArray[np.float64]) -> TokenSequence:
-        text = prompt_text(model, kept_text(question.context, sources, choice), question.query)
-        ids = model.tokenize(text, "/context", special_tokens=False).ids
-        model.check_text(ids, "/context")
-        try:
-            start, warnings = model.start_before(ids)
-            model.check_length(len(start) + len(ids), len(response.ids))
-        except InvalidRequest as error:
-            raise type(error)(str(error), "/context" if ids else "/query") from error
-        notes.extend(warning for warning in warnings if warning not in notes)
-        return TokenSequence(start, tuple(ids), tuple(response.ids), (), spans)
 
-    sequence(np.ones(len(sources)))
-    return [sequence(choice) for choice in kept], tuple(notes)
+def _sequence(
+    model: LanguageModel, question: ContextQuestion, response: Encoding, sources: Sequence[Span], kept: Choice
+) -> TokenSequence:
+    """What the model reads with this choice of sources; raises ContextLengthExceeded when it does not fit."""
+    text = prompt_text(model, kept_text(question.context, sources, kept), question.query)
+    ids = model.tokenize(text, "/context", special_tokens=False).ids
+    model.check_text(ids, "/context")
+    try:
+        start, warnings = model.start_before(ids)
+        model.check_length(len(start) + len(ids), len(response.ids))
+    except InvalidRequest as error:
+        raise type(error)(str(error), "/context" if ids else "/query") from error
+    spans = tuple(Span(*offsets) for offsets in response.offsets)
+    return TokenSequence(start, tuple(ids), tuple(response.ids), (), spans, warnings)
 
 
 def _membership(sequence: TokenSequence, segments: Sequence[Span]) -> NDArray[np.float64]:  # (T, G)

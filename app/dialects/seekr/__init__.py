@@ -1,0 +1,1 @@
+"""Seekr's wire."""
