@@ -31,20 +31,21 @@ class Example:
     """Ids of S positions, T of which have a loss: that of predicting the token there from those before it.
 
     `record` is the index of the record it was made from. `asked` is the position of the last token before the (last)
-    answer: the hidden state there stands for the question. Raises ValueError for positions that cannot be.
+    answer: the hidden state there stands for the question. Only a question that waits for its answer has T = 0.
+    Raises ValueError for positions that cannot be.
     """
 
     record: int
     ids: tuple[int, ...]  # S, start tokens included
     answer: tuple[int, ...]  # T positions in 1..S-1, ascending
-    asked: int  # in 0..S-2, before the last position of the answer
+    asked: int  # in 0..S-1, before the last position of the answer
 
     def __post_init__(self) -> None:
-        if not self.answer or self.answer != tuple(sorted(set(self.answer))):
-            raise ValueError("an example's answer is at least one position, in ascending order")
-        if self.answer[0] < 1 or self.answer[-1] >= len(self.ids):
-            raise ValueError("an example's answer lies behind its first token and inside its ids")
-        if not 0 <= self.asked < self.answer[-1]:
+        if self.answer != tuple(sorted(set(self.answer))):
+            raise ValueError("the positions of an answer are in ascending order")
+        if self.answer and (self.answer[0] < 1 or self.answer[-1] >= len(self.ids)):
+            raise ValueError("an answer lies behind the first token and inside the ids")
+        if not 0 <= self.asked < (self.answer[-1] if self.answer else len(self.ids)):
             raise ValueError("a question ends before its answer does")
 
     @property
