@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 from uuid import UUID
 
+from app.deployments import model_named
 from app.device import Priority, Steps
 from app.explain import Explained, Explainer, answer_once
 from app.flights import Watch
@@ -68,9 +69,12 @@ def asked_from(model: str, record: Mapping[str, Any]) -> ContextAsked:
 
 
 async def settle(explainer: Explainer, tenant: str, inquiry: Inquiry, default_model: str | None) -> ContextAsked:
-    """What the inquiry leaves open, chosen; raises InvalidRequest for what no model can answer."""
+    """What the inquiry leaves open, chosen. Raises `UnknownModel`, InvalidRequest for what no model can answer."""
     question = await asyncio.to_thread(question_of, inquiry)
-    return ContextAsked(inquiry.model or default_model or await only_model(explainer, tenant), question)
+    named = inquiry.model or default_model
+    if named is None:
+        return ContextAsked(await only_model(explainer, tenant), question)
+    return ContextAsked(await model_named(explainer.database, tenant, named), question)
 
 
 def question_of(inquiry: Inquiry) -> ContextQuestion:

@@ -36,7 +36,6 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
     refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.TooCostly: (413, "PAYLOAD_TOO_LARGE"),
-    refusals.Busy: (429, "QUEUE_FULL"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),

@@ -22,6 +22,7 @@ from app.models import keep_loaded
 from app.runtime import Runtime
 from app.settings import Settings
 from app.start import first_key, open_database
+from app.training_files import sweep_files
 from app.worker import end, working
 from explainers.loaders import use_cores
 from storage.database import Database
@@ -68,6 +69,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logs.configure(settings.log_level)
     async with open_server(settings) as server:
         secret = await first_key(server.explainer.database, settings)
+        await sweep_files(server.explainer.database, settings.data_dir)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = server

@@ -13,7 +13,6 @@ Refusal
 ├── StillRunning           not ready within the deadline; the work goes on as a job
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
-    ├── Busy               the same, for clients that must not be told of it by a 503
     └── ShuttingDown       the server takes no new work
 
 Messages name fields, counts and limits, never the text of a prompt.
@@ -86,10 +85,6 @@ class QueueFull(Refusal):
     def __init__(self, retry_after: int, message: str = "too many requests wait for the device already") -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-
-class Busy(QueueFull):
-    pass
 
 
 class ShuttingDown(QueueFull):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from app import context as use_case
+from app.deployments import deployment_id
 from explainers.context import ContextQuestion, attribute
 from explainers.loaders import load_causal_lm
 from tests.app.conftest import Running, Start, until
@@ -165,8 +166,11 @@ async def test_what_cannot_be_asked(running: Running, changes: dict[str, Any], c
 
 async def test_models_and_keys(running: Running) -> None:
     assert (await answered(running, model="tiny-lm"))["id"] == (await answered(running))["id"]
-    unknown = await asked(running, model="nowhere")
-    assert (unknown.status_code, unknown.json()["code"]) == (404, "UNKNOWN_MODEL")
+    deployed = await answered(running, model=deployment_id("default", "tiny-lm"))
+    assert deployed["id"] == (await answered(running))["id"]
+    for name in ("nowhere", deployment_id("default", "nowhere")):
+        unknown = await asked(running, model=name)
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "UNKNOWN_MODEL")
     reader = await running.key("read")
     assert (await running.client.post(PATH, json=SDK, headers=reader)).status_code == 403
     assert (await running.client.post(PATH, json=SDK, headers={"Authorization": ""})).status_code == 401

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
+from app.dialects.native.file_routes import file_routes
 from app.dialects.native.health import health_routes
 from app.dialects.native.jobs import job_routes
 from app.dialects.native.model_routes import model_routes
@@ -48,7 +49,7 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page."
 
 
 def native_routes() -> list[BaseRoute]:
-    return [*health_routes(), *explanation_routes(), *job_routes(), *model_routes()]
+    return [*health_routes(), *explanation_routes(), *job_routes(), *file_routes(), *model_routes()]
 
 
 def explanation_routes() -> list[BaseRoute]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.context import settle
-from app.dependencies import Asker, JsonResponse, ServerState, keyed_router, while_connected
+from app.dependencies import Asker, JsonResponse, ServerState, while_connected
 from app.dialects.seekr.context_schemas import (
     ContextAttributionRequest,
     ContextAttributionResponse,
     context_answer,
 )
+from app.dialects.seekr.router import flow_router
 from app.errors import problems
 from app.explain import Explained
 from app.jobs import attribute_or_go_on
-from app.refusals import Busy, QueueFull
-from explainers.errors import MissingCapability
 
 FACTS = {
     "context": "Anna lives in Oslo. Ben lives in Rome. Carl lives in Paris.",
@@ -39,25 +38,18 @@ ContextBody = Annotated[
         }
     ),
 ]
-AnyBody = Annotated[
-    dict[str, Any],
-    Body(openapi_examples={"run": {"summary": "A stored run", "value": {"run_id": "run-1"}}}),
-]
-
 EVERY = (400, 401, 403, 404, 409, 413, 415, 429)
 
 
 def context_routes() -> list[BaseRoute]:
-    keyed = keyed_router("Attribute to a context (Seekr's wire)")
-    keyed.post(
+    flow = flow_router()
+    flow.post(
         "/v1/explainability/context-attributor",
         summary="Attribute a response to its context",
         responses=problems(*EVERY),
         response_model=ContextAttributionResponse,
     )(attribute)
-    missing = keyed_router("")
-    missing.post("/v1/explainability/context-attributor-from-run", include_in_schema=False)(attribute_run)
-    return [*keyed.routes, *missing.routes]
+    return flow.routes
 
 
 async def attribute(request: Request, server: ServerState, caller: Asker, body: ContextBody) -> Response:
@@ -75,12 +67,4 @@ async def attribute(request: Request, server: ServerState, caller: Asker, body: 
         asked = await settle(server.explainer, caller.tenant, body.to_domain(), server.settings.context_model)
         return await attribute_or_go_on(server.explainer, server.jobs, caller.tenant, asked)
 
-    try:
-        answer = await while_connected(request, work())
-    except QueueFull as full:
-        raise Busy(full.retry_after, str(full)) from None
-    return JsonResponse(context_answer(answer, body))
-
-
-async def attribute_run(_: Asker, __: AnyBody) -> Response:
-    raise MissingCapability("this server stores no runs: send context, query and response to context-attributor")
+    return JsonResponse(context_answer(await while_connected(request, work()), body))

@@ -56,8 +56,8 @@ class ContextAttributionRequest(Wire):
     )
     model: str | None = Field(
         None,
-        description="Name of the model that said it, or of one that is to stand for it; null: the server's "
-        "WHENCE_CONTEXT_MODEL, or else the only language model registered.",
+        description="Name or deployment of the model that said it, or of one that is to stand for it; null: the "
+        "server's WHENCE_CONTEXT_MODEL, or else the only language model registered.",
         examples=["demo-lm"],
     )
 
