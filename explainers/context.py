@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -106,11 +106,26 @@ def attribute(model: LanguageModel, question: ContextQuestion, checkpoint: Check
 def attributing(
     model: LanguageModel, question: ContextQuestion, checkpoint: Checkpoint = never_stop
 ) -> Generator[None, None, Attribution]:
-    """`attribute`, which pauses after each pass.
+    """`attribute`, which pauses after each pass; its seconds are those without the pauses.
 
     Raises InvalidRequest and its kin, pointing to the members of the question, OutOfMemory, InconsistentAnswer.
     """
-    started = time.perf_counter()
+    seconds, steps = 0.0, _attributing(model, question, checkpoint)
+    while True:
+        started = time.perf_counter()
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Attribution = end.value
+            seconds += time.perf_counter() - started
+            return replace(found, facts={**found.facts, "seconds": seconds})
+        seconds += time.perf_counter() - started
+        yield
+
+
+def _attributing(
+    model: LanguageModel, question: ContextQuestion, checkpoint: Checkpoint
+) -> Generator[None, None, Attribution]:
     check(question)
     sources = sources_of(question.context, question.granularity)
     segments = segments_of(question.response, question.highlight)
@@ -120,13 +135,12 @@ def attributing(
     outcomes = forced.logits @ membership  # (N, G)
     effects, diagnostics = _effects(kept, outcomes)
     warnings = sorted({warning for sequence in sequences for warning in sequence.warnings})
-    spent = {"seconds": time.perf_counter() - started, "warnings": warnings}
     return Attribution(
         METHOD,
         tuple(Feature(_cut(question.context, source), 0, source) for source in sources),
         tuple(Target(_cut(question.response, segment), segment) for segment in segments),
         np.tanh(effects).clip(-LARGEST, LARGEST) + 0.0,  # no zero has a sign
-        facts=_facts(model, question, forced) | {"diagnostics": diagnostics} | spent,
+        facts=_facts(model, question, forced) | {"diagnostics": diagnostics, "warnings": warnings},
     )
 
 

@@ -60,6 +60,23 @@ def test_what_never_varies_has_no_slope() -> None:
     assert found[0, 0] == pytest.approx(0.98) and (found[:, 1] == 0).all() and (found[1] == 0).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_made_of_others(seed: int) -> None:
+    """Equal ones, opposite ones, and one that is others together: of the optimum only its value is certain."""
+    random = np.random.default_rng(seed)
+    kept = halves(random, 64, 8)
+    kept[:, 7] = ((kept[:, 0] + kept[:, 1]) > 0).astype(float)
+    kept = np.hstack([kept, kept[:, :2], 1 - kept[:, 2:4], kept[:, [0]] * kept[:, [1]]])
+    outcomes = kept @ random.normal(size=(len(kept.T), 3)) + random.normal(size=(64, 3)) * [0, 0.1, 1]
+    columns, moved = (kept - kept.mean(axis=0)) / kept.std(axis=0), outcomes - outcomes.mean(axis=0)
+
+    def objectives(slopes: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ((moved - columns @ slopes.T) ** 2).mean(axis=0) / 2 + 0.01 * np.abs(slopes).sum(axis=1)
+
+    own, known = sparse_fit(kept, outcomes).standardised, reference(kept, outcomes, 0.01)
+    np.testing.assert_allclose(objectives(own), objectives(known), rtol=1e-6)
+
+
 def test_opposite_outcomes_have_opposite_slopes() -> None:
     random = np.random.default_rng(1)
     kept = halves(random, 64, 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,3 +203,14 @@ def test_it_pauses_after_each_pass(llama: LanguageModel) -> None:
     passes: list[None] = []
     steps = attributing(llama, QUESTION, lambda: passes.append(None))
     assert [len(passes) for _ in steps] == list(range(1, len(passes) + 1))
+
+
+def test_pauses_are_not_its_time(llama: LanguageModel) -> None:
+    steps, started = attributing(llama, QUESTION), time.perf_counter()
+    try:
+        while True:
+            next(steps)
+            time.sleep(0.2)
+    except StopIteration as end:
+        found, taken = end.value, time.perf_counter() - started
+    assert 0 < found.facts["seconds"] <= taken - 0.2 * found.facts["forwards"]
