@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from app import explainability
+from app import context, explainability
 from app.backfill import explain_stored
+from app.context import ContextAsked, asked_from, attribute_context
 from app.device import Steps
 from app.explain import Explained, Explainer, explain_completion
 from app.flights import Watch
@@ -45,7 +46,7 @@ STALE_SECONDS = 8.0
 """A worker not heard of for so long is taken for dead."""
 FOLLOW_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 5
-MOST_ATTEMPTS = {KIND: 3, explainability.KIND: 10}
+MOST_ATTEMPTS = {KIND: 3, context.KIND: 3, explainability.KIND: 10}
 """A job that keeps what it has done may be begun more often: what ends its workers may be another's doing."""
 
 
@@ -165,7 +166,7 @@ class Jobs:
 
     async def _answer(self, job: Job, request: Record) -> UUID:
         """The id of the result, stored by an earlier attempt or now."""
-        if job.kind == KIND and await self._stored(job):
+        if job.kind in STORED and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
 
@@ -233,11 +234,22 @@ async def answer_question(explainer: Explainer, job: Job, request: Record, watch
     return answer.id
 
 
+async def answer_context(explainer: Explainer, job: Job, request: Record, watch: Watch) -> UUID:
+    """Attributes as a request would, behind all requests that wait."""
+    asked, fresh = asked_from(job.model, request["question"]), request["fresh"]
+    answer = await attribute_context(explainer, job.tenant_id, asked, fresh=fresh, nice=True, id=job.id, watch=watch)
+    return answer.id
+
+
 KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] = {
     KIND: answer_question,
+    context.KIND: answer_context,
     explainability.KIND: explain_stored,
 }
 """What each kind of job calls. It stores its result under the id of the job, or names one stored before."""
+
+STORED = (KIND, context.KIND)
+"""Kinds whose result is an explanation with the id of the job."""
 
 ALONE = (explainability.KIND,)
 """Kinds of which no two jobs of one model run at a time."""
@@ -267,24 +279,36 @@ async def explain_or_submit(
     try:
         return await explain_completion(explainer, tenant, order.question, fresh=order.fresh, nice=nice)
     except StillRunning as late:
-        await go_on(jobs, tenant, UUID(late.job), order)
+        await go_on(jobs, tenant, UUID(late.job), KIND, order.question.model, order.record)
         raise
 
 
-async def go_on(jobs: Jobs, tenant: str, id: UUID, order: Order) -> None:
+async def attribute_or_go_on(
+    explainer: Explainer, jobs: Jobs, tenant: str, asked: ContextAsked, *, nice: bool = False
+) -> Explained:
+    """The same for the sources of a context."""
+    try:
+        return await attribute_context(explainer, tenant, asked, nice=nice)
+    except StillRunning as late:
+        record = {"question": asked.record, "fresh": False}
+        await go_on(jobs, tenant, UUID(late.job), context.KIND, asked.model, record)
+        raise
+
+
+async def go_on(jobs: Jobs, tenant: str, id: UUID, kind: str, model: str, record: Record) -> None:
     """Makes a flight that goes on a job with that id, unless it is one."""
     async with jobs.database.transaction(tenant=tenant) as session:
         job = await rows.add(
             session,
             id=id,
-            kind=KIND,
-            model=order.question.model,
-            request=order.record,
+            kind=kind,
+            model=model,
+            request=record,
             running=True,
             seconds=int(STALE_SECONDS) + 1,
         )
     if job is not None:
-        jobs.watch(job, order.record)
+        jobs.watch(job, record)
 
 
 async def fetch_job(database: Database, tenant: str, name: str) -> Job:

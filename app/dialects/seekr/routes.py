@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from app.dialects.seekr.context_routes import context_routes
 from app.dialects.seekr.file_routes import file_routes
 from app.dialects.seekr.inference_routes import inference_routes
 from app.dialects.seekr.missing_routes import missing_routes
@@ -11,4 +12,4 @@ from app.dialects.seekr.model_routes import model_routes
 
 
 def seekr_routes() -> list[BaseRoute]:
-    return [*missing_routes(), *file_routes(), *inference_routes(), *model_routes()]
+    return [*missing_routes(), *file_routes(), *inference_routes(), *context_routes(), *model_routes()]
