@@ -11,10 +11,8 @@ from starlette.responses import Response
 
 from app.dependencies import JsonResponse
 from app.errors import Problem, Responses
+from app.jobs import STORED
 from storage.jobs import Job
-
-ANSWERS = ("explain", "influence")
-"""Kinds of jobs whose result is a stored explanation."""
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -32,8 +30,8 @@ class JobResponse(BaseModel):
 
     id: str = Field(description="Id of the job.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
     kind: str = Field(
-        description="What is done: `explain`, `explain-inferences`, `influence`, `influence-index`, or "
-        "`influence-shards` (a part of the one before).",
+        description="What is done: `explain`, `context-attribution`, `influence`, `explain-inferences`, "
+        "`influence-index`, or `influence-shards` (a part of the one before).",
         examples=["explain"],
     )
     model: str = Field(description="Name of the model.", examples=["demo-lm"])
@@ -50,7 +48,8 @@ class JobResponse(BaseModel):
         examples=[None],
     )
     explanation: str | None = Field(
-        description="Of kinds `explain` and `influence`, once succeeded: its result, for `GET /explanations/{id}`.",
+        description="Of kinds `explain`, `context-attribution` and `influence`, once it has succeeded: its result, for "
+        "`GET /explanations/{id}`.",
         examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"],
     )
     error: Problem | None = Field(description="Once it has failed: what the request would have been answered.")
@@ -92,7 +91,7 @@ def job_answer(job: Job) -> dict[str, Any]:
     times = ("created_at", "started_at", "heartbeat_at", "finished_at")
     rate, eta = pace(job)
     about = {"id": str(job.id), "rate": rate, "eta_seconds": eta}
-    about |= {"explanation": str(job.result) if job.result is not None and job.kind in ANSWERS else None}
+    about |= {"explanation": str(job.result) if job.result is not None and job.kind in STORED else None}
     return about | {name: getattr(job, name) for name in (*same, *times)}
 
 

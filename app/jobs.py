@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from uuid import UUID
 
-from app import explainability, influence, influence_indexes
+from app import context, explainability, influence, influence_indexes
 from app.backfill import explain_stored
+from app.context import ContextAsked, asked_from, attribute_context
 from app.device import Steps
 from app.explain import Explained, Explainer, explain_completion
 from app.flights import Watch
@@ -49,6 +50,7 @@ FOLLOW_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 5
 MOST_ATTEMPTS = {
     KIND: 3,
+    context.KIND: 3,
     influence.KIND: 3,
     explainability.KIND: 10,
     influence_indexes.KIND: 10,
@@ -186,7 +188,7 @@ class Jobs:
 
     async def _answer(self, job: Job, request: Record) -> UUID:
         """The id of the result, stored by an earlier attempt or now."""
-        if job.kind in (KIND, influence.KIND) and await self._stored(job):
+        if job.kind in STORED and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
 
@@ -254,6 +256,13 @@ async def answer_question(explainer: Explainer, job: Job, request: Record, watch
     return answer.id
 
 
+async def answer_context(explainer: Explainer, job: Job, request: Record, watch: Watch) -> UUID:
+    """Attributes as a request would, behind all requests that wait."""
+    asked, fresh = asked_from(job.model, request["question"]), request["fresh"]
+    answer = await attribute_context(explainer, job.tenant_id, asked, fresh=fresh, nice=True, id=job.id, watch=watch)
+    return answer.id
+
+
 async def answer_influence(explainer: Explainer, job: Job, request: Record, watch: Watch) -> UUID:
     """The same for the question from which training example."""
     question = influence.question_from(job.model, request["question"])
@@ -263,12 +272,16 @@ async def answer_influence(explainer: Explainer, job: Job, request: Record, watc
 
 KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] = {
     KIND: answer_question,
+    context.KIND: answer_context,
     influence.KIND: answer_influence,
     explainability.KIND: explain_stored,
     influence_indexes.KIND: build_index,
     influence_indexes.SHARDS: compute_shards,
 }
 """What each kind of job calls. It stores its result under the id of the job, or names one stored before."""
+
+STORED = (KIND, context.KIND, influence.KIND)
+"""Kinds whose result is an explanation with the id of the job."""
 
 ALONE = (explainability.KIND, influence_indexes.KIND)
 """Kinds of which no two jobs of one model run at a time."""
@@ -298,7 +311,19 @@ async def explain_or_submit(
     try:
         return await explain_completion(explainer, tenant, order.question, fresh=order.fresh, nice=nice)
     except StillRunning as late:
-        await go_on(jobs, tenant, UUID(late.job), order)
+        await go_on(jobs, tenant, UUID(late.job), KIND, order.question.model, order.record)
+        raise
+
+
+async def attribute_or_go_on(
+    explainer: Explainer, jobs: Jobs, tenant: str, asked: ContextAsked, *, nice: bool = False
+) -> Explained:
+    """The same for the sources of a context."""
+    try:
+        return await attribute_context(explainer, tenant, asked, nice=nice)
+    except StillRunning as late:
+        record = {"question": asked.record, "fresh": False}
+        await go_on(jobs, tenant, UUID(late.job), context.KIND, asked.model, record)
         raise
 
 
@@ -309,7 +334,8 @@ async def trace_or_submit(
     try:
         return await influence_of(explainer, tenant, question, nice=nice)
     except StillRunning as late:
-        await go_on(jobs, tenant, UUID(late.job), TraceOrder(question))
+        order = TraceOrder(question)
+        await go_on(jobs, tenant, UUID(late.job), order.kind, question.model, order.record)
         raise
 
 
@@ -319,20 +345,20 @@ async def submit_trace(explainer: Explainer, jobs: Jobs, tenant: str, question: 
     return await submit(jobs, tenant, TraceOrder(question))
 
 
-async def go_on(jobs: Jobs, tenant: str, id: UUID, order: Order | TraceOrder) -> None:
+async def go_on(jobs: Jobs, tenant: str, id: UUID, kind: str, model: str, record: Record) -> None:
     """Makes a flight that goes on a job with that id, unless it is one."""
     async with jobs.database.transaction(tenant=tenant) as session:
         job = await rows.add(
             session,
             id=id,
-            kind=order.kind,
-            model=order.question.model,
-            request=order.record,
+            kind=kind,
+            model=model,
+            request=record,
             running=True,
             seconds=int(STALE_SECONDS) + 1,
         )
     if job is not None:
-        jobs.watch(job, order.record)
+        jobs.watch(job, record)
 
 
 async def fetch_job(database: Database, tenant: str, name: str) -> Job:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from app import influence_build, training_material
+from storage import influence
 from tests.app.conftest import Running, Start, empty
 from tests.app.indexes import built, ended, sent
 from tests.fine_tunes import PAIRS, save_base, save_fine_tune, training_file
@@ -208,3 +211,36 @@ async def test_damaged_shards_are_computed_again(server: Running, monkeypatch: p
     question, answer = PAIRS[0]
     status, found = await asked(server, question=question, answer=answer)
     assert status == 200 and found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
+
+
+async def test_several_workers_share_a_build(
+    start: Start, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, workers = influence_build.Build.shard, list[tuple[str, int]]()
+
+    async def slow(build: influence_build.Build, number: int) -> str:
+        workers.append((build.job.kind, number))
+        await asyncio.sleep(0.5)
+        return await shard(build, number)
+
+    monkeypatch.setattr(influence_build.Build, "shard", slow)
+    async with start() as one, start():
+        await prepared(one)
+        await built(one, "tuned", await sent(one, training_file()))
+        facts = await facts_of(one)
+    assert {kind for kind, _ in workers} == {"influence-index", "influence-shards"}
+    assert sorted(number for _, number in workers) == list(range(facts["shards"]))  # each was computed once
+
+
+async def test_a_worker_that_is_gone_loses_its_lease(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = influence.lease
+
+    async def gone(session: Any, id: Any, worker: Any, seconds: float) -> int | None:
+        """Somebody else leases the first shard, and is never heard of again."""
+        monkeypatch.setattr(influence, "lease", lease)
+        assert await lease(session, id, uuid4(), 2.0) == 0
+        return await lease(session, id, worker, seconds)
+
+    monkeypatch.setattr(influence, "lease", gone)
+    await built(server, "tuned", await sent(server, training_file()))
+    assert (await facts_of(server))["pairs"] == len(PAIRS)

@@ -16,7 +16,9 @@ from app.wire import Wire
 from storage.explanations import Page, Summary
 
 Id = Field(description="Id of the explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
-Kind = Field(description="Which question was asked: `completion` or `influence`.", examples=["completion"])
+Kind = Field(
+    description="Which question was asked: `completion`, `context-attribution` or `influence`.", examples=["completion"]
+)
 ModelField = Field(description="Name of the model at that time.", examples=["demo-lm"])
 Digest = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
 Seconds = Field(description="Time the computation took.", examples=[0.021])

@@ -1,4 +1,4 @@
-"""The wire of SeekrFlow: training files, models, deployments, chats.
+"""The wire of SeekrFlow: training files, models, deployments, chats, sources.
 
 Context: the vendor's client reads only one line of JSON, only status 200, and loses the body of any 5xx. It reports
 unknown values of closed lists as errors of its own. Decision: what a user can do something about is a 4xx on these
