@@ -29,7 +29,7 @@ from app.refusals import Refusal, ShuttingDown
 from app.turns import take_turns
 from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
 from explainers.influence.examples import Example, Mask
-from explainers.influence.finishing import finish, read_finished
+from explainers.influence.finishing import FACTS, finish, read_finished
 from explainers.influence.generic import LONGEST, answering, generic_prompts
 from explainers.influence.index import ARRAYS
 from explainers.influence.levels import FEWEST_PROMPTS
@@ -339,6 +339,6 @@ def facts_of(folder: Path) -> dict[str, Any]:
     """Of a finished index, with a digest over all that decides its answers."""
     facts = {name: value for name, value in read_finished(folder).facts.items() if name != "generic"}
     parts = [shard_path(folder, number) for number in range(facts["shards"])]
-    parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES]
+    parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES, folder / FACTS]
     digest = hashlib.sha256("".join(digest_of(part) for part in parts).encode()).hexdigest()
     return {**facts, "digest": f"sha256:{digest}"}

@@ -17,6 +17,7 @@ from app.training_files import read_file, wire_id
 from app.training_material import Material, material_of
 from explainers.errors import UnreadableModel
 from explainers.influence.examples import Mask
+from explainers.influence.finishing import FORM
 from explainers.influence.gradients import Projection
 from explainers.influence.sketching import FineTune
 from storage import influence
@@ -60,7 +61,7 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
     except OSError:
         raise UnreadableModel("a training file cannot be read, or has changed on the disk: send it again") from None
     size = size_of(tune, sum(file.lines for file in files))
-    told = [*made_with, asdict(mask), size, SEED, BATCH_TOKENS]
+    told = [FORM, *made_with, asdict(mask), size, SEED, BATCH_TOKENS]
     named = [(content, file.filename) for file, content in contents]
     material = await asyncio.to_thread(material_of, tune.model, named, mask, told)
     projection = Projection(tune.model.network, size, SEED)

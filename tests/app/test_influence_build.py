@@ -213,9 +213,7 @@ async def test_damaged_shards_are_computed_again(server: Running, monkeypatch: p
     assert status == 200 and found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
 
 
-async def test_several_workers_share_a_build(
-    start: Start, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_several_workers_share_a_build(start: Start, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, workers = influence_build.Build.shard, list[tuple[str, int]]()
 
     async def slow(build: influence_build.Build, number: int) -> str:
