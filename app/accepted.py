@@ -30,7 +30,9 @@ class JobResponse(BaseModel):
 
     id: str = Field(description="Id of the job.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
     kind: str = Field(
-        description="What is done: `explain`, `context-attribution` or `explain-inferences`.", examples=["explain"]
+        description="What is done: `explain`, `context-attribution`, `influence`, `explain-inferences`, "
+        "`influence-index`, or `influence-shards` (a part of the one before).",
+        examples=["explain"],
     )
     model: str = Field(description="Name of the model.", examples=["demo-lm"])
     state: State = Field(
@@ -46,13 +48,13 @@ class JobResponse(BaseModel):
         examples=[None],
     )
     explanation: str | None = Field(
-        description="Of kinds `explain` and `context-attribution`, once it has succeeded: its result, for "
+        description="Of kinds `explain`, `context-attribution` and `influence`, once it has succeeded: its result, for "
         "`GET /explanations/{id}`.",
         examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"],
     )
     error: Problem | None = Field(description="Once it has failed: what the request would have been answered.")
     attempts: int = Field(
-        description="Attempts begun; after three whose worker ended (ten of `explain-inferences`) it fails.",
+        description="Attempts begun; after three whose worker ended (ten of what is kept piece by piece) it fails.",
         examples=[1],
     )
     created_at: datetime = Field(description="When it was asked for.", examples=["2026-01-31T12:00:00Z"])

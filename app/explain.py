@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from app.device import Priority, Steps
 from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
 from app.models import find_model, language_model, registration_of
+from app.open_indexes import OpenIndexes
 from app.questions import Forecast, Question, answer, forecast
 from app.records import Record, attribution_from, attribution_record
 from app.refusals import NotFound, UnknownModel
@@ -87,18 +89,36 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredOther:
+    """The same of another kind of question than KIND: its answer is `content`, plain JSON."""
+
+    id: UUID
+    kind: str
+    model: str
+    model_digest: str
+    request: Mapping[str, Any]
+    content: Mapping[str, Any]
+    seconds: float
+    forwards: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Explainer:
     """What answering needs: the store, the models and the flights of requests under way.
 
-    `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes.
+    `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes. What is kept on disk
+    lies in `data_dir`.
     """
 
     database: Database
     runtime: Runtime
-    flights: SingleFlight[Explained]
+    flights: SingleFlight[Any]
     deadline: float | None
+    data_dir: Path
     rates: Rates = field(default_factory=Rates)
     scorers: Scorers = field(default_factory=Scorers)
+    indexes: OpenIndexes = field(default_factory=OpenIndexes)
 
 
 async def explain_completion(
@@ -149,9 +169,10 @@ async def answer_once(
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
     flight = (tenant, registration, key, fresh)
-    return await explainer.flights.join(
+    answer: Explained = await explainer.flights.join(
         flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
     )
+    return answer
 
 
 async def look_up(database: Database, tenant: str, model: str, key: bytes) -> tuple[Registration, Explained | None]:
@@ -214,7 +235,7 @@ async def store(database: Database, registration: Registration, kind: str, asked
     )
 
 
-async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:
+async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored | StoredOther:
     """One stored explanation of this tenant; raises `NotFound` for anything else."""
     try:
         wanted = UUID(name)
@@ -231,15 +252,9 @@ async def list_explanations(database: Database, tenant: str, **filters: Any) -> 
         return await explanations.page(session, **filters)
 
 
-def stored_from(row: Any) -> Stored:
-    return Stored(
-        id=row.id,
-        kind=row.kind,
-        model=row.model,
-        model_digest=row.model_digest,
-        request=row.request,
-        attribution=attribution_from(row.attribution),
-        seconds=row.seconds,
-        forwards=row.forwards,
-        created_at=row.created_at,
-    )
+def stored_from(row: Any) -> Stored | StoredOther:
+    same = ("id", "kind", "model", "model_digest", "request", "seconds", "forwards", "created_at")
+    values = {name: getattr(row, name) for name in same}
+    if row.kind != KIND:
+        return StoredOther(**values, content=row.attribution)
+    return Stored(**values, attribution=attribution_from(row.attribution))

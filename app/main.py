@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -14,7 +15,7 @@ from app.dependencies import Server
 from app.dialects import DIALECTS
 from app.docs import add_docs
 from app.errors import add_error_answers, problem_body
-from app.explain import Explained, Explainer
+from app.explain import Explainer
 from app.flights import SingleFlight
 from app.jobs import Jobs
 from app.middleware import BodyLimit, Envelope
@@ -83,7 +84,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
 async def open_server(settings: Settings) -> AsyncIterator[Server]:
     """Everything that answers, with the models kept loaded."""
     async with open_database(settings) as database, open_runtime(settings) as runtime, open_flights() as flights:
-        explainer = Explainer(database, runtime, flights, settings.deadline_seconds)
+        explainer = Explainer(database, runtime, flights, settings.deadline_seconds, settings.data_dir)
         jobs = Jobs(explainer, problem_body)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
@@ -104,8 +105,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 @asynccontextmanager
-async def open_flights() -> AsyncIterator[SingleFlight[Explained]]:
-    flights: SingleFlight[Explained] = SingleFlight()
+async def open_flights() -> AsyncIterator[SingleFlight[Any]]:
+    flights: SingleFlight[Any] = SingleFlight()
     try:
         yield flights
     finally:

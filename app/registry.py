@@ -121,6 +121,10 @@ def add_model(
     schema: Annotated[
         Path | None, typer.Option(help="Of a predictor: JSON file with its attributes, as POST /api/v3/models has it.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Of a fine-tune: the registered model it was trained from; PATH may be an adapter."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: float32 on a CPU.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:0. Default: WHENCE_DEVICE, else the best.")] = None,
     description: Annotated[str, typer.Option(help="One line for the list of models.")] = "",
@@ -138,7 +142,7 @@ def add_model(
             await tenants.ensure(session, tenant)
         from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
 
-        new = NewModel(name, kind, place.name, dtype, device, description)
+        new = NewModel(name, kind, place.name, dtype, device, description, base)
         return await register(database, settings, tenant, new, place.parent, schema)
 
     record = asyncio.run(opened(settings, add))
@@ -192,7 +196,7 @@ async def explainer_of(database: Database, settings: Settings) -> AsyncIterator[
 
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
-        yield Explainer(database, runtime, SingleFlight(), None)
+        yield Explainer(database, runtime, SingleFlight(), None, settings.data_dir)
     finally:
         await runtime.close()
 
@@ -220,6 +224,7 @@ def model_record(row: Any) -> dict[str, Any]:
     return {
         "name": row.name,
         "kind": row.kind,
+        "base": row.base,
         "tenant": row.tenant_id,
         "dtype": row.dtype,
         "device": row.device,
