@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -21,54 +21,35 @@ from uuid import UUID, uuid4, uuid5
 from app.device import Priority, Steps
 from app.explain import Explainer
 from app.flights import Watch
-from app.influence_indexes import SHARDS, base_of, building_folder_of, folder_of, mask_from, sweep
-from app.models import find_model, language_model, registration_of
-from app.refusals import IndexNotReady, Refusal, ShuttingDown
-from app.training_files import read_file, wire_id
-from app.training_material import Material, material_of
+from app.influence_ground import BATCH_TOKENS, Ground, ground_of
+from app.influence_indexes import SHARDS, building_folder_of, folder_of, sweep
+from app.mask_checks import mask_facts
+from app.records import digest_of as digest_of_values
+from app.refusals import Refusal, ShuttingDown
 from app.turns import take_turns
 from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
 from explainers.influence.examples import Example, Mask
-from explainers.influence.finishing import finish, read_finished
+from explainers.influence.finishing import FACTS, finish, read_finished
 from explainers.influence.generic import LONGEST, answering, generic_prompts
-from explainers.influence.gradients import Projection
 from explainers.influence.index import ARRAYS
 from explainers.influence.levels import FEWEST_PROMPTS
 from explainers.influence.pairs import LINES, write_pairs
 from explainers.influence.passes import batches
 from explainers.influence.rendering import render_question
 from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
-from explainers.influence.sketching import FineTune, Sketches, sketching
+from explainers.influence.sketching import Sketches, sketching
 from explainers.types import Checkpoint
 from storage import errors as storage_errors
 from storage import influence, jobs
 from storage.errors import StorageError
 from storage.jobs import Job
 from storage.queue import INDEXES
-from storage.tables import InfluenceIndex
 
-BATCH_TOKENS = 4_096
-SEED = 0
-SIZE, SMALL_SIZE = 8, 4
-MANY_PAIRS, MANY_LAYERS = 100_000, 100
-"""Beyond, rows are sketched in the smaller size."""
 LEASE_SECONDS, RENEW_SECONDS = 30.0, 10.0
 LOOK_SECONDS = 0.5
 MOST_HELPERS = 3
 GENERIC = "generic"
 """The folder of the calibration prompts' own shard."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a build stands on: the same for every worker."""
-
-    row: InfluenceIndex
-    tune: FineTune
-    mask: Mask
-    material: Material
-    projection: Projection
-    files: tuple[str, ...]
 
 
 async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
@@ -98,45 +79,6 @@ async def compute_shards(explainer: Explainer, job: Job, request: Mapping[str, A
                 return id
     await Build(explainer, job, steps, await ground_of(explainer, job, id)).compute_all()
     return id
-
-
-async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
-    """Raises what makes the build impossible."""
-    tenant = job.tenant_id
-    async with explainer.database.transaction(tenant=tenant) as session:
-        row = await influence.get(session, id)
-        files = await influence.files_of(session, id)
-    if not files:
-        raise IndexNotReady("this build was given up", str(job.id))
-    tune, made_with = await tune_of(explainer, tenant, row)
-    mask = mask_from(row.config)
-    try:
-        contents = [await read_file(explainer.database, explainer.data_dir, tenant, wire_id(file.id)) for file in files]
-    except OSError:
-        raise UnreadableModel("a training file cannot be read, or has changed on the disk: send it again") from None
-    size = size_of(tune, sum(file.lines for file in files))
-    told = [*made_with, asdict(mask), size, SEED, BATCH_TOKENS]
-    named = [(content, file.filename) for file, content in contents]
-    material = await asyncio.to_thread(material_of, tune.model, named, mask, told)
-    projection = Projection(tune.model.network, size, SEED)
-    return Ground(row, tune, mask, material, projection, tuple(wire_id(file.id) for file in files))
-
-
-async def tune_of(explainer: Explainer, tenant: str, row: InfluenceIndex) -> tuple[FineTune, list[Any]]:
-    """The loaded model and its base, and what of them decides the content of a shard."""
-    registration = registration_of(await find_model(explainer.database, tenant, row.model))
-    model = language_model(await explainer.runtime.model(registration))
-    below = await base_of(explainer, registration)
-    base = None if below is None else language_model(await explainer.runtime.model(below))
-    if (model.digest, None if base is None else base.digest) != (row.model_digest, row.base_digest):
-        raise IndexNotReady(f"the index was asked for of the weights {row.model_digest}, which are registered no more")
-    kinds = [[str(each.network.dtype), each.device.type] for each in (model, base) if each is not None]
-    return FineTune(model, base), [row.model_digest, row.base_digest, kinds]
-
-
-def size_of(tune: FineTune, pairs: int) -> int:
-    layers = len(Projection(tune.model.network, SIZE).layers)
-    return SMALL_SIZE if pairs > MANY_PAIRS or layers > MANY_LAYERS else SIZE
 
 
 class Build:
@@ -286,12 +228,29 @@ class Build:
         folder = self.folder / GENERIC
         with suppress(UnreadableModel):
             return await asyncio.to_thread(read_shard, folder, 0)
-        examples = await self.generic_examples()
-        sketches = await self.sketched(examples)
-        shard = shard_of(sketches, range(len(examples)))
+        shard = await self.known_generic()
+        if shard is None:
+            examples = await self.generic_examples()
+            shard = shard_of(await self.sketched(examples), range(len(examples)))
         await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
         await asyncio.to_thread(write_shard, folder, 0, shard)
         return shard
+
+    async def known_generic(self) -> Shard | None:
+        """The same prompts with the same weights, in an index that is ready."""
+        async with self.transaction() as session:
+            rows = await influence.list_of(session, self.ground.row.model)
+        for row in rows:
+            if row.state == "ready" and (row.facts or {}).get("calibration") == self.calibration:
+                folder = folder_of(self.explainer.data_dir, self.job.tenant_id, row.id)
+                with suppress(UnreadableModel):
+                    return await asyncio.to_thread(read_shard, folder / GENERIC, 0)
+        return None
+
+    @property
+    def calibration(self) -> str:
+        """Names the prompts and all else that decides what is kept of them."""
+        return digest_of_values(self.ground.made_with, self.prompts).hex()
 
     async def generic_examples(self) -> list[Example]:
         """Raises InvalidRequest where the model has no answer to most prompts."""
@@ -315,15 +274,17 @@ class Build:
         return made
 
     async def derive(self, generic: Shard) -> None:
-        material = self.ground.material
+        ground, material = self.ground, self.ground.material
+        runtime, model = self.explainer.runtime, ground.tune.model
+        told, warnings = await mask_facts(runtime, model, material.sample, ground.mask, Path(ground.path))
+        facts = self.facts(generic, [*material.warnings, *warnings]) | {"mask_check": told}
         await asyncio.to_thread(write_pairs, self.folder, material.pairs)
         ids = {example.record: example.ids for example in material.examples}  # of a chat, those up to its last answer
-        given = (material.keys, ids.__getitem__, generic, self.facts(generic))
+        given = (material.keys, ids.__getitem__, generic, facts)
         await asyncio.to_thread(finish, self.folder, len(material.pieces), *given)
 
-    def facts(self, generic: Shard) -> dict[str, Any]:
+    def facts(self, generic: Shard, warnings: list[str]) -> dict[str, Any]:
         ground, material = self.ground, self.ground.material
-        warnings = list(material.warnings)
         if ground.tune.base is None:
             warnings.append(
                 "no base model is registered: every token of an answer counts the same, and nothing is gated"
@@ -338,6 +299,7 @@ class Build:
             "seed": ground.projection.seed,
             "layers": len(ground.projection.layers),
             "mask": asdict(ground.mask),
+            "calibration": self.calibration,
             "calibration_prompts": len(generic.norms),
             "warnings": warnings,
         }
@@ -377,6 +339,6 @@ def facts_of(folder: Path) -> dict[str, Any]:
     """Of a finished index, with a digest over all that decides its answers."""
     facts = {name: value for name, value in read_finished(folder).facts.items() if name != "generic"}
     parts = [shard_path(folder, number) for number in range(facts["shards"])]
-    parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES]
+    parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES, folder / FACTS]
     digest = hashlib.sha256("".join(digest_of(part) for part in parts).encode()).hexdigest()
     return {**facts, "digest": f"sha256:{digest}"}

@@ -152,6 +152,13 @@ async def index_for(explainer: Explainer, registration: Registration) -> Influen
     raise MissingCapability(never_built(registration), "/model_id")
 
 
+async def list_indexes(explainer: Explainer, tenant: str, name: str) -> list[InfluenceIndex]:
+    """Those of a model, newest first; raises `UnknownModel`."""
+    await find_model(explainer.database, tenant, name)
+    async with explainer.database.transaction(tenant=tenant) as session:
+        return await influence.list_of(session, name)
+
+
 def never_built(registration: Registration) -> str:
     if registration.base is None:
         return (

@@ -15,8 +15,9 @@ import numpy as np
 from app.records import digest_of
 from explainers.errors import InvalidRequest
 from explainers.influence.examples import Example, Mask
+from explainers.influence.mask_check import sampled
 from explainers.influence.pairs import Pair, pair_of
-from explainers.influence.records import records_of
+from explainers.influence.records import Record, records_of
 from explainers.influence.rendering import left_out, render
 from explainers.influence.shards import ROWS
 from explainers.language_model import LanguageModel
@@ -28,13 +29,14 @@ SHARD_TOKENS = 32_768
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """p pairs, their n examples, and which of these are in which shard."""
+    """p pairs, their n examples, and which of these are in which shard; `sample` is evenly spread over the records."""
 
     pairs: tuple[Pair, ...]  # p
     keys: tuple[bytes, ...]  # p, equal where records are identical
     examples: tuple[Example, ...]  # n
     shards: tuple[range, ...]  # places in `examples`
     pieces: tuple[Piece, ...]  # one per shard
+    sample: tuple[Record, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -50,19 +52,20 @@ def material_of(
     Raises InvalidRequest for lines that cannot be examples of this model, or where none is left.
     """
     pairs, examples, warnings = list[Pair](), list[Example](), list[str]()
-    shards, salt = list[range](), digest_of(*made_with)
+    shards, salt, every = list[range](), digest_of(*made_with), list[Record]()
     for place, (content, name) in enumerate(files):
         records, first = records_of(content, name), len(pairs)
         own = render(model, records, mask, first)
         warnings += [f"{name}: {warning}" for warning in left_out(records, own, first)]
         shards += [range(len(examples) + part.start, len(examples) + part.stop) for part in cut(own)]
         examples += own
+        every += records
         pairs += [pair_of(model, place, record) for record in records]
     if not examples:
         raise InvalidRequest("no line of the training files has an answer to learn: is `longest` too short?")
     pieces = [piece_of(number, [examples[at] for at in shard], salt) for number, shard in enumerate(shards)]
     keys = keys_of(examples, len(pairs))
-    return Material(tuple(pairs), keys, tuple(examples), tuple(shards), tuple(pieces), tuple(warnings))
+    return Material(tuple(pairs), keys, tuple(examples), tuple(shards), tuple(pieces), sampled(every), tuple(warnings))
 
 
 def cut(examples: Sequence[Example]) -> Iterator[range]:
