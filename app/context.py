@@ -14,7 +14,7 @@ from uuid import UUID
 
 from app.deployments import model_named
 from app.device import Priority, Steps
-from app.explain import Explained, Explainer, answer_once
+from app.explain import CONTEXT_KIND, Explained, Explainer, answer_once
 from app.flights import Watch
 from app.models import language_model, list_models
 from app.records import Record, digest_of
@@ -24,7 +24,7 @@ from explainers.context import METHOD, ContextQuestion, SourceGranularity, attri
 from explainers.errors import InvalidRequest
 from explainers.types import Attribution
 
-KIND = "context-attribution"
+KIND = CONTEXT_KIND
 REVISION = 1
 """Raised when the numbers change, so that stored answers of the old ones are not served as new."""
 

@@ -30,6 +30,9 @@ from storage import explanations
 from storage.database import Database
 
 KIND = "completion"
+CONTEXT_KIND = "context-attribution"
+MAPS = (KIND, CONTEXT_KIND)
+"""Kinds of questions whose answers are scores of a prompt's parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class StoredOther:
-    """The same of another kind of question than KIND: its answer is `content`, plain JSON."""
+    """The same of another kind of question than MAPS: its answer is `content`, plain JSON."""
 
     id: UUID
     kind: str
@@ -255,6 +258,6 @@ async def list_explanations(database: Database, tenant: str, **filters: Any) -> 
 def stored_from(row: Any) -> Stored | StoredOther:
     same = ("id", "kind", "model", "model_digest", "request", "seconds", "forwards", "created_at")
     values = {name: getattr(row, name) for name in same}
-    if row.kind != KIND:
+    if row.kind not in MAPS:
         return StoredOther(**values, content=row.attribution)
     return Stored(**values, attribution=attribution_from(row.attribution))

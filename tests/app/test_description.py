@@ -106,6 +106,8 @@ async def test_examples_work(running: Running, document: dict[str, Any]) -> None
             for example in content["examples"].values():
                 if path in ("/models", "/query", "/files", "/influence") or path.startswith(UNREADY):  # need more
                     continue
+                if path.endswith(("/influence", "/influence-index")):  # these need a fine-tune
+                    continue
                 body = {**example["value"], "model": "tiny-lm"}
                 if "token_ids" in body and path == "/detokenize":
                     body["token_ids"] = [70, 71]

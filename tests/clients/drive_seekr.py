@@ -129,6 +129,26 @@ def deployments(user):
     return found
 
 
+def sources(user):
+    of, ask = user.of, user.client.explainability.get_context_attribution
+    asked = {
+        "context": "Anna lives in Oslo.\u2028Ben is in Röme. 𝄞 is a key.\n\nIt is cold.",
+        "query": "Where is Anna?",
+    }
+    asked["response"] = " Anna is in Oslo. 𝄞 It is\u2028cold."
+    whole = of(ask(**asked))
+    return {
+        "asked": asked,
+        "whole": plain(whole),
+        "same": of(ask(**asked)) == whole,
+        "marked": plain(of(ask(**asked, highlight="Oslo", granularity="paragraph", top_k=1, num_ablations=32))),
+        "unmarked": refusal(lambda: of(ask(**asked, highlight="Rome"))),
+        "blank": refusal(lambda: of(ask(context=" ", query="", response="a"))),
+        "long": refusal(lambda: of(ask(context="a b " * 5_000, query="", response="a"))),
+        "run": refusal(lambda: of(user.client.explainability.get_context_attribution_from_run("thread-1"))),
+    }
+
+
 def errors(user):
     of, client = user.of, user.client
     ask = client.chat.completions.create
@@ -155,7 +175,7 @@ def refusal(call):
         return [type(error).__name__, error.http_status, body["code"], body["message"]]
 
 
-SCENES = {scene.__name__: scene for scene in (files, models, chat, deployments, errors)}
+SCENES = {scene.__name__: scene for scene in (files, models, chat, deployments, sources, errors)}
 
 
 def main(chosen, host, token):

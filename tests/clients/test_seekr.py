@@ -71,6 +71,27 @@ def test_deployments(drive_seekr: Drive, mode: str) -> None:
 
 
 @modes
+def test_sources(drive_seekr: Drive, mode: str) -> None:
+    found = drive_seekr(SCRIPT, f"{mode}-sources")
+    asked, segments = found["asked"], found["whole"]["segments"]
+    assert found["same"] and found["whole"]["response_text"] == asked["response"]
+    assert [segment["segment_text"] for segment in segments] == ["Anna is in Oslo.", "𝄞 It is", "cold."]
+    for segment in segments:
+        start, text, sources = segment["char_offset"], segment["segment_text"], segment["sources"]
+        assert asked["response"][start : start + len(text)] == text
+        assert sorted(source["id"] for source in sources) == [0, 1, 2]
+        for source in sources:
+            start, text = source["offset"], source["text"]
+            assert asked["context"][start : start + len(text)] == text and -1 < source["attribution"] < 1
+    marked = found["marked"]
+    assert (marked["highlight"], marked["segments"], len(marked["sources"])) == ("Oslo", [], 1)
+    bad = ["InvalidRequestError", 400]
+    assert found["unmarked"][:3] == found["blank"][:3] == [*bad, "INVALID_REQUEST"]
+    assert found["long"][:3] == [*bad, "CONTEXT_LENGTH_EXCEEDED"]
+    assert found["run"] == [*bad, "MISSING_CAPABILITY", "this server has no stored runs of agents"]
+
+
+@modes
 def test_errors(drive_seekr: Drive, mode: str) -> None:
     found = {name: told[:3] for name, told in drive_seekr(SCRIPT, f"{mode}-errors").items()}
     bad = "InvalidRequestError"
