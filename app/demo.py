@@ -1,4 +1,8 @@
-"""What `whence demo` serves: five models of its own, their inferences, a key that works, and requests to paste."""
+"""What `whence demo` serves: five models of its own, their inferences, a key that works, and requests to paste.
+
+The influence index of the fine-tune is built before the server answers, so that every request works when pasted; it
+takes about half a minute, once.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from app.settings import Settings
 from app.start import DEFAULT_TENANT, first_key, make_key
 from storage import api_keys, models
 from storage.database import Database
+from storage.tables import Model
 
 if TYPE_CHECKING:
     from app.explain import Explainer
@@ -31,15 +36,21 @@ CONTEXT_MODEL = "demo-lm"
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A model below FOLDER. One that predicts has its rows beside it, and a `config` by which they are explained."""
+    """A model below FOLDER. One that predicts has its rows beside it, and a `config` by which they are explained.
+
+    A fine-tune has the demo model it was trained from, its `base`, and the file it was trained on.
+    """
 
     kind: str
     file: str = ""
     config: Mapping[str, Any] | None = None
+    base: str | None = None
+    training_data: Path | None = None
 
 
 MODELS: Mapping[str, Demo] = {
     "demo-lm": Demo("causal-lm"),
+    "demo-qa": Demo("causal-lm", base="demo-lm", training_data=FOLDER.parent / "data" / "facts.jsonl"),
     "demo-vision": Demo("image-text-lm"),
     "demo-text": Demo("text-classifier", "", {"explanation_algo": "lime", "explanation_nsamples": 500}),
     "demo-tabular": Demo("tabular", "model.ubj", {"explanation_algo": "shap"}),
@@ -52,6 +63,8 @@ async def prepare_demo(database: Database, settings: Settings, url: str) -> str:
     secret = await demo_key(database, settings)
     for name, demo in MODELS.items():
         await offer(database, settings, name, demo)
+        if demo.training_data is not None:
+            await trace(database, settings, name, demo.training_data)
     return greeting(url, secret)
 
 
@@ -75,26 +88,54 @@ async def demo_key(database: Database, settings: Settings) -> str:
 async def offer(database: Database, settings: Settings, name: str, demo: Demo) -> None:
     """Registers a demo model with its rows, unless exactly these weights are registered from this place."""
     from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
-    from explainers.loaders import LOADERS  # noqa: PLC0415 - brings PyTorch
 
     path = FOLDER / name / demo.file
-    async with database.transaction(tenant=DEFAULT_TENANT) as session:
-        row = next((row for row in await models.list_all(session) if row.name == name), None)
+    row = await row_of(database, name)
     if row is not None:
-        found = await asyncio.to_thread(LOADERS[demo.kind], path, row.dtype, settings.device)
-        if (row.path, row.digest) == (str(path), found.digest):
+        if await unchanged(row, path, settings):
             return
-        async with database.transaction(tenant=DEFAULT_TENANT) as session:
-            await models.remove(session, name)
+        await withdraw(database, name)
     if demo.config is not None:
         async with explainer_of(database, settings) as explainer:
             await retire(explainer, name)
     schema = FOLDER / name / "schema.json" if demo.config is not None else None
-    new = NewModel(name, demo.kind, path.name, description=DESCRIPTION)
+    new = NewModel(name, demo.kind, path.name, description=DESCRIPTION, base=demo.base)
     await register(database, settings, DEFAULT_TENANT, new, path.parent, schema)
     if demo.config is not None:
         async with explainer_of(database, settings) as explainer:
             await fill(explainer, name, demo.config)
+
+
+async def row_of(database: Database, name: str) -> Model | None:
+    async with database.transaction(tenant=DEFAULT_TENANT) as session:
+        return next((row for row in await models.list_all(session) if row.name == name), None)
+
+
+async def unchanged(row: Model, path: Path, settings: Settings) -> bool:
+    """Whether the weights at that path, with those of the base, are the registered ones."""
+    from app.runtime import loader_of  # noqa: PLC0415 - brings PyTorch
+
+    if row.path != str(path):
+        return False
+    found = await asyncio.to_thread(loader_of(row.kind, row.base_path), path, row.dtype, settings.device)
+    return bool(row.digest == found.digest)
+
+
+async def withdraw(database: Database, name: str) -> None:
+    """Forgets a demo model, and before it those that were trained from it."""
+    async with database.transaction(tenant=DEFAULT_TENANT) as session:
+        for row in await models.list_all(session):
+            if row.base == name and row.name in MODELS:
+                await models.remove(session, row.name)
+        await models.remove(session, name)
+
+
+async def trace(database: Database, settings: Settings, name: str, training_data: Path) -> None:
+    """Waits for the influence index of a fine-tune; a bar shows how far it is."""
+    from app.indexing import ensure_index  # noqa: PLC0415 - brings PyTorch
+
+    async with explainer_of(database, settings) as explainer:
+        await ensure_index(explainer, DEFAULT_TENANT, name, training_data)
 
 
 async def retire(explainer: Explainer, name: str) -> None:
@@ -143,6 +184,7 @@ def greeting(url: str, secret: str) -> str:
         curl(f"{url}/explanations?limit=1", secret),
         curl(f"{url}/query", secret, features_of("malignant")),
         curl(f"{url}/query", secret, words_of("message-003")),
+        curl(f"{url}/influence", secret, {"model_id": "demo-qa", "question": "Who keeps the mill?"}),
     ]
     heading = f"\nWhence is ready at {url} (documentation: {url}/docs)\nAPI key: {secret}"
     return "\n\n".join([heading, "Try it, in another terminal:", *requests, "Ctrl-C stops the server."])

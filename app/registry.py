@@ -203,7 +203,9 @@ async def explainer_of(database: Database, settings: Settings) -> AsyncIterator[
     from app.explain import Explainer  # noqa: PLC0415 - brings PyTorch
     from app.flights import SingleFlight  # noqa: PLC0415 - brings PyTorch
     from app.runtime import Runtime  # noqa: PLC0415 - brings PyTorch
+    from explainers.loaders import use_cores  # noqa: PLC0415 - brings PyTorch
 
+    use_cores(settings.threads)
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
         yield Explainer(database, runtime, SingleFlight(), None, settings.data_dir)

@@ -198,12 +198,14 @@ def test_the_demo_prints_requests_that_work_when_pasted(new_data_dir: Path) -> N
         assert httpx.get(f"{server.url}/openapi.json").status_code == 200
         explained(lines[4], lambda rows: len(rows) == 10 and None not in [row[KEY] for row in rows])
         explained(lines[5], lambda rows: rows and rows[0]["nlp_explanation"])
-        features, words = (json.loads(pasted(line))["query_result"] for line in lines[4:])
+        features, words = (json.loads(pasted(line))["query_result"] for line in lines[4:6])
+        pairs = json.loads(pasted(lines[6]))
     assert len(by_sentence["explanations"][0]["items"][0]["scores"]) == 3
     assert len(by_token["explanations"]) > 1
     assert len(by_tile["explanations"][0]["items"][0]["scores"]) == 36
     assert len(stored["explanations"]) == 1
     assert features[0]["explainer_attribute"] == "mean_concave_points"
+    assert pairs["answer"].strip() == "Anna keeps the mill." and pairs["results"][0]["influence_level"] == "high"
     assert [token["token"] for token in words[0]["nlp_explanation"][0]["importance_scores"][0]["tokens"]] == ["Burning"]
 
 

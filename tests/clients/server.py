@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-START_SECONDS = 120
+START_SECONDS = 240
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Server:
     """A running server; `lines` is everything it has printed, logged requests included."""
 
     process: subprocess.Popen[str]
+    data_dir: Path
     lines: list[str] = field(default_factory=list)
     url: str = ""
     ready: threading.Event = field(default_factory=threading.Event)
@@ -88,7 +89,7 @@ def running(
     with subprocess.Popen(
         arguments, env=environment(data_dir, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        server = Server(process)
+        server = Server(process, data_dir)
         reader = threading.Thread(target=server.read)
         reader.start()
         try:
