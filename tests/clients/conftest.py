@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests import tiny_models
 from tests.app.conftest import CHAT_TEMPLATE
 from tests.clients.server import Server, objects, running, whence
+from tests.fine_tunes import save_base, save_fine_tune, training_file
 from tests.postgres import reachable_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +42,38 @@ def server(model_folder: Path, vision_folder: Path) -> Iterator[Server]:
         for name, (folder, kind) in models.items():
             added = whence(data_dir, "models", "add", name, str(folder), "--kind", kind, "--json")
             assert objects(added)[0]["name"] == name
-        with running(data_dir, WHENCE_API_KEY=SECRET) as server:
+        with running(data_dir, WHENCE_API_KEY=SECRET, WHENCE_CONTEXT_MODEL="tiny-lm") as server:
             yield server
+
+
+@pytest.fixture(scope="session")
+def fine_tunes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The same server with `org/tuned`, fine-tuned from `tuned-from` and with its index, and with `org/building`."""
+    folder = tmp_path_factory.mktemp("fine-tune")
+    tuned = save_fine_tune(folder / "tuned", save_base(folder / "base"))
+    data = folder / "facts.jsonl"
+    data.write_bytes(training_file())
+    kind = ("--kind", "causal-lm", "--json")
+    based = (str(tuned), "--base", "tuned-from", *kind)
+    for arguments in (
+        ("tuned-from", str(folder / "base"), *kind),
+        ("org/tuned", *based, "--training-data", str(data)),
+        ("org/building", *based),
+    ):
+        objects(whence(server.data_dir, "models", "add", *arguments))
+    return server
+
+
+@pytest.fixture
+def building(fine_tunes: Server) -> Iterator[None]:
+    """The index of `org/building` is being built, and would be for much longer than a test takes."""
+    pairs = training_file([(f"Who keeps ship {number}?", "Ida.") for number in range(10_000)])
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    with httpx.Client(base_url=fine_tunes.url, headers=headers, timeout=60) as client:
+        file = client.post("/files", files={"file": ("many.jsonl", pairs)}).raise_for_status().json()["id"]
+        asked = client.post("/models/org/building/influence-index", json={"training_files": [file]})
+        yield
+        client.delete(f"/jobs/{asked.raise_for_status().json()['id']}").raise_for_status()
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,35 @@ def sources(user):
     }
 
 
+def pairs(user):
+    """Both ways of the vendor's page: chat and ask about its answer, or ask alone; then what is refused."""
+    of, client = user.of, user.client
+    ask = client.explainability.get_influential_finetuning_data
+    asked = {"model_id": "org/tuned", "question": "Who keeps the ship?"}
+    building = refusal(lambda: of(ask(**(asked | {"model_id": "org/building"}))))
+    said = of(
+        client.chat.completions.create(
+            model="org/tuned", messages=[{"role": "user", "content": asked["question"]}], temperature=0
+        )
+    )
+    answer = said.choices[0].message.content
+    (own,) = [each.id for each in of(client.deployments.list()).data if each.model_id == "org/tuned"]
+    alone = of(ask(**asked))
+    return {
+        "answer": answer,
+        "about it": plain(of(ask(**asked, answer=answer))),
+        "alone": plain(alone),
+        "same": of(ask(**asked)) == alone,
+        "deployed": of(ask(**(asked | {"model_id": own}))).results == alone.results,
+        "none": of(ask(**asked, answer="Be brief, be brief.")).results,
+        "file": of(client.files.retrieve(alone.results[0]["file_id"])).filename,
+        "untuned": refusal(lambda: of(ask(**(asked | {"model_id": MODEL})))),
+        "unknown": refusal(lambda: of(ask(**(asked | {"model_id": "org/none"})))),
+        "blank": refusal(lambda: of(ask(**(asked | {"question": " "})))),
+        "building": building,
+    }
+
+
 def errors(user):
     of, client = user.of, user.client
     ask = client.chat.completions.create
@@ -175,7 +204,7 @@ def refusal(call):
         return [type(error).__name__, error.http_status, body["code"], body["message"]]
 
 
-SCENES = {scene.__name__: scene for scene in (files, models, chat, deployments, sources, errors)}
+SCENES = {scene.__name__: scene for scene in (files, models, chat, deployments, sources, pairs, errors)}
 
 
 def main(chosen, host, token):

@@ -91,6 +91,26 @@ def test_sources(drive_seekr: Drive, mode: str) -> None:
     assert found["run"] == [*bad, "MISSING_CAPABILITY", "this server has no stored runs of agents"]
 
 
+@pytest.mark.usefixtures("building")
+@modes
+def test_pairs(drive_seekr: Drive, mode: str) -> None:
+    found = drive_seekr(SCRIPT, f"{mode}-pairs")
+    assert found["answer"].strip() == "Oslo."
+    alone, about = found["alone"], found["about it"]
+    told = ("results", "answer", "lift", "version")
+    assert [alone[name] for name in told] == [about[name] for name in told]
+    assert (alone["version"], found["same"], found["deployed"]) == ("v0", True, True)
+    first = alone["results"][0]
+    assert (first["messages"], first["influence_level"]) == ("Q: Who keeps the ship?\nA: Oslo.", "high")
+    assert len(alone["results"]) <= 5 and found["none"] == []
+    assert found["file"] == "facts.jsonl"
+    bad = ["InvalidRequestError", 400]
+    assert found["untuned"][:3] == [*bad, "MISSING_CAPABILITY"] and "tiny-lm" in found["untuned"][3]
+    assert found["unknown"][:3] == ["InvalidRequestError", 404, "UNKNOWN_MODEL"]
+    assert found["blank"][:3] == [*bad, "INVALID_REQUEST"]
+    assert found["building"][:3] == ["ConflictError", 409, "INDEX_NOT_READY"] and "done" in found["building"][3]
+
+
 @modes
 def test_errors(drive_seekr: Drive, mode: str) -> None:
     found = {name: told[:3] for name, told in drive_seekr(SCRIPT, f"{mode}-errors").items()}
