@@ -7,22 +7,27 @@ the messages, and with a bound on what it may produce.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import Template
+from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from explainers.errors import InvalidRequest, MissingCapability
-from explainers.types import Prompt, Text, Turn
+from explainers.types import Prompt, Span, Text, Turn
 
 LONGEST = 4_000_000
 """Characters that a rendered chat may have, far beyond any context."""
+MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""How a template begins what the assistant says: `{% generation %}` ... `{% endgeneration %}`, as in transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +58,30 @@ class ChatTemplate:
     source: str
     tokens: Mapping[str, str]
 
+    @property
+    def marks_answers(self) -> bool:
+        """Whether the template itself says which parts of a chat the assistant says."""
+        return MARK.search(self.source) is not None
+
     def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
         """The chat as one text; with `reply` it ends where the assistant's answer begins."""
+        return self._written(messages, reply).text
+
+    def render_marked(self, messages: Sequence[Message]) -> tuple[str, tuple[Span, ...]]:
+        """The chat as one text, and the parts of it that the template marks as said by the assistant, in order."""
+        writing = self._written(messages, reply=False)
+        if any(writing.text[span.start : span.stop] != text for span, text in writing.marked):
+            raise MissingCapability("the model's chat template marks answers where they cannot be found", "/messages")
+        return writing.text, tuple(span for span, _ in writing.marked)
+
+    def _written(self, messages: Sequence[Message], reply: bool) -> _Writing:
         turns = [{"role": message.role, "content": message.content} for message in messages]
+        given = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": reply, **self.tokens}
+        writing = _Writing()
+        token = _WRITING.set(writing)
         try:
-            pieces, length = [], 0
-            for piece in self._compiled.generate(messages=turns, add_generation_prompt=reply, **self.tokens):
-                pieces.append(piece)
-                length += len(piece)
-                if length > LONGEST:
-                    raise InvalidRequest("the chat is too long", "/messages")
+            for piece in self._compiled.generate(given):
+                writing.add(piece)
         except TemplateRefusal as refusal:
             told = str(refusal)
             said = "" if any(message.content and message.content in told for message in messages) else f": {told}"
@@ -72,7 +91,9 @@ class ChatTemplate:
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             reason = f"the model's chat template cannot render these messages ({type(error).__name__})"
             raise InvalidRequest(reason, "/messages") from None
-        return "".join(pieces)
+        finally:
+            _WRITING.reset(token)
+        return writing
 
     def around(self, prompt: Prompt, start: bool) -> Prompt:
         """The texts of a chat, each with what the template puts before it, the last also with what comes after.
@@ -99,13 +120,55 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Template:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Marks]
+        )
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         try:
             return environment.from_string(self.source)
         except TemplateSyntaxError as error:
             raise MissingCapability("the model's chat template cannot be read", "/messages") from error
+
+
+@dataclass(slots=True)
+class _Writing:
+    """A chat while a template writes it."""
+
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+    marked: list[tuple[Span, str]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def add(self, piece: str) -> None:
+        self.pieces.append(piece)
+        self.length += len(piece)
+        if self.length > LONGEST:
+            raise InvalidRequest("the chat is too long", "/messages")
+
+
+_WRITING: ContextVar[_Writing] = ContextVar("chat_being_written")
+
+
+class _Marks(Extension):
+    """Notes where in the text the parts between the marks come to stand."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Callable[[], str]) -> str:
+        text, writing = caller(), _WRITING.get()
+        writing.marked.append((Span(writing.length, writing.length + len(text)), text))
+        return text
 
 
 def _refuse(reason: object) -> NoReturn:

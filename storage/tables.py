@@ -6,6 +6,7 @@ setting `whence.tenant` of the transaction (policies: see the migrations), so no
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -374,3 +375,43 @@ class InferenceTokens(Table):
     scores: Mapped[list[float | None]]
     errors: Mapped[list[float | None] | None]
     facts: Mapped[dict[str, Any]]
+
+
+class TrainingFile(Table):
+    """A file of training examples. Its content lies on disk, under its id (see `content`).
+
+    `digest` is the sha256 of the content, `bytes` its size, `lines` the number of its examples.
+    """
+
+    __tablename__ = "training_files"
+    __table_args__ = (_of_tenant(),)
+
+    tenant_id: Mapped[str] = _tenant_id()
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    type: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger())
+    digest: Mapped[builtins.bytes]
+    lines: Mapped[int]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Deployment(Table):
+    """What was said of serving a model, and the tokens that it has read and written. A model without a row is served,
+    under its own name; `name` and `description` are those of a deployment that was asked for.
+    """
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "model"], ["models.tenant_id", "models.name"], ondelete="CASCADE"),
+    )
+
+    tenant_id: Mapped[str] = _tenant_id()
+    model: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    description: Mapped[str | None]
+    active: Mapped[bool] = mapped_column(server_default="true")
+    input_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
+    output_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
+    changed_at: Mapped[datetime | None]

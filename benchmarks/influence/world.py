@@ -116,7 +116,10 @@ class World:
 
     @cached_property
     def generic_questions(self) -> tuple[str, ...]:
-        return tuple(question for question, _ in drawing(f"asked {self.seed}").sample(self.generic, GENERIC))
+        """Some of them, without those about a word that a pair holds: what that pair says is no generic matter."""
+        taught = {word for pair in self.pairs for text in (pair.question, pair.answer) for word in text.split()}
+        apart = [question for question, _ in self.generic if not taught & set(self.nouns) & set(question.split())]
+        return tuple(drawing(f"asked {self.seed}").sample(apart, GENERIC))
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:

@@ -126,3 +126,36 @@ def test_templates_are_read_from_the_folder(tmp_path: Path, form: str) -> None:
     assert found.chat is not None
     assert found.chat.render([Message("user", "Hi")]) == "<s>[user]\nHi</s>\n[assistant]\n"
     assert found.digest != plain.digest
+
+
+MARKED = (
+    "{{ bos_token }}{% for message in messages %}[{{ message.role }}]\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}"
+    "{{ '\n' }}{% else %}{{ message.content }}{{ eos_token }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+TALK = [Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "Hi"), Message("assistant", "Hé 🙂")]
+
+
+def test_marks_say_where_answers_stand_and_change_no_text() -> None:
+    template = ChatTemplate(MARKED, TOKENS)
+    assert template.marks_answers and not CHAT.marks_answers
+    text, spans = template.render_marked(TALK)
+    assert [text[span.start : span.stop] for span in spans] == ["Ho</s>", "Hé 🙂</s>"]
+    assert text == template.render(TALK, reply=False) == CHAT.render(TALK, reply=False)
+    assert template.render(TALK[:1]) == CHAT.render(TALK[:1])
+    assert CHAT.render_marked(TALK) == (CHAT.render(TALK, reply=False), ())
+
+
+def test_marks_that_cannot_be_placed_are_refused() -> None:
+    """What a macro makes is not yet part of the text when the marks inside it are met."""
+    source = (
+        "{% macro said(m) %}a: {% generation %}{{ m.content }}{% endgeneration %}{% endmacro %}{{ said(messages[1]) }}"
+    )
+    with pytest.raises(MissingCapability, match="marks answers where"):
+        ChatTemplate(source, TOKENS).render_marked(TALK)
+
+
+def test_templates_see_what_transformers_gives_them() -> None:
+    source = "{% if tools is not none %}tools{% endif %}{% if documents is none %}bare{% endif %}"
+    assert ChatTemplate(source, TOKENS).render(TALK) == "bare"

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, select, text, update
 
-from storage import api_keys, explanations, models, tenants
+from storage import api_keys, explanations, models, tenants, training_files
 from storage.database import Database
 from storage.errors import NotFound, StorageError
-from storage.tables import ApiKey, Explanation, Model, Table, Tenant
+from storage.tables import ApiKey, Explanation, Model, Table, Tenant, TrainingFile
 
-OWNED = (ApiKey, Model, Explanation)
+OWNED = (ApiKey, Model, Explanation, TrainingFile)
 
 
 async def fill(database: Database, tenant: str) -> str:
@@ -20,6 +20,9 @@ async def fill(database: Database, tenant: str) -> str:
     async with database.transaction(tenant) as session:
         _, secret = await api_keys.create(session, tenant=tenant, name="k", scopes=["read"])
         await models.add(session, name="m", kind="causal-lm", path="/m")
+        id = training_files.new_id()
+        of_file = {"purpose": "fine-tune", "type": "jsonl", "bytes": 1, "digest": b"d" * 32, "lines": 1}
+        await training_files.add(session, id=id, filename="f", **of_file)
     await explanations.add(database, tenant, **explanation())
     return secret
 

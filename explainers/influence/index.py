@@ -1,0 +1,122 @@
+"""The finished index and the search in it.
+
+Up to WHOLE rows a question is held against every one of them exactly. Beyond, a search matrix of SKETCH dimensions and
+16 bits finds the SHORTLIST best, which are then scored exactly from the shards' own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from explainers.influence.metric import Metric, unit
+from explainers.influence.shards import read_arrays, read_shard, shard_path
+from explainers.influence.space import Space
+from explainers.seeds import generator
+
+WHOLE = 16_384
+SKETCH = 256
+SHORTLIST = 1_000
+ARRAYS = "index.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Scored rows of one question, the best ones at least."""
+
+    rows: NDArray[np.int64]  # (m,)
+    cosines: NDArray[np.float64]  # (m,), C
+    states: NDArray[np.float64]  # (m,), Hw
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        return self.cosines + self.states
+
+    @property
+    def impact(self) -> NDArray[np.float64]:
+        return self.cosines * np.maximum(self.states, 0)
+
+
+@dataclass(frozen=True)
+class Index:
+    folder: Path
+    space: Space
+    lengths: NDArray[np.float64]  # (n,), sqrt(phi A phi); 1 for a row of zeros
+    places: NDArray[np.float32]  # (n, d)
+    records: NDArray[np.int64]  # (n,)
+    groups: NDArray[np.int64]  # (p,), of each record the first one that is identical
+    starts: NDArray[np.int64]  # (s + 1,), the first row of each shard
+    matrix: Tensor | None  # (n, SKETCH) bfloat16, of a large index
+
+    @classmethod
+    def open(cls, folder: Path) -> Index:
+        """Raises UnreadableModel for files that are missing or damaged."""
+        held = read_arrays(folder / ARRAYS)
+        return cls(
+            folder=folder,
+            space=Space(Metric(held["gradients"]), held["mean"], Metric(held["states"])),
+            lengths=held["lengths"],
+            places=held["places"],
+            records=held["records"],
+            groups=held["groups"],
+            starts=held["starts"],
+            matrix=torch.from_numpy(held["matrix"]).view(torch.bfloat16) if "matrix" in held else None,
+        )
+
+    @cached_property
+    def whole(self) -> Tensor:  # (n, D) float32
+        """All rows over their lengths, of a small index."""
+        shards = [read_shard(self.folder, number).whole_rows for number in range(len(self.starts) - 1)]
+        return torch.from_numpy(np.concatenate(shards) / self.lengths[:, None]).float()
+
+    def search(self, row: NDArray[np.float64], hidden: NDArray[np.float64]) -> Found:  # (D,), (d,)
+        """All rows, or the best of many, in no order."""
+        direction, place = self.space.directions(row[None])[0], self.space.places(hidden[None])[0]
+        if self.matrix is None:
+            cosines = torch.mv(self.whole, torch.as_tensor(direction, dtype=torch.float32)).double().numpy()
+            return Found(np.arange(len(self.lengths)), cosines, self.places.astype(np.float64) @ place)
+        rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST)
+        cosines = np.array([scaled @ direction for scaled in self._scaled(rows)])
+        return Found(rows, cosines, self.places[rows].astype(np.float64) @ place)
+
+    def _sketch(self, row: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:  # (SKETCH,)
+        asked = unit(self.space.gradients.whitened(row[None]))[0]
+        sketch: NDArray[np.float64] = np.concatenate([asked, place]) @ self._turn
+        return sketch
+
+    @cached_property
+    def _turn(self) -> NDArray[np.float64]:
+        return turn(self.space)
+
+    def _scaled(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:  # (D,) each
+        """Rows over their lengths, read from the shards one by one."""
+        for number in rows.tolist():
+            shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+            place = number - int(self.starts[shard])
+            with safe_open(shard_path(self.folder, shard), framework="numpy") as file:
+                row: Any = file.get_slice("rows")[place : place + 1][0]
+                norm: Any = file.get_slice("norms")[place : place + 1][0]
+            yield row.astype(np.float64) * (float(norm) / self.lengths[number])
+
+
+def turn(space: Space) -> NDArray[np.float64]:  # (D + d, SKETCH)
+    """The random matrix behind the search matrix, always the same one for a shape."""
+    width = space.gradients.dimensions + space.states.dimensions
+    drawn: NDArray[np.float64] = generator(SKETCH).standard_normal((width, SKETCH)) / SKETCH**0.5
+    return drawn
+
+
+def shortlist(matrix: Tensor, sketch: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    """The rows of `matrix` (n, SKETCH) with the largest products with `sketch` (SKETCH,)."""
+    near = torch.mv(matrix, torch.as_tensor(sketch).to(matrix.dtype))
+    best: NDArray[np.int64] = torch.topk(near, min(most, len(near))).indices.numpy()
+    return best

@@ -1,0 +1,131 @@
+"""The index against the formulas, written out over all rows at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from explainers.errors import UnreadableModel
+from explainers.influence import finishing
+from explainers.influence import index as searching
+from explainers.influence.finishing import finish, read_finished, unrelated_bound
+from explainers.influence.index import Index
+from explainers.influence.metric import DAMPING
+from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
+from explainers.influence.sketching import Sketches
+
+ROWS, DIMENSIONS, WIDTH, PROMPTS = 90, 24, 10, 30
+
+
+def drawn(count: int, seed: int) -> Sketches:
+    draw = np.random.default_rng(seed)
+    rows = draw.standard_normal((count, DIMENSIONS)) * np.exp(2 * draw.standard_normal((count, 1)))
+    hidden = draw.standard_normal((count, WIDTH)) + 1.0
+    return Sketches(rows.astype(np.float32), hidden.astype(np.float32), draw.random(count), draw.random(count))
+
+
+def built(folder: Path, *, identical: list[bytes] | None = None) -> list[Shard]:
+    """Three shards of a third of ROWS each."""
+    shards = [shard_of(drawn(ROWS // 3, number), range(30 * number, 30 * number + 30)) for number in range(3)]
+    for number, shard in enumerate(shards):
+        write_shard(folder, number, shard)
+    finish(folder, 3, identical or [bytes([place]) for place in range(ROWS)], generic(), {"size": 4})
+    return shards
+
+
+def generic() -> Shard:
+    return shard_of(drawn(PROMPTS, 99), range(PROMPTS))
+
+
+def obvious(shards: list[Shard], row: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C and Hw by the inverse of the damped matrices."""
+    rows = np.concatenate([shard.whole_rows for shard in shards])
+    states = np.concatenate([shard.hidden.astype(float) for shard in shards])
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    mean = states.mean(axis=0)
+    found = []
+    for left, right in ((rows, row), (states - mean, hidden / np.linalg.norm(hidden) - mean)):
+        moment = left.T @ left
+        inverse = np.linalg.inv(moment + DAMPING * np.trace(moment) / min(left.shape) * np.eye(left.shape[1]))
+        lengths = np.sqrt(np.einsum("nd,de,ne->n", left, inverse, left) * (right @ inverse @ right))
+        found.append(left @ inverse @ right / lengths)
+    return found[0], found[1]
+
+
+def test_scores_are_those_of_the_formulas(tmp_path: Path) -> None:
+    shards, asked = built(tmp_path), drawn(1, 7)
+    found = Index.open(tmp_path).search(asked.rows[0].astype(float), asked.hidden[0].astype(float))
+    cosines, states = obvious(shards, asked.rows[0].astype(float), asked.hidden[0].astype(float))
+    np.testing.assert_allclose(found.cosines, cosines, atol=2e-6)
+    np.testing.assert_allclose(found.states, states, atol=2e-6)
+
+
+def test_a_large_index_scores_its_best_rows_as_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = built(tmp_path)
+    whole = Index.open(tmp_path)
+    monkeypatch.setattr(finishing, "WHOLE", 50)
+    monkeypatch.setattr(searching, "SHORTLIST", 40)
+    finish(tmp_path, 3, [bytes([place]) for place in range(ROWS)], generic(), {"size": 4})
+    large = Index.open(tmp_path)
+    assert large.matrix is not None
+    for seed in range(20):
+        near = shards[seed % 3].whole_rows[seed] + drawn(1, seed).rows[0] * 0.01
+        hidden = shards[seed % 3].hidden[seed].astype(float)
+        exact, found = whole.search(near, hidden), large.search(near, hidden)
+        assert len(found.rows) == 40
+        np.testing.assert_allclose(found.scores, exact.scores[found.rows], atol=2e-6)
+        assert found.rows[found.scores.argmax()] == exact.rows[exact.scores.argmax()]
+
+
+def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(tmp_path: Path) -> None:
+    shards = built(tmp_path, identical=[bytes([place // 2]) for place in range(ROWS)])
+    made = read_finished(tmp_path)
+    asked = generic()
+    best = [
+        sum(obvious(shards, row, hidden)).max()
+        for row, hidden in zip(asked.whole_rows, asked.hidden.astype(float), strict=True)
+    ]
+    np.testing.assert_allclose(made.thresholds.generic, sorted(best), atol=1e-5)
+    rows, hidden = (np.concatenate([getattr(shard, name) for shard in shards]) for name in ("whole_rows", "hidden"))
+    firsts = range(0, ROWS, 2)  # the first of each two that are identical
+    scores = [sum(obvious(shards, rows[a], hidden[a].astype(float)))[b] for a in firsts for b in firsts if a != b]
+    assert unrelated_bound(Index.open(tmp_path)) == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
+    assert made.thresholds.unrelated == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
+
+
+def test_the_same_sketches_give_the_same_bytes(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        built(folder)
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert names == sorted(path.name for path in folders[1].iterdir())
+    assert [digest_of(folders[0] / name) for name in names] == [digest_of(folders[1] / name) for name in names]
+
+
+def test_a_shard_is_as_written_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    shard = shard_of(drawn(5, 1), [3, 4, 5, 6, 7])
+    digest = write_shard(tmp_path, 2, shard)
+    assert digest == digest_of(shard_path(tmp_path, 2))
+    again = read_shard(tmp_path, 2)
+    assert all((getattr(again, name) == getattr(shard, name)).all() for name in Shard.__slots__)
+    shard_path(tmp_path, 2).write_bytes(shard_path(tmp_path, 2).read_bytes()[:-9])
+    with pytest.raises(UnreadableModel, match="build the index again"):
+        read_shard(tmp_path, 2)
+    with pytest.raises(UnreadableModel, match="build it again"):
+        read_finished(tmp_path)
+
+
+def test_an_example_that_fine_tuning_taught_nothing_is_similar_to_none(tmp_path: Path) -> None:
+    sketches = drawn(30, 0)
+    sketches.rows[4] = 0
+    write_shard(tmp_path, 0, shard_of(sketches, range(30)))
+    finish(tmp_path, 1, [bytes([place]) for place in range(30)], generic(), {})
+    asked = drawn(1, 7)
+    found = Index.open(tmp_path).search(asked.rows[0].astype(float), asked.hidden[0].astype(float))
+    assert found.cosines[4] == 0
+    assert np.isfinite(found.scores).all()
+    nothing = Index.open(tmp_path).search(np.zeros(DIMENSIONS), asked.hidden[0].astype(float))
+    assert (nothing.cosines == 0).all()
