@@ -14,7 +14,8 @@
     made.retrained(keep, seed)  the weights after fine-tuning the same base on `rows[i] for i in keep`, not cached
     made.model(), made.base_model()   both as `explainers.language_model.LanguageModel`
 
-`relevant` are the pairs that state what the answer says about the fact asked for, copies among them.
+`bed(..., tangled=True)` is the harder world of the same seed (see `world`). `relevant` are the pairs that state what
+the answer says about the fact asked for, copies among them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Query:
 class Bed:
     seed: int
     kind: Kind
-    cache: Path
+    folder: Path  # of the cache, for this seed
     world: World
     tokenizer: PreTrainedTokenizerFast
     base: LlamaForCausalLM
@@ -87,7 +88,7 @@ class Bed:
 
     def folders(self) -> tuple[Path, Path]:
         """The base and the fine-tuned model on disk."""
-        found = self.cache / f"seed{self.seed}" / "base-model", self.cache / f"seed{self.seed}" / f"{self.kind}-model"
+        found = self.folder / "base-model", self.folder / f"{self.kind}-model"
         for folder, model in zip(found, (self.base, self.tuned), strict=True):
             if not (folder / "tokenizer.json").exists():
                 model.save_pretrained(folder)
@@ -107,15 +108,16 @@ class Bed:
         return [str(self.tokenizer.decode(said)) for said in greedy(model or self.tuned, prompts, end)]
 
 
-def bed(seed: int, kind: Kind, cache: Path) -> Bed:
-    made, folder = world(seed), cache / f"seed{seed}"
+def bed(seed: int, kind: Kind, cache: Path, *, tangled: bool = False) -> Bed:
+    made = world(seed, tangled=tangled)
+    folder = cache / f"{'tangled' if tangled else 'seed'}{seed}"
     tokenizer = tokenizer_of(made.vocabulary)
     base = _base(made, tokenizer, folder / "base.safetensors")
     rows = [row_of(tokenizer, pair.question, pair.answer) for pair in made.pairs]
     place = folder / f"{kind}.safetensors"
     if not place.exists():
         keep_weights(fine_tuned(base, rows, kind, seed), place)
-    return Bed(seed, kind, cache, made, tokenizer, base, with_weights(base, load_file(place)))
+    return Bed(seed, kind, folder, made, tokenizer, base, with_weights(base, load_file(place)))
 
 
 def keep_weights(weights: Weights, place: Path) -> None:

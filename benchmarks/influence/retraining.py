@@ -31,7 +31,7 @@ def halves(bed: Bed, count: int) -> NDArray[np.bool_]:  # (R, n)
 def retrained(bed: Bed, held: NDArray[np.bool_], seed: int) -> Weights:
     """After fine-tuning on the pairs that `held` (n,) names, from the cache where it was done before."""
     name = f"{sha256(np.packbits(held).tobytes()).hexdigest()[:16]}-{seed}"
-    place = bed.cache / f"seed{bed.seed}" / f"{bed.kind}-subsets" / f"{name}.safetensors"
+    place = bed.folder / f"{bed.kind}-subsets" / f"{name}.safetensors"
     if not place.exists():
         keep_weights(bed.retrained(np.flatnonzero(held).tolist(), seed), place)
     return load_file(place)
