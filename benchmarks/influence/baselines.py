@@ -164,12 +164,12 @@ def whitened(dot: Tensor, kernel: Tensor, own: Tensor, rank: int) -> Tensor:  # 
     return inner / itself.sqrt() / asked.sqrt()[:, None]
 
 
-def traced(bed: Bed, queries: Sequence[Query], every: int = 2) -> Floats:
-    """TracInCP over every second checkpoint, each with the rate in the middle of its pass."""
+def traced(bed: Bed, queries: Sequence[Query], points: int = 3) -> Floats:
+    """TracInCP over a few checkpoints, the last one among them, each with the rate in the middle of its pass."""
     scores = torch.zeros(len(queries), len(bed.rows), dtype=torch.float64)
     count = FINE_TUNING[bed.kind].passes
     passed = list(checkpoints(bed.base, bed.rows, bed.kind, bed.seed))
-    for number in range((count - 1) % every, count, every):
+    for number in (round(count * point / points) - 1 for point in range(1, points + 1)):
         model = with_weights(bed.base, passed[number])
         train, asked = passes(model, bed.rows), passes(model, [query.row for query in queries])
         for _, pairs, questions in layers(train, asked):
