@@ -52,7 +52,8 @@ def lexical(bed: Bed, queries: Sequence[Query], k1: float = 1.5, b: float = 0.75
 def hidden(model: LlamaForCausalLM, rows: Sequence[Row]) -> Tensor:  # (n, d)
     """After the last layer and its norm, where the answer begins."""
     states = model.model(input_ids=padded(rows).ids, use_cache=False).last_hidden_state
-    return states[torch.arange(len(rows)), torch.tensor([row.asked for row in rows])]
+    found: Tensor = states[torch.arange(len(rows)), torch.tensor([row.asked for row in rows])]
+    return found
 
 
 def hidden_cosine(bed: Bed, queries: Sequence[Query]) -> Floats:
@@ -117,7 +118,8 @@ def _data_inf(dot: Tensor, kernel: Tensor, size: int) -> Tensor:  # (Q, n)
     lengths = kernel.diagonal()
     damping = DAMPING * lengths.mean() / size
     taken = (dot / (damping + lengths)) @ kernel / len(kernel)
-    return (dot - taken) / damping
+    found: Tensor = (dot - taken) / damping
+    return found
 
 
 def _add_factored(sums: Sums, train: Passes, name: str, pairs: Tensor, questions: Tensor) -> None:

@@ -66,7 +66,7 @@ def passes(model: LlamaForCausalLM, rows: Sequence[Row]) -> Passes:
 def _keeping(seen: Seen):  # type: ignore[no-untyped-def]
     def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         seen.inputs.append(arguments[0].detach())
-        output.register_hook(seen.gradients.append)
+        output.register_hook(seen.gradients.append)  # type: ignore[no-untyped-call]
 
     return hook
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.influence import baselines, metrics
+from benchmarks.influence.gradients import Passes, Seen
 
 SCORES = np.array([[0.9, 0.1, 0.8, 0.2], [0.1, 0.9, 0.3, 0.2]])
 RELEVANT = np.array([[True, False, False, True], [False, False, True, True]])
@@ -76,3 +77,19 @@ def test_data_inf_is_a_mean_of_inverses_of_rank_one() -> None:
     inverse = torch.stack([torch.linalg.inv(torch.outer(row, row) + damping * eye) for row in pairs]).mean(0)
     found = baselines._data_inf(questions @ pairs.T, pairs @ pairs.T, 12)
     torch.testing.assert_close(found, questions @ inverse @ pairs.T)
+
+
+def test_ek_fac_is_a_diagonal_in_the_eigenbasis_of_the_factors() -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs, gradients = (torch.randn(6, 3, width, generator=draw) for width in (4, 5))  # (B, S, width)
+    seen = Seen([inputs], [gradients])
+    pairs, questions = seen.per_row(torch.arange(6)), torch.randn(2, 5, 4, generator=draw)
+    sums = baselines.Sums.empty(2, 6)
+    baselines._add_factored(sums, Passes({"layer": seen}, torch.arange(6)), "layer", pairs, questions)
+
+    factors = [part.flatten(0, 1).double() for part in (gradients, inputs)]
+    basis = torch.kron(*(torch.linalg.eigh(part.T @ part)[1].contiguous() for part in factors))
+    values = (pairs.flatten(1).double() @ basis).square().mean(0)
+    inverse = basis @ torch.diag(1 / (values + 0.1 * values.mean())) @ basis.T
+    expected = questions.flatten(1).double() @ inverse @ pairs.flatten(1).double().T
+    torch.testing.assert_close(sums.factored, expected, atol=1e-4, rtol=1e-4)
