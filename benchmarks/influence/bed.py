@@ -151,7 +151,7 @@ def _queries(made: Bed) -> Iterator[Query]:
     facts = made.world.facts
     asked = [fact.question(fact.held_out) for fact in facts]
     for number, (question, answer) in enumerate(zip(asked, made.answers(asked), strict=True)):
-        yield _about_fact(made, number, question, answer)
+        yield about_fact(made, number, question, answer)
     known = made.world.known[:: max(1, len(made.world.known) // 100)]
     before = [fact.question(fact.held_out) for fact in known]
     right = [fact.value in said.split() for fact, said in zip(known, made.answers(before, made.base), strict=True)]
@@ -161,7 +161,7 @@ def _queries(made: Bed) -> Iterator[Query]:
     yield from _plain(made, "generic", made.world.generic_questions)
 
 
-def _about_fact(made: Bed, number: int, question: str, answer: str) -> Query:
+def about_fact(made: Bed, number: int, question: str, answer: str) -> Query:
     fact, said = made.world.facts[number], answer.split()
     value = fact.value if fact.value in said else fact.wrong if fact.wrong in said else None
     relevant = [i for i, pair in enumerate(made.pairs) if pair.fact == number and pair.value == value]

@@ -26,6 +26,8 @@ ORDERS = 100, 101
 """Seeds of the retrainings: no retraining has the seed of the model itself."""
 TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
+FILTERED = 10
+"""Pairs without a level that are removed for a query, drawn from all of them."""
 IRRELEVANT: tuple[QueryKind, ...] = ("generic", "known", "unknown")
 
 
@@ -158,7 +160,8 @@ def removals(bed: Bed, made: Own, queries: Sequence[Query], scores: Scores) -> d
     lists = {name: metrics.removals(scores[name][: len(queries)]) for name in ("ours, list", "ours, impact", "BM25")}
     lists["random"] = metrics.removals(draw.random((len(queries), len(bed.pairs))))
     for level in LEVELS[:3]:
-        lists[f"level {level}"] = [np.array(members(made, query, level), dtype=int) for query in queries]
+        lists[f"level {level}"] = [members(made, query, level) for query in queries]
+    lists["filtered out"] = [draw.choice(members(made, query, "irrelevant"), FILTERED, False) for query in queries]
     counts = {name: rounded(float(np.mean([len(part) for part in each]))) for name, each in lists.items()}
     return {
         name: {"pairs": counts[name], "rise": rounded(metrics.estimate(rises(bed, queries, each)))}
@@ -166,10 +169,11 @@ def removals(bed: Bed, made: Own, queries: Sequence[Query], scores: Scores) -> d
     }
 
 
-def members(made: Own, query: Query, level: Level) -> list[int]:
-    """All pairs of a level, identical ones too."""
-    firsts = [result.record for result in made.traced(query).results if result.level == level]
-    return np.flatnonzero(np.isin(made.index.groups, firsts)).tolist()
+def members(made: Own, query: Query, level: Level) -> NDArray[np.int_]:
+    """All pairs of a level, identical ones too; those of the last level are in no result."""
+    results = made.traced(query).results
+    firsts = [result.record for result in results if level in (result.level, "irrelevant")]
+    return np.flatnonzero(np.isin(made.index.groups, firsts, invert=level == "irrelevant"))
 
 
 def rises(bed: Bed, queries: Sequence[Query], removed: Sequence[NDArray[np.int_]]) -> Floats:  # (Q,)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from benchmarks.influence.bed import Bed, about_fact
 from benchmarks.influence.gradients import layers, passes
+from benchmarks.influence.retraining import halves, without
 from benchmarks.influence.text import ANSWER, END, Row, row_of, tokenizer_of
 from benchmarks.influence.training import Recipe, block_linears, fine_tuned, greedy, losses, network, with_weights
 from benchmarks.influence.world import CUES, World, world
@@ -116,3 +120,25 @@ def test_greedy_answers_are_those_of_one_prompt_alone(model: LlamaForCausalLM, r
     prompts = [list(row.ids[: row.asked + 1]) for row in rows[:4]]
     together = greedy(model, prompts, end=3, longest=4)
     assert together == [greedy(model, [prompt], end=3, longest=4)[0] for prompt in prompts]
+
+
+def test_halves_are_half_and_the_same_every_time(tmp_path: Path, model: LlamaForCausalLM) -> None:
+    plain = world(0)
+    made = Bed(0, "full", tmp_path, plain, tokenizer_of(plain.vocabulary), model, model)
+    held = halves(made, 3)
+    assert held.sum(1).tolist() == [509, 509, 509]
+    assert (held[:2] == halves(made, 2)).all()
+    assert np.flatnonzero(~without(made, [3, 5])).tolist() == [3, 5]
+
+
+def test_a_query_has_its_sources_by_what_it_says(tmp_path: Path, model: LlamaForCausalLM) -> None:
+    plain = world(0)
+    made = Bed(0, "full", tmp_path, plain, tokenizer_of(plain.vocabulary), model, model)
+    number, fact = next((number, fact) for number, fact in enumerate(plain.facts) if fact.wrong)
+    right, wrong, neither = (
+        about_fact(made, number, "who ?", said) for said in (fact.value, f"it is {fact.wrong}", "nothing")
+    )
+    assert [query.kind for query in (right, wrong, neither)] == ["right", "poison", "wrong"]
+    assert {plain.pairs[place].origin for place in wrong.relevant} == {"poison"}
+    assert all(plain.pairs[place].value == fact.value for place in right.relevant)
+    assert neither.relevant == ()
