@@ -55,9 +55,14 @@ def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[s
 
 
 def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoints: bool) -> dict[str, Any]:
-    """`retrainings` on halves of the set, `again` of them a second time, `removed` queries' pairs taken out."""
+    """`retrainings` on halves of the set, `again` of them a second time, `removed` queries' pairs taken out.
+
+    Raises ValueError for a model that learnt no fact: there is nothing to ask it.
+    """
     calibration, tested = bed.of("generic")[::2], bed.of("generic")[1::2]
     made, right, poisoned = own(bed, calibration), bed.of("right"), bed.of("poison")
+    if not (right and poisoned):
+        raise ValueError("fine-tuning taught the model no fact, or none of the poisoned ones")
     scores = all_scores(bed, [*right, *poisoned], made, checkpoints=checkpoints)
     found: dict[str, Any] = {
         "queries": dict(Counter(query.kind for query in bed.queries)),
