@@ -7,6 +7,7 @@
 VENV := .venv
 CLIENTS := .venv-clients
 ARTHUR := .venv-arthur
+SEEKR := .venv-seekr
 PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check
 ARGS ?=
 
@@ -32,6 +33,8 @@ dev: python
 clients: python
 	@if $(call stale,$(CLIENTS),clients,tests/clients/constraints.txt); then \
 		$(call install,$(CLIENTS),clients,tests/clients/constraints.txt,-r tests/clients/constraints.txt); fi
+	@if $(call stale,$(SEEKR),clients,tests/clients/constraints-seekr.txt); then \
+		$(call install,$(SEEKR),clients,tests/clients/constraints-seekr.txt,--no-deps -r tests/clients/constraints-seekr.txt); fi
 	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
 		echo 'make: arthurai runs on Python 3.11 alone: the tests with it are left out (PYTHON=python3.11 brings them).'; \
 	elif $(call stale,$(ARTHUR),clients,tests/clients/constraints-arthur.txt); then \

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from app.dependencies import JsonResponse
 from app.errors import Problem, Responses
+from app.jobs import STORED
 from storage.jobs import Job
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -28,7 +29,11 @@ class JobResponse(BaseModel):
     """A job: work that goes on without its client."""
 
     id: str = Field(description="Id of the job.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
-    kind: str = Field(description="What is done: `explain`, or `explain-inferences`.", examples=["explain"])
+    kind: str = Field(
+        description="What is done: `explain`, `context-attribution`, `influence`, `explain-inferences`, "
+        "`influence-index`, or `influence-shards` (a part of the one before).",
+        examples=["explain"],
+    )
     model: str = Field(description="Name of the model.", examples=["demo-lm"])
     state: State = Field(
         description="`queued` and `running` come before `succeeded`, `failed` or `cancelled`, which are final. A "
@@ -43,12 +48,13 @@ class JobResponse(BaseModel):
         examples=[None],
     )
     explanation: str | None = Field(
-        description="Of kind `explain`, once it has succeeded: its result, for `GET /explanations/{id}`.",
+        description="Of kinds `explain`, `context-attribution` and `influence`, once it has succeeded: its result, for "
+        "`GET /explanations/{id}`.",
         examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"],
     )
     error: Problem | None = Field(description="Once it has failed: what the request would have been answered.")
     attempts: int = Field(
-        description="Attempts begun; after three whose worker ended (ten of `explain-inferences`) it fails.",
+        description="Attempts begun; after three whose worker ended (ten of what is kept piece by piece) it fails.",
         examples=[1],
     )
     created_at: datetime = Field(description="When it was asked for.", examples=["2026-01-31T12:00:00Z"])
@@ -85,7 +91,7 @@ def job_answer(job: Job) -> dict[str, Any]:
     times = ("created_at", "started_at", "heartbeat_at", "finished_at")
     rate, eta = pace(job)
     about = {"id": str(job.id), "rate": rate, "eta_seconds": eta}
-    about |= {"explanation": str(job.result) if job.result is not None and job.kind == "explain" else None}
+    about |= {"explanation": str(job.result) if job.result is not None and job.kind in STORED else None}
     return about | {name: getattr(job, name) for name in (*same, *times)}
 
 

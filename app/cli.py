@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from app.console import AsJson, DataDir, Name, Row, Tenant, opened, settings_from, show
-from app.demo import prepare_demo
+from app.demo import CONTEXT_MODEL, prepare_demo
 from app.refusals import Refusal
 from app.registry import explainer_of, key_commands, model_commands
 from app.settings import Settings
@@ -78,7 +78,8 @@ def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, no_work
 
     worker = False if no_worker else None
     settings = settings_from(host=host, port=port, data_dir=data_dir, open_docs=True, worker=worker)
-    run_server(settings, prepare_demo)
+    named = settings.context_model or CONTEXT_MODEL
+    run_server(settings.model_copy(update={"context_model": named}), prepare_demo)
 
 
 @program.command()

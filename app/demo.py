@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
 PICTURE = FOLDER.parent / "data" / "shapes_example.png"
 DESCRIPTION = "Whence's own demo model"
+CONTEXT_MODEL = "demo-lm"
+"""Whose responses are attributed to a context where a request names no model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.NotFound: (404, "NOT_FOUND"),
     refusals.UnknownModel: (404, "UNKNOWN_MODEL"),
     refusals.Conflict: (409, "CONFLICT"),
+    refusals.IndexNotReady: (409, "INDEX_NOT_READY"),
     refusals.StillRunning: (409, "STILL_RUNNING"),
     refusals.MalformedBody: (400, "INVALID_REQUEST"),
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
@@ -130,7 +131,11 @@ class Problem(BaseModel):
     code: str = Field(description="Stable upper-case token for programs.")
     message: str = Field(description="Same as `detail`.")
     errors: list[FieldProblem] | None = Field(None, description="The fields at fault, where known.")
-    job: str | None = Field(None, description="With `STILL_RUNNING`: the job that goes on; also the id of its result.")
+    job: str | None = Field(
+        None,
+        description="With `STILL_RUNNING`: the job that goes on; also the id of its result. With `INDEX_NOT_READY`: "
+        "the job that builds the index.",
+    )
 
 
 MEANINGS = {
@@ -141,6 +146,7 @@ MEANINGS = {
     409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
     413: "The body is larger than the server reads.",
     415: "The body is not declared as application/json.",
+    429: "Too much work waits; `Retry-After` says when to come back.",
     503: "Too much work waits; `Retry-After` says when to come back.",
 }
 

@@ -6,19 +6,21 @@ only after its transaction has been committed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from app.device import Priority, Steps
 from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
 from app.models import find_model, language_model, registration_of
+from app.open_indexes import OpenIndexes
 from app.questions import Forecast, Question, answer, forecast
-from app.records import attribution_from, attribution_record
+from app.records import Record, attribution_from, attribution_record
 from app.refusals import NotFound, UnknownModel
 from app.runtime import Registration, Runtime
 from app.scoring import Scorers
@@ -28,6 +30,9 @@ from storage import explanations
 from storage.database import Database
 
 KIND = "completion"
+CONTEXT_KIND = "context-attribution"
+MAPS = (KIND, CONTEXT_KIND)
+"""Kinds of questions whose answers are scores of a prompt's parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,26 @@ class Explained:
     attribution: Attribution
     seconds: float
     forwards: int
+
+
+class Asked(Protocol):
+    """A question as the store knows it."""
+
+    @property
+    def model(self) -> str:
+        """The name of who is asked."""
+
+    @property
+    def record(self) -> Record:
+        """What decides the answer beside the weights; with a `prompt` and a `target`, so that it can be drawn."""
+
+    @property
+    def key(self) -> bytes:
+        """The name of the question: with exact weights it names one computation."""
+
+
+Work: TypeAlias = Callable[[Registration, UUID, Priority, Steps], Coroutine[Any, Any, Explained]]
+"""Answers under the id that it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +92,36 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredOther:
+    """The same of another kind of question than MAPS: its answer is `content`, plain JSON."""
+
+    id: UUID
+    kind: str
+    model: str
+    model_digest: str
+    request: Mapping[str, Any]
+    content: Mapping[str, Any]
+    seconds: float
+    forwards: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Explainer:
     """What answering needs: the store, the models and the flights of requests under way.
 
-    `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes.
+    `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes. What is kept on disk
+    lies in `data_dir`.
     """
 
     database: Database
     runtime: Runtime
-    flights: SingleFlight[Explained]
+    flights: SingleFlight[Any]
     deadline: float | None
+    data_dir: Path
     rates: Rates = field(default_factory=Rates)
     scorers: Scorers = field(default_factory=Scorers)
+    indexes: OpenIndexes = field(default_factory=OpenIndexes)
 
 
 async def explain_completion(
@@ -96,34 +139,53 @@ async def explain_completion(
     `id` is what a new one is stored under, unless somebody else's is on its way already.
     Raises `UnknownModel`, `QueueFull`, `StillRunning`, and what the method says about the question.
     """
-    key = question.key
-    registration, stored = await look_up(explainer.database, tenant, question, key)
+
+    async def work(registration: Registration, new: UUID, priority: Priority, steps: Steps) -> Explained:
+        return await compute(explainer, registration, question, new, priority, steps)
+
+    return await answer_once(explainer, tenant, KIND, question, work, fresh=fresh, nice=nice, id=id, watch=watch)
+
+
+async def answer_once(
+    explainer: Explainer,
+    tenant: str,
+    kind: str,
+    asked: Asked,
+    work: Work,
+    *,
+    fresh: bool = False,
+    nice: bool = False,
+    id: UUID | None = None,
+    watch: Watch | None = None,
+) -> Explained:
+    """The stored answer, or what `work` finds, stored under `id`; raises what that raises, and as above."""
+    key = asked.key
+    registration, stored = await look_up(explainer.database, tenant, asked.model, key)
     if stored is not None and not fresh:
         return stored
     new = id or explanations.new_id()
 
-    async def compute_and_store(priority: Priority, steps: Steps) -> Explained:
-        explained = await compute(explainer, registration, question, new, priority, steps)
-        await store(explainer.database, registration, question, explained, key)
+    async def work_and_store(priority: Priority, steps: Steps) -> Explained:
+        explained = await work(registration, new, priority, steps)
+        await store(explainer.database, registration, kind, asked, explained)
         return explained
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
     flight = (tenant, registration, key, fresh)
-    return await explainer.flights.join(
-        flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+    answer: Explained = await explainer.flights.join(
+        flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
     )
+    return answer
 
 
-async def look_up(
-    database: Database, tenant: str, question: Question, key: bytes
-) -> tuple[Registration, Explained | None]:
+async def look_up(database: Database, tenant: str, model: str, key: bytes) -> tuple[Registration, Explained | None]:
     """The model that is asked, and the stored answer to the same question; raises `UnknownModel`."""
     with suppress(storage_errors.InvalidValue):
-        row = await explanations.find(database, tenant, question.model, key)
+        row = await explanations.find(database, tenant, model, key)
         if row is not None:
             known = row.id is not None
             return registration_of(row), answer_from(row) if known else None
-    raise UnknownModel(question.model)
+    raise UnknownModel(model)
 
 
 def answer_from(row: Any) -> Explained:
@@ -160,25 +222,23 @@ def speed_of(registration: Registration, question: Question) -> tuple[object, ..
     return (*registration.weights, question.method)
 
 
-async def store(
-    database: Database, registration: Registration, question: Question, explained: Explained, key: bytes
-) -> None:
+async def store(database: Database, registration: Registration, kind: str, asked: Asked, explained: Explained) -> None:
     await explanations.add(
         database,
         registration.tenant,
         id=explained.id,
-        kind=KIND,
+        kind=kind,
         model=registration.name,
         model_digest=explained.model_digest,
-        request_key=key,
-        request=question.record,
+        request_key=asked.key,
+        request=asked.record,
         attribution=attribution_record(explained.attribution),
         seconds=explained.seconds,
         forwards=explained.forwards,
     )
 
 
-async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored:
+async def fetch_explanation(database: Database, tenant: str, name: str) -> Stored | StoredOther:
     """One stored explanation of this tenant; raises `NotFound` for anything else."""
     try:
         wanted = UUID(name)
@@ -195,15 +255,9 @@ async def list_explanations(database: Database, tenant: str, **filters: Any) -> 
         return await explanations.page(session, **filters)
 
 
-def stored_from(row: Any) -> Stored:
-    return Stored(
-        id=row.id,
-        kind=row.kind,
-        model=row.model,
-        model_digest=row.model_digest,
-        request=row.request,
-        attribution=attribution_from(row.attribution),
-        seconds=row.seconds,
-        forwards=row.forwards,
-        created_at=row.created_at,
-    )
+def stored_from(row: Any) -> Stored | StoredOther:
+    same = ("id", "kind", "model", "model_digest", "request", "seconds", "forwards", "created_at")
+    values = {name: getattr(row, name) for name in same}
+    if row.kind not in MAPS:
+        return StoredOther(**values, content=row.attribution)
+    return Stored(**values, attribution=attribution_from(row.attribution))

@@ -96,7 +96,19 @@ def sections_of(stored: Stored) -> list[Section]:
     pictures = {index: picture_of(item, index) for index, item in enumerate(prompt) if isinstance(item, Image)}
     # Not the request's own target: that is empty where the model was asked to complete the prompt itself.
     target, scale = "".join(part.text for part in attribution.targets), scale_of(stored)
-    return [section(attribution, prompt, pictures, target, row, scale) for row in range(len(attribution.targets))]
+    return [
+        section(attribution, prompt, pictures, target, row, scale, around(stored, row))
+        for row in range(len(attribution.targets))
+    ]
+
+
+def around(stored: Stored, row: int) -> tuple[str, str]:
+    """What was said before and after a target: other targets, or, where these leave parts out, the text as asked."""
+    texts, place = [part.text for part in stored.attribution.targets], stored.attribution.targets[row].span
+    whole = stored.request["target"]
+    if place is not None and whole not in ("", "".join(texts)):
+        return whole[: place.start], whole[place.stop :]
+    return "".join(texts[:row]), "".join(texts[row + 1 :])
 
 
 def scale_of(stored: Stored) -> float:
@@ -137,6 +149,7 @@ def section(
     target: str,
     row: int,
     scale: float,
+    around: tuple[str, str],
 ) -> Section:
     """The explanation of target number `row`; of the target's own tokens only those before it count."""
     scores = attribution.values[row].tolist()
@@ -150,8 +163,7 @@ def section(
     earlier = [(feature, score) for feature, score in scored if feature.item == len(prompt)][:row]
     if earlier:
         items.append(Part("target so far", text_pieces(target_so_far(target, earlier), earlier, scale)))
-    before = "".join(part.text for part in attribution.targets[:row])
-    after = "".join(part.text for part in attribution.targets[row + 1 :])
+    before, after = around
     return Section(before, attribution.targets[row].text, after, tuple(items))
 
 

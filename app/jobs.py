@@ -16,14 +16,17 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
-from app import explainability
+from app import context, explainability, influence, influence_indexes
 from app.backfill import explain_stored
+from app.context import ContextAsked, asked_from, attribute_context
 from app.device import Steps
 from app.explain import Explained, Explainer, explain_completion
 from app.flights import Watch
+from app.influence import Found, influence_of
+from app.influence_build import build_index, compute_shards
 from app.models import find_model
 from app.questions import Question, question_from
 from app.records import Record
@@ -45,7 +48,14 @@ STALE_SECONDS = 8.0
 """A worker not heard of for so long is taken for dead."""
 FOLLOW_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 5
-MOST_ATTEMPTS = {KIND: 3, explainability.KIND: 10}
+MOST_ATTEMPTS = {
+    KIND: 3,
+    context.KIND: 3,
+    influence.KIND: 3,
+    explainability.KIND: 10,
+    influence_indexes.KIND: 10,
+    influence_indexes.SHARDS: 10,
+}
 """A job that keeps what it has done may be begun more often: what ends its workers may be another's doing."""
 
 
@@ -55,10 +65,23 @@ class Order:
 
     question: Question
     fresh: bool = False
+    kind: ClassVar[str] = KIND
 
     @property
     def record(self) -> Record:
         return {"question": self.question.record, "fresh": self.fresh}
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOrder:
+    """The same for the question from which training example."""
+
+    question: influence.Question
+    kind: ClassVar[str] = influence.KIND
+
+    @property
+    def record(self) -> Record:
+        return {"question": self.question.record}
 
 
 @dataclass(slots=True)
@@ -165,7 +188,7 @@ class Jobs:
 
     async def _answer(self, job: Job, request: Record) -> UUID:
         """The id of the result, stored by an earlier attempt or now."""
-        if job.kind == KIND and await self._stored(job):
+        if job.kind in STORED and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
 
@@ -233,13 +256,34 @@ async def answer_question(explainer: Explainer, job: Job, request: Record, watch
     return answer.id
 
 
+async def answer_context(explainer: Explainer, job: Job, request: Record, watch: Watch) -> UUID:
+    """Attributes as a request would, behind all requests that wait."""
+    asked, fresh = asked_from(job.model, request["question"]), request["fresh"]
+    answer = await attribute_context(explainer, job.tenant_id, asked, fresh=fresh, nice=True, id=job.id, watch=watch)
+    return answer.id
+
+
+async def answer_influence(explainer: Explainer, job: Job, request: Record, watch: Watch) -> UUID:
+    """The same for the question from which training example."""
+    question = influence.question_from(job.model, request["question"])
+    answer = await influence_of(explainer, job.tenant_id, question, nice=True, id=job.id, watch=watch)
+    return answer.id
+
+
 KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] = {
     KIND: answer_question,
+    context.KIND: answer_context,
+    influence.KIND: answer_influence,
     explainability.KIND: explain_stored,
+    influence_indexes.KIND: build_index,
+    influence_indexes.SHARDS: compute_shards,
 }
 """What each kind of job calls. It stores its result under the id of the job, or names one stored before."""
 
-ALONE = (explainability.KIND,)
+STORED = (KIND, context.KIND, influence.KIND)
+"""Kinds whose result is an explanation with the id of the job."""
+
+ALONE = (explainability.KIND, influence_indexes.KIND)
 """Kinds of which no two jobs of one model run at a time."""
 
 
@@ -250,12 +294,12 @@ async def look_again_unless_finished(session: Any, id: UUID) -> None:
             raise Later(LOOK_AGAIN_SECONDS)
 
 
-async def submit(jobs: Jobs, tenant: str, order: Order) -> Job:
+async def submit(jobs: Jobs, tenant: str, order: Order | TraceOrder) -> Job:
     """A new job, which a worker will look at; raises `UnknownModel`."""
     model = order.question.model
     await find_model(jobs.database, tenant, model)
     async with jobs.database.transaction(tenant=tenant) as session:
-        job = await rows.add(session, id=time_ordered(), kind=KIND, model=model, request=order.record)
+        job = await rows.add(session, id=time_ordered(), kind=order.kind, model=model, request=order.record)
     assert job is not None  # noqa: S101 - its id is new
     return job
 
@@ -267,24 +311,54 @@ async def explain_or_submit(
     try:
         return await explain_completion(explainer, tenant, order.question, fresh=order.fresh, nice=nice)
     except StillRunning as late:
-        await go_on(jobs, tenant, UUID(late.job), order)
+        await go_on(jobs, tenant, UUID(late.job), KIND, order.question.model, order.record)
         raise
 
 
-async def go_on(jobs: Jobs, tenant: str, id: UUID, order: Order) -> None:
+async def attribute_or_go_on(
+    explainer: Explainer, jobs: Jobs, tenant: str, asked: ContextAsked, *, nice: bool = False
+) -> Explained:
+    """The same for the sources of a context."""
+    try:
+        return await attribute_context(explainer, tenant, asked, nice=nice)
+    except StillRunning as late:
+        record = {"question": asked.record, "fresh": False}
+        await go_on(jobs, tenant, UUID(late.job), context.KIND, asked.model, record)
+        raise
+
+
+async def trace_or_submit(
+    explainer: Explainer, jobs: Jobs, tenant: str, question: influence.Question, *, nice: bool = False
+) -> Found:
+    """The same for the question from which training example."""
+    try:
+        return await influence_of(explainer, tenant, question, nice=nice)
+    except StillRunning as late:
+        order = TraceOrder(question)
+        await go_on(jobs, tenant, UUID(late.job), order.kind, question.model, order.record)
+        raise
+
+
+async def submit_trace(explainer: Explainer, jobs: Jobs, tenant: str, question: influence.Question) -> Job:
+    """A new job; raises at once what stands against any answer of that model."""
+    await influence.ready_for(explainer, tenant, question)
+    return await submit(jobs, tenant, TraceOrder(question))
+
+
+async def go_on(jobs: Jobs, tenant: str, id: UUID, kind: str, model: str, record: Record) -> None:
     """Makes a flight that goes on a job with that id, unless it is one."""
     async with jobs.database.transaction(tenant=tenant) as session:
         job = await rows.add(
             session,
             id=id,
-            kind=KIND,
-            model=order.question.model,
-            request=order.record,
+            kind=kind,
+            model=model,
+            request=record,
             running=True,
             seconds=int(STALE_SECONDS) + 1,
         )
     if job is not None:
-        jobs.watch(job, order.record)
+        jobs.watch(job, record)
 
 
 async def fetch_job(database: Database, tenant: str, name: str) -> Job:

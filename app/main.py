@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -14,7 +15,7 @@ from app.dependencies import Server
 from app.dialects import DIALECTS
 from app.docs import add_docs
 from app.errors import add_error_answers, problem_body
-from app.explain import Explained, Explainer
+from app.explain import Explainer
 from app.flights import SingleFlight
 from app.jobs import Jobs
 from app.middleware import BodyLimit, Envelope
@@ -22,6 +23,7 @@ from app.models import keep_loaded
 from app.runtime import Runtime
 from app.settings import Settings
 from app.start import first_key, open_database
+from app.training_files import sweep_files
 from app.worker import end, working
 from explainers.loaders import use_cores
 from storage.database import Database
@@ -68,6 +70,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logs.configure(settings.log_level)
     async with open_server(settings) as server:
         secret = await first_key(server.explainer.database, settings)
+        await sweep_files(server.explainer.database, settings.data_dir)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = server
@@ -81,7 +84,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
 async def open_server(settings: Settings) -> AsyncIterator[Server]:
     """Everything that answers, with the models kept loaded."""
     async with open_database(settings) as database, open_runtime(settings) as runtime, open_flights() as flights:
-        explainer = Explainer(database, runtime, flights, settings.deadline_seconds)
+        explainer = Explainer(database, runtime, flights, settings.deadline_seconds, settings.data_dir)
         jobs = Jobs(explainer, problem_body)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
@@ -102,8 +105,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 @asynccontextmanager
-async def open_flights() -> AsyncIterator[SingleFlight[Explained]]:
-    flights: SingleFlight[Explained] = SingleFlight()
+async def open_flights() -> AsyncIterator[SingleFlight[Any]]:
+    flights: SingleFlight[Any] = SingleFlight()
     try:
         yield flights
     finally:

@@ -14,7 +14,7 @@ from app.refusals import UnknownModel
 from app.runtime import Registration, Runtime, State
 from explainers.errors import ExplainerError, InvalidRequest, MissingCapability
 from explainers.language_model import LanguageModel
-from explainers.loaders import LOADERS, PREDICTORS, Model, facts_of
+from explainers.loaders import FINE_TUNES, LOADERS, PREDICTORS, Model, facts_of
 from storage import models, tenants
 from storage.database import Database
 from storage.errors import AlreadyExists, InvalidValue, NotFound
@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class NewModel:
-    """`path` is relative to the folder of models."""
+    """`path` is relative to the folder of models; `base` names the registered model that this one was trained from."""
 
     name: str
     kind: str
@@ -51,6 +51,7 @@ class NewModel:
     dtype: str | None = None
     device: str | None = None
     description: str = ""
+    base: str | None = None
 
 
 def registration_of(row: Any) -> Registration:
@@ -63,6 +64,8 @@ def registration_of(row: Any) -> Registration:
         dtype=row.dtype,
         device=row.device,
         created_at=row.created_at,
+        base=row.base,
+        base_path=row.base_path,
     )
 
 
@@ -134,10 +137,23 @@ async def read_model(database: Database, runtime: Runtime, tenant: str, new: New
     if new.kind not in LOADERS:
         raise InvalidRequest(f"must be one of: {', '.join(sorted(LOADERS))}", "/kind")
     await check_free(database, tenant, new.name)
+    base = None if new.base is None else await read_base(database, runtime, tenant, new)
     try:
-        return await runtime.read(new.kind, str(path), new.dtype, new.device)
+        return await runtime.read(new.kind, str(path), new.dtype, new.device, base)
     except ExplainerError as error:  # where the folder of models lies is the operator's business
-        raise type(error)(str(error).replace(str(path), new.path)) from None
+        told = str(error).replace(str(path), new.path)
+        raise type(error)(told if base is None else told.replace(base, f"model '{new.base}'")) from None
+
+
+async def read_base(database: Database, runtime: Runtime, tenant: str, new: NewModel) -> str:
+    """Where the base of a fine-tune lies, once it has been loaded; raises `UnknownModel`, or why it is refused."""
+    if new.kind not in FINE_TUNES:
+        raise InvalidRequest(f"is for models of kind {' or '.join(FINE_TUNES)}", "/base")
+    registration = registration_of(await find_model(database, tenant, new.base or ""))
+    if registration.kind != new.kind:
+        raise InvalidRequest(f"must be a model of kind {new.kind}", "/base")
+    await runtime.model(registration)
+    return registration.path
 
 
 async def enter_model(
@@ -151,6 +167,7 @@ async def enter_model(
             name=new.name,
             kind=new.kind,
             path=str(path),
+            base=new.base,
             digest=model.digest,
             dtype=new.dtype,
             device=new.device,

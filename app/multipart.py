@@ -17,13 +17,13 @@ MOST_FILES = 4
 class Form:
     """The parts of a multipart body; its files are gone at the end."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, most_files: int = MOST_FILES) -> None:
+        self.request, self.most_files = request, most_files
 
     async def __aenter__(self) -> Form:
         if media_type_of(self.request) != MULTIPART:
             raise UnsupportedMediaType("send the body with Content-Type: " + MULTIPART)
-        self.parts = await self.request.form(max_files=MOST_FILES, max_fields=16)
+        self.parts = await self.request.form(max_files=self.most_files, max_fields=16)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -45,3 +45,8 @@ class Form:
     def files(self) -> dict[str, BinaryIO]:
         """All files by the names of their parts."""
         return {name: part.file for name, part in self.parts.multi_items() if isinstance(part, UploadFile)}
+
+    def named(self, name: str) -> list[tuple[str, BinaryIO]]:
+        """All files in parts of that name, each with what the client calls it."""
+        parts = [part for part in self.parts.getlist(name) if isinstance(part, UploadFile)]
+        return [(part.filename or "", part.file) for part in parts]

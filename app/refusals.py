@@ -10,6 +10,7 @@ Refusal
 ├── UnsupportedMediaType   not declared as JSON
 ├── BodyTooLarge           more bytes than the server reads
 ├── TooCostly              more predictions than one answer may take
+├── IndexNotReady          the model's influence index is missing, being built, or another model's
 ├── StillRunning           not ready within the deadline; the work goes on as a job
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
@@ -64,6 +65,14 @@ class TooCostly(Refusal):
         super().__init__(
             f"explaining one row takes up to {predictions:,} predictions; {most:,} are allowed: lower n_samples"
         )
+
+
+class IndexNotReady(Refusal):
+    """`job` is the id of the job that builds it, or that last tried to."""
+
+    def __init__(self, message: str, job: str | None = None) -> None:
+        super().__init__(message)
+        self.job = job
 
 
 class StillRunning(Refusal):

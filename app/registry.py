@@ -118,8 +118,16 @@ def add_model(
     name: Name,
     path: Annotated[Path, typer.Argument(help="Folder as saved by save_pretrained, or file of a predictor.")],
     kind: Annotated[str, typer.Option(help="causal-lm, image-text-lm, tabular or text-classifier.")],
+    training_data: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSONL or Parquet it was fine-tuned on; repeatable. Also builds its influence index."),
+    ] = None,
     schema: Annotated[
         Path | None, typer.Option(help="Of a predictor: JSON file with its attributes, as POST /api/v3/models has it.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Of a fine-tune: the registered model it was trained from; PATH may be an adapter."),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: float32 on a CPU.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:0. Default: WHENCE_DEVICE, else the best.")] = None,
@@ -136,10 +144,16 @@ def add_model(
     async def add(database: Database) -> Row:
         async with database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
+        from app.indexing import add_and_index, training_files_in  # noqa: PLC0415 - brings PyTorch
         from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
 
-        new = NewModel(name, kind, place.name, dtype, device, description)
-        return await register(database, settings, tenant, new, place.parent, schema)
+        new = NewModel(name, kind, place.name, dtype, device, description, base)
+        if not training_data:
+            return await register(database, settings, tenant, new, place.parent, schema)
+        files = training_files_in(training_data)
+        async with explainer_of(database, settings) as explainer:
+            await add_and_index(explainer, tenant, new, place.parent, files)
+        return model_record(await find(database, tenant, name))
 
     record = asyncio.run(opened(settings, add))
     if as_json:
@@ -192,7 +206,7 @@ async def explainer_of(database: Database, settings: Settings) -> AsyncIterator[
 
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
-        yield Explainer(database, runtime, SingleFlight(), None)
+        yield Explainer(database, runtime, SingleFlight(), None, settings.data_dir)
     finally:
         await runtime.close()
 
@@ -220,6 +234,7 @@ def model_record(row: Any) -> dict[str, Any]:
     return {
         "name": row.name,
         "kind": row.kind,
+        "base": row.base,
         "tenant": row.tenant_id,
         "dtype": row.dtype,
         "device": row.device,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from app.device import Device, Outcome, Priority, Work
 from explainers.errors import ExplainerError, MissingCapability
-from explainers.loaders import LOADERS, Model
+from explainers.loaders import FINE_TUNES, LOADERS, Model
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,22 @@ class Registration:
     dtype: str | None
     device: str | None
     created_at: datetime
+    base: str | None = None
+    base_path: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
         return self.tenant, self.name
 
     @property
-    def weights(self) -> tuple[str, str, str | None, str | None, str | None]:
+    def weights(self) -> tuple[str | None, ...]:
         """Registrations that agree in this share one loaded object."""
-        return self.kind, self.path, self.digest, self.dtype, self.device
+        return self.kind, self.path, self.base_path, self.digest, self.dtype, self.device
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where its files lie, and those of its base."""
+        return (self.path,) if self.base_path is None else (self.path, self.base_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +95,15 @@ class Runtime:
         if known is not None and known.registration == registration:
             if isinstance(known, Loaded):
                 return known.model
-            if known.files == await asyncio.to_thread(files_of, registration.path):
+            if known.files == await asyncio.to_thread(files_of, *registration.places):
                 # A fresh exception each time: a raised one collects the frames of every request.
                 raise type(known.error)(*known.error.args)
         # Callers wait for one load together, and one of them going away does not stop it.
         return await asyncio.shield(self._load_once(registration))
 
-    async def read(self, kind: str, path: str, dtype: str | None, device: str | None) -> Model:
-        """Loads files on the device thread without registering anything."""
-        load = LOADERS.get(kind)
-        if load is None:
-            raise MissingCapability(f"models of kind '{kind}' cannot be explained yet")
+    async def read(self, kind: str, path: str, dtype: str | None, device: str | None, base: str | None = None) -> Model:
+        """Loads files on the device thread without registering anything; those of a fine-tune with its `base`."""
+        load = loader_of(kind, base)
         where = device or self._default_device
         ticket = self.device.submit(lambda _: load(Path(path), dtype, where), Priority(), bounded=False)
         model: Model = await self.device.result(ticket)
@@ -149,22 +154,27 @@ class Runtime:
 
     async def _load(self, registration: Registration) -> Model:
         """Loads the new model before the old one of the same name is let go."""
-        files = await asyncio.to_thread(files_of, registration.path)
+        files = await asyncio.to_thread(files_of, *registration.places)
         try:
             model = self._twin(registration) or await self._read_registered(registration)
         except ExplainerError as error:
             log.warning("model %s is refused: %s", registration.name, type(error).__name__)
             # Callers know the model by its name; where its files lie is the operator's business.
-            told = type(error)(str(error).replace(registration.path, f"model '{registration.name}'"))
+            told = type(error)(without_places(str(error), registration))
             self._known[registration.key] = Refused(registration, told, files)
             raise told from None
         self.adopt(registration, model)
         return model
 
     async def _read_registered(self, registration: Registration) -> Model:
-        model = await self.read(registration.kind, registration.path, registration.dtype, registration.device)
+        stated = registration
+        model = await self.read(stated.kind, stated.path, stated.dtype, stated.device, stated.base_path)
         if registration.digest not in (None, model.digest):
-            raise MissingCapability("the files of this model have changed since it was registered: register it again")
+            whose = "this model" if stated.base is None else f"this model, or of its base '{stated.base}',"
+            raise MissingCapability(
+                f"the files of {whose} have changed since it was registered as {stated.digest}: register it again, "
+                "and build its influence index again where it had one"
+            )
         return model
 
     def _twin(self, registration: Registration) -> Model | None:
@@ -178,11 +188,27 @@ class Runtime:
         return (known for known in self._known.values() if isinstance(known, Loaded))
 
 
-def files_of(path: str) -> tuple[tuple[str, int, int], ...]:
+def without_places(message: str, registration: Registration) -> str:
+    for place, name in zip(registration.places, (registration.name, registration.base), strict=False):
+        message = message.replace(place, f"model '{name}'")
+    return message
+
+
+def loader_of(kind: str, base: str | None) -> Callable[[Path, str | None, str | None], Model]:
+    """What reads models of this kind; raises MissingCapability for none."""
+    if base is None and kind in LOADERS:
+        return LOADERS[kind]
+    if base is not None and kind in FINE_TUNES:
+        load = FINE_TUNES[kind]
+        return lambda path, dtype, device: load(path, Path(base), dtype, device)
+    raise MissingCapability(f"{'fine-tunes' if base else 'models'} of kind '{kind}' cannot be explained yet")
+
+
+def files_of(*paths: str) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of change of each file of a model; empty when there is no such file or folder."""
-    place = Path(path)
     try:
-        entries = sorted(place.iterdir()) if place.is_dir() else [place]
+        places = [Path(path) for path in paths]
+        entries = [entry for place in places for entry in (sorted(place.iterdir()) if place.is_dir() else [place])]
         stats = [(entry.name, entry.stat()) for entry in entries]
     except OSError:
         return ()

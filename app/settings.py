@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     upload_limit_bytes: int = Field(
         default=512 * 2**20, ge=1024, description="Largest multipart body, for files of rows; larger ones get 413."
     )
+    context_model: str | None = Field(
+        default=None,
+        description="Model that answers /v1/explainability/context-attributor where a request names none; without it "
+        "the only language model there is.",
+    )
     open_docs: bool = Field(default=False, description="Whether /docs and /openapi.json are served without a key.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."

@@ -6,6 +6,8 @@ for any request; afterwards it is told as the last event.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -20,6 +22,8 @@ from app.errors import refusal_response
 from app.refusals import Refusal
 from explainers.errors import ExplainerError
 
+log = logging.getLogger(__name__)
+
 Json: TypeAlias = dict[str, Any]
 Events: TypeAlias = AsyncGenerator[Json, None]
 
@@ -27,11 +31,19 @@ Events: TypeAlias = AsyncGenerator[Json, None]
 async def event_stream(request: Request, events: Events, failure: Callable[[Json], Json]) -> Response:
     """The response, as soon as the first event is there; `failure` makes an event of an error's body."""
 
-    async def first_event() -> Json:
-        return await anext(events)
+    return EventStream(request, await while_connected(request, first_of(events)), told(events, failure))
 
-    first = await while_connected(request, first_event())
-    return EventStream(request, first, told(events, failure))
+
+async def done_stream(request: Request, events: Events) -> Response:
+    """The same for clients that wait for `data: [DONE]`, and split lines at other signs than \\n: all is ASCII.
+
+    What goes wrong after the first event is told by the connection, which closes without that end.
+    """
+    return DoneStream(request, await while_connected(request, first_of(events)), events)
+
+
+async def first_of(events: Events) -> Json:
+    return await anext(events)
 
 
 async def told(events: Events, failure: Callable[[Json], Json]) -> AsyncIterator[Json]:
@@ -65,5 +77,28 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
+class DoneStream(EventStream):
+    """Events in ASCII and a last line; see `done_stream`."""
+
+    def __init__(self, request: Request, first: Json, events: Events) -> None:
+        super().__init__(request, first, events)
+        self.source = events
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self.source) as events:
+            await send(line(json.dumps(self.first, separators=(",", ":")).encode()))
+            try:
+                async for event in events:
+                    await send(line(json.dumps(event, separators=(",", ":")).encode()))
+            except (ExplainerError, Refusal) as error:
+                log.warning("a stream has ended early: %s", type(error).__name__)
+                return
+            await send(line(b"[DONE]") | {"more_body": False})
+
+
 def part(event: Json) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": b"data: " + to_json(event) + b"\n\n", "more_body": True}
+    return line(to_json(event))
+
+
+def line(data: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}

@@ -25,7 +25,7 @@ def sentences(text: str) -> list[Span]:
     """Sentences by Unicode Standard Annex 29 (a line break ends one too), without surrounding white space."""
     pieces, start = [], 0
     for sentence in SentenceBreaker(text, "root"):
-        pieces.append(_trimmed(text, start, start + len(sentence)))
+        pieces.append(trimmed(text, start, start + len(sentence)))
         start += len(sentence)
     return [piece for piece in pieces if piece.length]
 
@@ -60,7 +60,7 @@ def _occurrences(text: str, delimiter: str) -> Iterator[tuple[int, int]]:
         start = text.find(delimiter, start + len(delimiter))
 
 
-def _trimmed(text: str, start: int, stop: int) -> Span:
+def trimmed(text: str, start: int, stop: int) -> Span:
     piece = text[start:stop]
     left = len(piece) - len(piece.lstrip())
     return Span(start + left, max(start + left, start + len(piece.rstrip())))

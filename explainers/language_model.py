@@ -271,14 +271,14 @@ class LanguageModel:
         for index, item in enumerate(prompt):
             encoded.append(self.encode_item(item, f"/prompt/{index}"))
             if encoded[-1].picture:  # before more images are decoded
-                self._check_length(sum(len(part.ids) for part in encoded), 1)
+                self.check_length(sum(len(part.ids) for part in encoded), 1)
         wanted = self.tokenize(target, "/target", special_tokens=False)
         self.check_text(wanted.ids, "/target")
         if not wanted.ids:
             raise InvalidRequest("the target holds no token", "/target")
         ids = [token for part in encoded for token in part.ids]
-        start, warnings = self._start(ids)
-        self._check_length(len(start) + len(ids), len(wanted.ids))  # before a million spans are made
+        start, warnings = self.start_before(ids)
+        self.check_length(len(start) + len(ids), len(wanted.ids))  # before a million spans are made
         tokens = [token for index, item in enumerate(prompt) for token in _tokens(item, index, encoded[index])]
         spans = tuple(_in_order(wanted.offsets))
         pictures = tuple(part.picture for part in encoded if part.picture)
@@ -302,7 +302,8 @@ class LanguageModel:
             raise InvalidRequest("the model's tokenizer has no tokens for this text", pointer) from error
         return encoding
 
-    def _start(self, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def start_before(self, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """The start tokens of a prompt of these ids, and what the caller should know of them."""
         if self.start or ids:
             return self.start, ()
         if self.separator is None:
@@ -311,7 +312,7 @@ class LanguageModel:
             "the model has no start token; its end-of-text token stands before the empty prompt",
         )
 
-    def _check_length(self, prompt: int, target: int) -> None:
+    def check_length(self, prompt: int, target: int) -> None:
         if prompt + target > self.context_length:
             raise ContextLengthExceeded(
                 f"prompt ({prompt} tokens) and target ({target} tokens) make {prompt + target} tokens; "
@@ -328,7 +329,7 @@ class LanguageModel:
                 before, after = (self._around(around, pointer) for around in (item.before, item.after))
                 return Encoded([*before, *encoding.ids, *after], encoding, around=(len(before), len(after)))
             case TokenIds(ids=ids):
-                self._check_length(len(ids), 0)
+                self.check_length(len(ids), 0)
                 self.check_ids(ids, f"{pointer}/data")
                 self.check_text(ids, f"{pointer}/data")
                 return Encoded(ids)

@@ -58,7 +58,7 @@ def log_probabilities(
     result = np.tile(base, (len(variants), 1))  # (C, T)
     may_skip = sequence.first_scored if log_additive else 0
     changed = [(_first_row(base_factors, variant, may_skip), index) for index, variant in enumerate(variants)]
-    packed_rows = packed_rows or _fitting_rows(model)
+    packed_rows = packed_rows or fitting_rows(model)
     queue = sorted(((start, index) for start, index in changed if start is not None), reverse=True)
     while queue:
         count = _fitting(queue, sequence.positions, packed_rows)
@@ -66,7 +66,7 @@ def log_probabilities(
             scores = engine.packed_pass([(start, variants[index]) for start, index in queue[:count]])
         except torch.OutOfMemoryError as error:
             if count == 1:
-                raise OutOfMemory(_too_large(sequence)) from error
+                raise OutOfMemory(too_large(sequence)) from error
             packed_rows = sum(sequence.positions - start for start, _ in queue[:count]) // 2
             model.packed_rows.most = packed_rows
             continue
@@ -93,7 +93,7 @@ class _Engine:
         try:
             (scores,) = self._forward([self._segment(0, factors)])
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(_too_large(self.sequence)) from error
+            raise OutOfMemory(too_large(self.sequence)) from error
         return scores
 
     def packed_pass(self, variants: Sequence[tuple[int, NDArray[np.float64]]]) -> list[NDArray[np.float64]]:
@@ -148,7 +148,7 @@ def _first_row(base: NDArray[np.float64], variant: NDArray[np.float64], may_skip
     return start + int(seen[0]) if seen.size else max(start, may_skip)
 
 
-def _fitting_rows(model: LanguageModel) -> int:
+def fitting_rows(model: LanguageModel) -> int:
     """How many rows one packed pass may have: enough, and on a GPU no more than half the free memory holds."""
     rows = PACKED_ROWS[model.device.type]
     if model.device.type == "cuda":
@@ -163,5 +163,5 @@ def _fitting(queue: Sequence[tuple[int, int]], positions: int, packed_rows: int)
     return max(1, int(np.searchsorted(rows, packed_rows, side="right")))
 
 
-def _too_large(sequence: TokenSequence) -> str:
+def too_large(sequence: TokenSequence) -> str:
     return f"{sequence.positions} positions do not fit into the memory of the device"

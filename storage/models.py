@@ -31,13 +31,13 @@ async def add(
     facts: dict[str, Any] | None = None,
 ) -> Model:
     """Registers a model. Raises AlreadyExists for a taken name, NotFound for an unknown base model."""
-    if base is not None:
-        await get(session, base)
+    base_path = None if base is None else (await get(session, base)).path
     values = {
         "name": name,
         "kind": kind,
         "path": path,
         "base": base,
+        "base_path": base_path,
         "digest": digest,
         "dtype": dtype,
         "device": device,

@@ -20,9 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.database import CONNECT_TIMEOUT_S, POOL_TIMEOUT_S, Database
 from storage.errors import DatabaseUnavailable
 
-QUEUE, SCORES = "jobs", "scores"
-"""Of jobs that people wait for, and of long ones that explain what is stored: neither waits for the other."""
-LANES = (QUEUE, SCORES)
+QUEUE, SCORES, INDEXES = "jobs", "scores", "indexes"
+"""Of jobs that people wait for, of long ones that explain what is stored, and of those that build influence indexes:
+none waits for another lane's."""
+LANES = (QUEUE, SCORES, INDEXES)
 TASK = "look_at_job"
 MOST_CONNECTIONS = 2
 """Beside those that listen for new entries."""

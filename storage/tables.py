@@ -106,7 +106,10 @@ class ApiKey(Table):
 
 
 class Model(Table):
-    """A registered model: where its files lie and how to load them. An adapter names its base model."""
+    """A registered model: where its files lie and how to load them. A fine-tune names its base model.
+
+    `base_path` is that of the base, which stays as it is for as long as the fine-tune is registered.
+    """
 
     __tablename__ = "models"
     __table_args__ = (
@@ -119,6 +122,7 @@ class Model(Table):
     kind: Mapped[str]
     path: Mapped[str]
     base: Mapped[str | None]
+    base_path: Mapped[str | None]
     digest: Mapped[str | None]
     dtype: Mapped[str | None]
     device: Mapped[str | None]
@@ -395,6 +399,77 @@ class TrainingFile(Table):
     digest: Mapped[builtins.bytes]
     lines: Mapped[int]
     created_at: Mapped[datetime] = _created_at()
+
+
+class InfluenceIndex(Table):
+    """What a model's training pairs are compared with a question by: its files lie in a folder of its id.
+
+    Made for exactly `model_digest` and `base_digest`. `config` is what was asked for, `facts` what came out; `job`
+    builds it. The newest ready one of a model answers; an index dies with its model.
+    """
+
+    __tablename__ = "influence_indexes"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "model"], ["models.tenant_id", "models.name"], ondelete="CASCADE"),
+        CheckConstraint("state IN ('building', 'ready', 'failed')", name="state"),
+    )
+
+    tenant_id: Mapped[str] = _tenant_id()
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    model_digest: Mapped[str]
+    base_digest: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default="building")
+    job: Mapped[UUID]
+    config: Mapped[dict[str, Any]]
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[datetime] = _created_at()
+    published_at: Mapped[datetime | None]
+
+
+Index("influence_indexes_model_idx", *(InfluenceIndex.__table__.c[name] for name in ("tenant_id", "model")))
+
+
+def _of_influence_index() -> ForeignKeyConstraint:
+    parent = ["influence_indexes.tenant_id", "influence_indexes.id"]
+    return ForeignKeyConstraint(["tenant_id", "index_id"], parent, ondelete="CASCADE")
+
+
+class InfluenceFile(Table):
+    """A training file of an index, which cannot be deleted meanwhile; `place` is its position among them, from 0."""
+
+    __tablename__ = "influence_files"
+    __table_args__ = (
+        _of_influence_index(),
+        ForeignKeyConstraint(["tenant_id", "file_id"], ["training_files.tenant_id", "training_files.id"]),
+        Index("influence_files_file_idx", "tenant_id", "file_id"),
+    )
+
+    tenant_id: Mapped[str] = _tenant_id()
+    index_id: Mapped[UUID] = mapped_column(primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    file_id: Mapped[UUID]
+
+
+class InfluenceShard(Table):
+    """A piece of an index: one worker computes it, under a lease until `leased_until`; done once it has a digest.
+
+    `key` is equal where shards have the same content, but for the numbers of their records; `first` is that of the
+    first record, `digest` the sha256 of the file.
+    """
+
+    __tablename__ = "influence_shards"
+    __table_args__ = (_of_influence_index(), Index("influence_shards_key_idx", "tenant_id", "key"))
+
+    tenant_id: Mapped[str] = _tenant_id()
+    index_id: Mapped[UUID] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[bytes]
+    first: Mapped[int]
+    tokens: Mapped[int] = mapped_column(BigInteger())
+    leased_until: Mapped[datetime | None]
+    worker: Mapped[UUID | None]
+    digest: Mapped[str | None]
 
 
 class Deployment(Table):

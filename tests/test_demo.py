@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from explainers.context import ContextQuestion
+from explainers.context import attribute as attribute_context
 from explainers.language_model import LanguageModel
 from explainers.loaders import load_causal_lm
 from explainers.methods.atman import attribute
@@ -72,3 +74,14 @@ def test_facts_that_do_not_matter_score_about_nothing(explained: list[Attributio
     ]
     assert np.median(others) < 0.02
     assert np.quantile(others, 0.95) < 0.3
+
+
+def test_the_context_attributor_finds_the_decisive_sentence(demo_lm: LanguageModel) -> None:
+    """Text of facts is left out, and the answer read again behind what is kept."""
+    first = []
+    for recall in RECALLS[:20]:
+        end = recall["prompt"].rindex(recall["facts"][-1]) + len(recall["facts"][-1])
+        context, query = recall["prompt"][:end], recall["prompt"][end:].strip()
+        found = attribute_context(demo_lm, ContextQuestion(context, query, recall["target"]))
+        first.append(decisive(recall, found)[int(found.values[0].argmax())])
+    assert sum(first) >= 19

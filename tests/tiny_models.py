@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -199,4 +200,20 @@ def save_encoder_decoder(folder: Path, family: str) -> Path:
     }
     AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(family, **settings[family])).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_adapter(folder: Path, base: Path, **settings: Any) -> Path:
+    """Write a random LoRA adapter of the model in `base` to `folder`, the same weights every time."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **settings})
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(1)
+        model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
     return folder

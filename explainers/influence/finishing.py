@@ -6,10 +6,11 @@ May be done again at any time, as when shards were added; the shards themselves 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from safetensors.numpy import save
 
 from explainers.errors import UnreadableModel
 from explainers.influence.index import ARRAYS, WHOLE, Index, turn
-from explainers.influence.levels import FEWEST_PROMPTS, UNRELATED, Thresholds
+from explainers.influence.levels import ALIKE, FEWEST_PROMPTS, UNRELATED, Thresholds, likeness
 from explainers.influence.metric import metric_of, second_moment, unit
 from explainers.influence.shards import Shard, read_shard, write, write_json
 from explainers.influence.space import Space
@@ -30,6 +31,9 @@ FORM = 1
 SAMPLE = 1_024
 """Examples, no two identical, whose scores for each other tell what unrelated ones have."""
 
+TokensOf: TypeAlias = Callable[[int], Collection[int]]
+"""The tokens of a record, in any order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -37,10 +41,18 @@ class Finished:
     facts: Mapping[str, Any]
 
 
-def finish(folder: Path, shards: int, identical: Sequence[bytes], generic: Shard, facts: Mapping[str, Any]) -> Finished:
+def finish(
+    folder: Path,
+    shards: int,
+    identical: Sequence[bytes],
+    tokens_of: TokensOf,
+    generic: Shard,
+    facts: Mapping[str, Any],
+) -> Finished:
     """Derives everything from the shards 0 to `shards`, and writes it; the file of facts last.
 
-    `identical` are p keys, equal where records are; `generic` are the calibration prompts with the model's own answers.
+    `identical` are p keys, equal where records are; `tokens_of` is asked about SAMPLE of the records; `generic` are the
+    calibration prompts with the model's own answers.
     """
     if len(generic.norms) < FEWEST_PROMPTS:
         raise ValueError(f"thresholds need at least {FEWEST_PROMPTS} calibration prompts")
@@ -60,7 +72,7 @@ def finish(folder: Path, shards: int, identical: Sequence[bytes], generic: Shard
         held["matrix"] = np.concatenate([part.sketch for part in derived])
     write(folder / ARRAYS, save(held))
     index = Index.open(folder)
-    thresholds = Thresholds(tuple(sorted(best_scores(index, generic))), unrelated_bound(index))
+    thresholds = Thresholds(tuple(sorted(best_scores(index, generic))), unrelated_bound(index, tokens_of))
     told = {**facts, "form": FORM, "generic": thresholds.generic, "unrelated": thresholds.unrelated}
     write_json(folder / FACTS, told)
     return Finished(thresholds, told)
@@ -126,8 +138,8 @@ def best_scores(index: Index, asked: Shard) -> list[float]:
     return [float(index.search(row, hidden).scores.max()) for row, hidden in questions]
 
 
-def unrelated_bound(index: Index) -> float:
-    """The UNRELATED quantile of list scores between two training examples that are not identical."""
+def unrelated_bound(index: Index, tokens_of: TokensOf) -> float:
+    """The UNRELATED quantile of list scores between two training examples whose texts are not ALIKE."""
     firsts = np.flatnonzero(index.groups[index.records] == index.records)
     chosen = np.sort(generator(SAMPLE).permutation(firsts)[:SAMPLE])
     shards = np.searchsorted(index.starts, chosen, side="right") - 1
@@ -138,5 +150,7 @@ def unrelated_bound(index: Index) -> float:
     units = unit(index.space.gradients.whitened(np.concatenate(parts)))
     places = index.places[chosen].astype(np.float64)
     scores = units @ units.T + places @ places.T
-    other = index.records[chosen][:, None] != index.records[chosen][None]
-    return float(np.quantile(scores[other], UNRELATED)) if other.any() else 0.0
+    records = index.records[chosen]
+    other = likeness([tokens_of(record) for record in records.tolist()]) < ALIKE
+    other &= records[:, None] != records[None]
+    return float(np.quantile(scores[other], UNRELATED)) if other.any() else math.inf

@@ -2,18 +2,23 @@
 
 A list score above `generic_bound` is reached by at most 5 % of questions like the calibration prompts: with M_j the
 best score of the j-th of m such prompts, the bound is the ceil(.95 (m + 1))-th smallest of them (split conformal
-prediction, Vovk et al. 2005), whatever their distribution. A score above `unrelated` is higher than 999 of 1,000
-between two different training examples. `high` are those of them that come close to the best of the query.
+prediction, Vovk et al. 2005), whatever their distribution. What is `medium` is higher than any calibration prompt's
+score, and than 999 of 1,000 scores between two training examples whose texts have little in common; `high` are those of
+them that come close to the best of the query.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from explainers.influence.metric import unit
 
 Level: TypeAlias = Literal["high", "medium", "low", "irrelevant"]
 
@@ -22,6 +27,8 @@ LEVELS: tuple[Level, ...] = ("high", "medium", "low", "irrelevant")
 MISTAKES = 0.05
 """Share of irrelevant questions that may get a result."""
 UNRELATED = 0.999
+ALIKE = 0.5
+"""Cosine of two texts' tokens, weighted by how rare they are, from which on examples are not taken for unrelated."""
 CLOSE = 0.9
 """Of the best score of the query, where `high` begins."""
 LEAST_LIFT = 1.0
@@ -43,7 +50,7 @@ class Thresholds:
     def levels(self, scores: NDArray[np.float64]) -> list[Level]:
         """The level of each of one query's scores, all of them given together."""
         low = self.generic_bound
-        medium = max(low, self.unrelated)
+        medium = max(low, self.unrelated, *self.generic)
         high = max(medium, CLOSE * float(scores.max(initial=-math.inf)))
         return [_level(score, low, medium, high) for score in scores.tolist()]
 
@@ -52,6 +59,19 @@ class Thresholds:
         reaching = len(self.generic) - np.searchsorted(self.generic, scores, side="left")
         shares: NDArray[np.float64] = (1 + reaching) / (len(self.generic) + 1)
         return shares
+
+
+def likeness(texts: Sequence[Collection[int]]) -> NDArray[np.float64]:  # (n, n)
+    """Cosines of texts as sets of tokens, each with the logarithm of its rarity as its weight."""
+    counts = Counter(token for text in texts for token in set(text))
+    column = {token: place for place, token in enumerate(counts)}
+    weights = np.zeros((len(texts), len(column)))
+    for row, text in enumerate(texts):
+        for token in set(text):
+            weights[row, column[token]] = math.log(len(texts) / counts[token])
+    weights = unit(weights)
+    cosines: NDArray[np.float64] = weights @ weights.T
+    return cosines
 
 
 def _level(score: float, low: float, medium: float, high: float) -> Level:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 DAMPING = 0.1
 
@@ -26,20 +25,19 @@ class Metric:
     def dimensions(self) -> int:
         return int(self.factor.shape[0])
 
-    def applied(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, D)
-        """A phi of each row."""
-        solved: NDArray[np.float64] = torch.cholesky_solve(_columns(rows), torch.from_numpy(self.factor)).T.numpy()
-        return solved
-
     def whitened(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, D)
         """Coordinates in which A is the plain scalar product."""
-        factor = torch.from_numpy(self.factor)
-        turned: NDArray[np.float64] = torch.linalg.solve_triangular(factor, _columns(rows), upper=False).T.numpy()
-        return turned
+        return _solved(self.factor, rows, upper=False)
+
+    def turned_back(self, whitened: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, D)
+        """A phi, of rows that are whitened already."""
+        return _solved(self.factor.T, whitened, upper=True)
 
 
-def _columns(rows: NDArray[np.float64]) -> Tensor:  # (m, D) -> (D, m)
-    return torch.from_numpy(np.ascontiguousarray(rows.T))
+def _solved(factor: NDArray[np.float64], rows: NDArray[np.float64], *, upper: bool) -> NDArray[np.float64]:
+    columns = torch.from_numpy(np.ascontiguousarray(rows.T))
+    found: NDArray[np.float64] = torch.linalg.solve_triangular(torch.from_numpy(factor), columns, upper=upper).T.numpy()
+    return found
 
 
 def second_moment(rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (n, D) -> (D, D)

@@ -32,8 +32,7 @@ class Space:
 
     def directions(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, D) -> (m, D)
         """A phi over its length: its product with a training row, over that row's length, is C."""
-        lengths = self.lengths(rows)[:, None]
-        return self.gradients.applied(rows) / np.where(lengths > 0, lengths, 1.0)
+        return self.gradients.turned_back(unit(self.gradients.whitened(rows)))
 
 
 def space_of(rows: NDArray[np.float64], hidden: NDArray[np.float64]) -> Space:

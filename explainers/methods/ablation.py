@@ -2,8 +2,9 @@
 
 After Cohen-Wang et al., *ContextCite: Attributing Model Generation to Context*, 2024, with attention to the parts
 removed (factor 0 in the log-additive form) in place of their text, so that positions stay, and a ridge in place of the
-lasso. A score is the part's share of the log-probability, in nats, whatever else is there; its standard error comes
-with it. Halves come in pairs of which one keeps what the other removes, drawn by a seed from the question.
+lasso: a lasso draws slopes towards zero, and the standard errors of a line do not hold for those. A score is the part's
+share of the log-probability, in nats, whatever else is there; its standard error comes with it. Halves come in pairs of
+which one keeps what the other removes, drawn by a seed from the question.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from explainers.ablations import halves
 from explainers.language_model import LanguageModel
 from explainers.plan import Plan, attribution, check_finite, gains, kept, plan
 from explainers.suppression import log_probabilities
@@ -56,8 +58,7 @@ def _halves(asked: Plan) -> NDArray[np.float64]:  # (N, F)
     # What is done to the scores afterwards leaves the draws alone.
     material = repr((asked.sequence.read, asked.target, [chunk.factors for chunk in asked.chunks], samples)).encode()
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(material).digest()))
-    first = generator.integers(0, 2, size=((samples + 1) // 2, len(asked.chunks)))
-    return np.stack([first, 1 - first], axis=1).reshape(-1, len(asked.chunks))[:samples].astype(float)
+    return halves(generator, samples, len(asked.chunks))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,18 @@ def client_python(clients: Path) -> Path:
 @pytest.fixture(scope="session")
 def drive(server: Server, client_python: Path) -> Drive:
     """Runs one scene of a script with the vendor's client against the server; what it printed as JSON."""
+    return scenes(server, client_python, "error")
 
+
+@pytest.fixture(scope="session")
+def drive_seekr(server: Server, clients: Path) -> Drive:
+    """The same with Seekr's client, which warns of its own ways with httpx; what it says of the server is an error."""
+    return scenes(server, clients / ".venv-seekr" / "bin" / "python", "error:This SeekrFlow API")
+
+
+def scenes(server: Server, python: Path, warnings: str) -> Drive:
     def run(script: str, scene: str, *, token: str = SECRET, path: str = "") -> Any:
-        command = [client_python, "-W", "error", Path(__file__).with_name(script), scene, server.url + path, token]
+        command = [python, "-W", warnings, Path(__file__).with_name(script), scene, server.url + path, token]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -6,7 +6,7 @@ import pytest
 
 from storage import deployments, models
 from storage.database import Database
-from storage.errors import AlreadyExists, NotFound
+from storage.errors import AlreadyExists, InvalidValue, NotFound
 
 
 async def test_every_model_is_deployed(database: Database, tenant: str, other_tenant: str) -> None:
@@ -53,3 +53,11 @@ async def test_a_removed_model_takes_its_deployment_along(database: Database, te
             await models.remove(session, "m")
         await models.add(session, name="m", kind="causal-lm", path="/m")
         assert (await deployments.get(session, "m")).active
+
+
+async def test_a_name_that_cannot_be_stored(database: Database, tenant: str) -> None:
+    async with database.transaction(tenant) as session:
+        await models.add(session, name="m", kind="causal-lm", path="/m")
+    with pytest.raises(InvalidValue):
+        async with database.transaction(tenant) as session:
+            await deployments.create(session, "m", name="a\0", description="")

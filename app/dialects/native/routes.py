@@ -11,7 +11,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
+from app.dialects.native.file_routes import file_routes
 from app.dialects.native.health import health_routes
+from app.dialects.native.index_routes import index_routes
 from app.dialects.native.jobs import job_routes
 from app.dialects.native.model_routes import model_routes
 from app.dialects.native.schemas import (
@@ -21,7 +23,7 @@ from app.dialects.native.schemas import (
     page_answer,
 )
 from app.errors import Responses, problems
-from app.explain import fetch_explanation, list_explanations
+from app.explain import Stored, fetch_explanation, list_explanations
 from app.heatmap import heat_map, page_policy
 from app.heatmap_svg import heat_map_svg, picture_policy
 
@@ -48,7 +50,7 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page."
 
 
 def native_routes() -> list[BaseRoute]:
-    return [*health_routes(), *explanation_routes(), *job_routes(), *model_routes()]
+    return [*health_routes(), *explanation_routes(), *job_routes(), *file_routes(), *index_routes(), *model_routes()]
 
 
 def explanation_routes() -> list[BaseRoute]:
@@ -92,11 +94,11 @@ async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accep
     """A stored explanation: request, exact weights, scores and facts.
 
     With `Accept: text/html` a heat map that stands alone: no script, no resource from elsewhere. With
-    `Accept: image/svg+xml` the same as a picture.
+    `Accept: image/svg+xml` the same as a picture. Training pairs (kind `influence`) come as JSON always.
     """
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
     wanted = preferred(accept)
-    if wanted == JSON:
+    if wanted == JSON or not isinstance(stored, Stored):  # the other kinds are no maps of a prompt
         return JsonResponse(explanation_answer(stored), headers={"Vary": "Accept"})
     draw, policy = (heat_map, page_policy) if wanted == HTML else (heat_map_svg, picture_policy)
     headers = {"Vary": "Accept", "Content-Security-Policy": policy()}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.definitions import Definition
-from app.explain import Stored
+from app.explain import Stored, StoredOther
 from app.model_body import ModelBody
 from app.models import Entry, NewModel
 from app.records import attribution_record
@@ -16,7 +16,9 @@ from app.wire import Wire
 from storage.explanations import Page, Summary
 
 Id = Field(description="Id of the explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
-Kind = Field(description="Which question was asked: `completion`.", examples=["completion"])
+Kind = Field(
+    description="Which question was asked: `completion`, `context-attribution` or `influence`.", examples=["completion"]
+)
 ModelField = Field(description="Name of the model at that time.", examples=["demo-lm"])
 Digest = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
 Seconds = Field(description="Time the computation took.", examples=[0.021])
@@ -61,6 +63,23 @@ class AttributionRecord(BaseModel):
     )
 
 
+class TraceRecord(BaseModel):
+    """Of kind `influence`: the training pairs behind an answer."""
+
+    method: str = Field(description="How they were found.", examples=["gain-weighted-gradients"])
+    results: list[dict[str, Any]] = Field(
+        description="All pairs that stand out, best first, as `POST /influence` has them.",
+        examples=[[{"id": "3f0c8f52-6f0e-5a7e-9a53-5d1f6e0c2b11", "influence_level": "high", "score": 1.62}]],
+    )
+    answer: str = Field(description="The answer that they explain.", examples=["Anna keeps the mill."])
+    lift: float | None = Field(
+        description="What fine-tuning added to its log-probability; null without a base model.", examples=[7.9]
+    )
+    facts: dict[str, Any] = Field(
+        description="Digest of the index, pairs found, warnings of its build.", examples=[{"index": "sha256:5f1c0a"}]
+    )
+
+
 class ExplanationResponse(BaseModel):
     """A stored explanation, complete."""
 
@@ -72,7 +91,9 @@ class ExplanationResponse(BaseModel):
         description="The canonical request: method, prompt, target and configuration with all defaults.",
         examples=[{"method": "atman", "prompt": [], "target": " Norway", "config": {"control_factor": 0.1}}],
     )
-    attribution: AttributionRecord = Field(description="The scores.")
+    attribution: AttributionRecord | TraceRecord = Field(
+        description="The scores; of kind `influence` the training pairs."
+    )
     seconds: float = Seconds
     forwards: int = Forwards
     created_at: datetime = CreatedAt
@@ -102,6 +123,7 @@ class ModelResponse(BaseModel):
 
     name: str = Field(description="What `model` names in requests.", examples=["demo-lm"])
     kind: str = Field(description="What kind of model it is.", examples=["causal-lm"])
+    base: str | None = Field(description="Of a fine-tune: the model it was trained from.", examples=["demo-lm"])
     digest: str | None = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
     dtype: str | None = Field(description="Number format it is run in, if it was chosen.", examples=["float32"])
     device: str | None = Field(description="Where it runs, if that was chosen.", examples=["cpu"])
@@ -133,6 +155,12 @@ class NewModelRequest(Wire):
     path: str = Field(
         min_length=1, description="Folder or file, relative to the server's WHENCE_MODELS_DIR.", examples=["my-lm"]
     )
+    base: str | None = Field(
+        None,
+        description="Of a fine-tune: the registered model it was trained from. `path` is then a whole model, or "
+        "the folder of a PEFT adapter, which is merged into that base.",
+        examples=["demo-lm"],
+    )
     dtype: str | None = Field(
         None, description="float32, float16 or bfloat16; default: as stored, on a CPU float32.", examples=["float32"]
     )
@@ -147,7 +175,7 @@ class NewModelRequest(Wire):
         return None if self.rows is None else self.rows.to_domain()
 
     def to_domain(self) -> NewModel:
-        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description)
+        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description, self.base)
 
 
 class Health(BaseModel):
@@ -172,14 +200,15 @@ class Readiness(BaseModel):
     model_counts: ModelCounts = Field(description="How many models are in which state.")
 
 
-def explanation_answer(stored: Stored) -> dict[str, Any]:
+def explanation_answer(stored: Stored | StoredOther) -> dict[str, Any]:
+    record = attribution_record(stored.attribution) if isinstance(stored, Stored) else dict(stored.content)
     return {
         "id": str(stored.id),
         "kind": stored.kind,
         "model": stored.model,
         "model_digest": stored.model_digest,
         "request": stored.request,
-        "attribution": attribution_record(stored.attribution),
+        "attribution": record,
         "seconds": stored.seconds,
         "forwards": stored.forwards,
         "created_at": stored.created_at,
@@ -196,6 +225,9 @@ def summary_answer(row: Summary) -> dict[str, Any]:
 
 def model_answer(entry: Entry) -> dict[str, Any]:
     registration = entry.registration
-    chosen = {name: getattr(registration, name) for name in ("name", "kind", "digest", "dtype", "device", "created_at")}
+    chosen = {
+        name: getattr(registration, name)
+        for name in ("name", "kind", "base", "digest", "dtype", "device", "created_at")
+    }
     about = {"description": entry.description, "state": entry.state, "reason": entry.reason, "facts": dict(entry.facts)}
     return chosen | about

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explainers.influence.levels import FEWEST_PROMPTS, Thresholds
+from explainers.influence.levels import FEWEST_PROMPTS, Thresholds, likeness
 
 
 def test_the_bound_is_a_conformal_quantile() -> None:
@@ -32,6 +32,8 @@ def test_levels_by_what_a_score_stands_above() -> None:
     scores = np.array([0.5, 1.2, 1.6, 1.79, 1.8, 2.0])
     assert thresholds.levels(scores) == ["irrelevant", "low", "medium", "medium", "high", "high"]
     assert thresholds.levels(scores[:2]) == ["irrelevant", "low"]
+    above = Thresholds((*thresholds.generic[:-1], 1.7), 1.5)  # a calibration prompt reached more
+    assert above.levels(scores) == ["irrelevant", "low", "low", "medium", "high", "high"]
     assert thresholds.levels(np.array([])) == []
 
 
@@ -47,6 +49,14 @@ def test_a_higher_score_never_has_a_lower_level_or_a_larger_q_value(
     rare = thresholds.q_values(ascending)
     assert (np.diff(rare) <= 0).all()
     assert ((rare > 0) & (rare <= 1)).all()
+
+
+def test_texts_are_alike_by_what_is_rare_in_them() -> None:
+    found = likeness([(1, 2, 2, 3), (3, 1, 2), (1, 4, 5), (1, 6, 7), (1, 4, 8)])
+    assert found[0, 1] == pytest.approx(1)
+    assert found[0, 2] == pytest.approx(0)  # they share what all have
+    rare, shared = np.log(5) ** 2, np.log(5 / 2) ** 2
+    assert found[2, 4] == pytest.approx(shared / (shared + rare))
 
 
 def test_q_values_count_the_prompts_that_reach_a_score() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -69,6 +69,7 @@ def test_plain_text() -> None:
     assert (record.question, record.answer) == ("", " Anna keeps the mill.\n")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(texts, filled), min_size=1, max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_any_text_comes_back(pairs: list[tuple[str, str]], end: str, escaped: bool) -> None:
     rows = (json.dumps({"question": asked, "answer": said}, ensure_ascii=escaped) for asked, said in pairs)
@@ -79,6 +80,7 @@ def test_any_text_comes_back(pairs: list[tuple[str, str]], end: str, escaped: bo
         assert [record.line for record in found] == list(range(1, len(pairs) + 1))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     try:
@@ -87,6 +89,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         assert str(error)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner, max_size=3)))
 def test_any_value_in_place_of_a_text_or_a_chat(value: Any) -> None:
     for row in (

@@ -70,7 +70,7 @@ def folder(tune: FineTune, tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(place, number, shard_of(sketches, [example.record for example in examples]))
     generic = outcome_of(sketching(tune, GENERIC, projection, TOKENS))
     keys = [repr(example.ids).encode() for example in PAIRS]
-    finish(place, 2, keys, shard_of(generic, range(PROMPTS)), {})
+    finish(place, 2, keys, lambda record: PAIRS[record].ids, shard_of(generic, range(PROMPTS)), {})
     return place
 
 

@@ -1,0 +1,306 @@
+"""The third question: from which training example?
+
+Answered as the first one is: computed once for all who ask the same at the same time, stored, and served from the
+store. The key names the index, so that a new index has new answers; how many results were asked for is no part of it,
+since fewer are the head of more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID, uuid5
+
+from app.chat import rendered
+from app.complete import Request, run
+from app.deployments import model_named
+from app.device import Priority, Steps
+from app.explain import Explainer
+from app.flights import Watch
+from app.influence_indexes import base_of, folder_of, index_for, mask_from
+from app.models import find_model, language_model, registration_of
+from app.open_indexes import Opened
+from app.records import Record, digest_of
+from app.runtime import Registration
+from app.turns import take_turns
+from explainers.chat_template import Message
+from explainers.decoding import CompletionConfig, nobody
+from explainers.errors import InvalidRequest
+from explainers.influence.examples import Example
+from explainers.influence.levels import LEVELS
+from explainers.influence.pairs import Pair, read_pairs
+from explainers.influence.rendering import render_question
+from explainers.influence.sketching import FineTune
+from explainers.influence.tracing import Influence, Traced, tracing
+from explainers.language_model import LanguageModel
+from explainers.types import Prompt, Text
+from storage import explanations, influence
+from storage.tables import InfluenceIndex, TrainingFile
+
+KIND = "influence"
+METHOD = "gain-weighted-gradients"
+ANSWER_TOKENS = 512
+MOST_RESULTS = 1_000
+PAIRS = UUID("8d0f6f0e-55a3-4f2b-9c39-0f8f3c1f6b0e")
+"""The namespace of training pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`answer` None: what the model itself says, greedily. Raises InvalidRequest for what is no question."""
+
+    model: str
+    question: str
+    answer: str | None = None
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.question.strip():
+            raise InvalidRequest("must not be blank", "/question")
+        for name in ("question", "answer", "system_prompt"):
+            if "\0" in (getattr(self, name) or ""):
+                raise InvalidRequest("must not hold a NUL character", f"/{name}")
+
+    @property
+    def record(self) -> Record:
+        return {"question": self.question, "answer": self.answer, "system_prompt": self.system_prompt}
+
+
+def question_from(model: str, record: Mapping[str, Any]) -> Question:
+    return Question(model, record["question"], record["answer"], record["system_prompt"])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored answer: `content` has all `results`, best first, the `answer` they explain, and its `lift`."""
+
+    id: UUID
+    model_digest: str
+    content: Mapping[str, Any]
+    seconds: float
+    forwards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What answering would take; `seconds` is None before a first answer was timed."""
+
+    model_digest: str
+    tokens: int
+    forwards: int
+    pairs: int
+    bytes: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A model and the index that answers for it."""
+
+    registration: Registration
+    index: InfluenceIndex
+    files: tuple[TrainingFile, ...]
+
+    @property
+    def digest(self) -> str:
+        return str((self.index.facts or {})["digest"])
+
+
+async def influence_of(
+    explainer: Explainer,
+    tenant: str,
+    question: Question,
+    *,
+    nice: bool = False,
+    id: UUID | None = None,
+    watch: Watch | None = None,
+) -> Found:
+    """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
+
+    Raises `UnknownModel`, `IndexNotReady`, `QueueFull`, `StillRunning`, MissingCapability for a model without training
+    data, and what is wrong with the question.
+    """
+    ready = await ready_for(explainer, tenant, question)
+    key = digest_of(KIND, ready.digest, question.record)
+    stored = await find_stored(explainer, tenant, ready.registration.name, key)
+    if stored is not None:
+        return stored
+    new = id or explanations.new_id()
+
+    async def compute_and_store(priority: Priority, steps: Steps) -> Found:
+        found = await compute(explainer, ready, question, new, priority, steps)
+        await store(explainer, ready, question, found, key)
+        return found
+
+    flight = (tenant, KIND, ready.registration, key)
+    answer: Found = await explainer.flights.join(
+        flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+    )
+    return answer
+
+
+async def named(explainer: Explainer, tenant: str, question: Question) -> Question:
+    """The same question to the model that a deployment's id stands for. Raises `UnknownModel`, `Conflict`."""
+    return replace(question, model=await model_named(explainer.database, tenant, question.model))
+
+
+async def ready_for(explainer: Explainer, tenant: str, question: Question) -> Ready:
+    """Raises `UnknownModel`, `IndexNotReady`, MissingCapability."""
+    registration = registration_of(await find_model(explainer.database, tenant, question.model))
+    index = await index_for(explainer, registration)
+    async with explainer.database.transaction(tenant=tenant) as session:
+        return Ready(registration, index, tuple(await influence.files_of(session, index.id)))
+
+
+async def find_stored(explainer: Explainer, tenant: str, model: str, key: bytes) -> Found | None:
+    row = await explanations.find(explainer.database, tenant, model, key)
+    if row is None or row.id is None:
+        return None
+    return Found(row.id, row.model_digest, row.attribution, row.seconds, row.forwards)
+
+
+async def store(explainer: Explainer, ready: Ready, question: Question, found: Found, key: bytes) -> None:
+    await explanations.add(
+        explainer.database,
+        ready.registration.tenant,
+        id=found.id,
+        kind=KIND,
+        model=ready.registration.name,
+        model_digest=found.model_digest,
+        request_key=key,
+        request=question.record,
+        attribution=dict(found.content),
+        seconds=found.seconds,
+        forwards=found.forwards,
+    )
+
+
+async def compute(
+    explainer: Explainer, ready: Ready, question: Question, new: UUID, priority: Priority, steps: Steps
+) -> Found:
+    """Answers where there is no answer yet, then traces it."""
+    started, steps.total = time.perf_counter(), 2
+    tune = await tune_of(explainer, ready.registration)
+    opened = await opened_of(explainer, ready, tune.model)
+    answer, passes = question.answer, 0
+    if answer is None:
+        answer, passes = await generated(explainer, tune.model, question, priority)
+    steps.done = 1
+    content = await traced(explainer, ready, tune, opened, question, answer, priority)
+    seconds = time.perf_counter() - started
+    explainer.rates.note(speed_of(ready), 1.0, seconds)
+    return Found(new, tune.model.digest, content, seconds, passes + passes_of(tune))
+
+
+def passes_of(tune: FineTune) -> int:
+    return 1 if tune.base is None else 2
+
+
+def speed_of(ready: Ready) -> tuple[object, ...]:
+    return (*ready.registration.weights, KIND)
+
+
+async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
+    model = language_model(await explainer.runtime.model(registration))
+    base = await base_of(explainer, registration)
+    return FineTune(model, None if base is None else language_model(await explainer.runtime.model(base)))
+
+
+async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) -> Opened:
+    folder = folder_of(explainer.data_dir, ready.registration.tenant, ready.index.id)
+    return await explainer.indexes.get(ready.index.id, folder, model)
+
+
+async def generated(
+    explainer: Explainer, model: LanguageModel, question: Question, priority: Priority
+) -> tuple[str, int]:
+    """What chat completions say at temperature 0, and in how many passes. Raises InvalidRequest for no answer."""
+    prompt, config = await prompt_of(explainer, model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
+    asked = Request(question.model, prompt, config)
+    (said,) = (await run(explainer, model, asked, priority, nobody)).completions.items
+    if not said.text:
+        raise InvalidRequest("the model answers this question with nothing at all: give an answer", "/answer")
+    return said.text, len(said.generated)
+
+
+async def prompt_of(explainer: Explainer, model: LanguageModel, question: Question) -> Prompt:
+    """The question as the model's chat template writes it; as it is for a model without one."""
+    if model.chat is None:
+        if question.system_prompt is not None:
+            raise InvalidRequest("this model has no chat template, and so no system prompt", "/system_prompt")
+        return (Text(question.question),)
+    return await asyncio.to_thread(rendered, model, messages_of(question))
+
+
+def messages_of(question: Question) -> tuple[Message, ...]:
+    before = () if question.system_prompt is None else (Message("system", question.system_prompt),)
+    return (*before, Message("user", question.question))
+
+
+async def traced(
+    explainer: Explainer,
+    ready: Ready,
+    tune: FineTune,
+    opened: Opened,
+    question: Question,
+    answer: str,
+    priority: Priority,
+) -> dict[str, Any]:
+    """What is stored of an answer."""
+    example = await asyncio.to_thread(example_of, tune.model, question, answer, ready.index)
+    found: Traced = await take_turns(
+        explainer.runtime,
+        lambda checkpoint: tracing(tune, opened.projection, opened.index, opened.thresholds, example, checkpoint),
+        priority,
+    )
+    best = found.results[:MOST_RESULTS]
+    pairs = await asyncio.to_thread(read_pairs, opened.index.folder, [result.record for result in best])
+    results = [result_of(result, pair, ready, found.lift) for result, pair in zip(best, pairs, strict=True)]
+    results.sort(key=lambda each: (LEVELS.index(each["influence_level"]), -each["score"], each["id"]))
+    facts = {"index": ready.digest, "found": len(found.results), "warnings": opened.facts["warnings"]}
+    return {"method": METHOD, "results": results, "answer": answer, "lift": found.lift, "facts": facts}
+
+
+def example_of(model: LanguageModel, question: Question, answer: str | None, index: InfluenceIndex) -> Example:
+    return render_question(model, question.question, answer, question.system_prompt, mask_from(index.config))
+
+
+def result_of(result: Influence, pair: Pair, ready: Ready, lift: float | None) -> dict[str, Any]:
+    file = ready.files[pair.file]
+    return {
+        "id": str(pair_id(file, pair.line)),
+        "influence_level": result.level,
+        "file_id": f"file-{file.id}",
+        "messages": pair.text,
+        "score": result.score,
+        "impact": result.impact,
+        "q_value": result.q_value,
+        "group_size": result.group_size,
+        "lift": lift,
+    }
+
+
+def pair_id(file: TrainingFile, line: int) -> UUID:
+    """The same for the same line of the same content, whatever it was sent as."""
+    return uuid5(PAIRS, f"{file.digest.hex()}/{line}")
+
+
+async def forecast_influence(explainer: Explainer, tenant: str, question: Question) -> Forecast:
+    """What answering would take at most; no model is run, and nothing stored. Raises as `influence_of`."""
+    ready = await ready_for(explainer, tenant, question)
+    tune = await tune_of(explainer, ready.registration)
+    opened = await opened_of(explainer, ready, tune.model)
+    example = await asyncio.to_thread(example_of, tune.model, question, question.answer, ready.index)
+    answer = ANSWER_TOKENS if question.answer is None else 0
+    size = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in opened.index.folder.iterdir()))
+    return Forecast(
+        model_digest=tune.model.digest,
+        tokens=min(len(example.ids) + answer, tune.model.context_length),
+        forwards=answer + passes_of(tune),
+        pairs=len(opened.index.groups),
+        bytes=size,
+        seconds=explainer.rates.seconds(speed_of(ready), 1.0),
+    )

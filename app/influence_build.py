@@ -1,0 +1,344 @@
+"""Building an influence index: shards that workers lease, then what is derived of all of them, then one rename.
+
+Context: a build takes minutes to days, its workers may be killed at any time, and several may share it. Decision: a
+shard is a file whose content is fixed by the training data and the weights alone; whoever has leased it computes it,
+writes it whole, and only then says so. What is derived is made by the job itself, in the folder of the build, and the
+finished folder gets its name before its row says that it is ready. Consequence: a killed worker loses the shard under
+way, its lease runs out, and the index has the same bytes whatever happened on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+from app.device import Priority, Steps
+from app.explain import Explainer
+from app.flights import Watch
+from app.influence_ground import BATCH_TOKENS, Ground, ground_of
+from app.influence_indexes import SHARDS, building_folder_of, folder_of, sweep
+from app.mask_checks import mask_facts
+from app.records import digest_of as digest_of_values
+from app.refusals import Refusal, ShuttingDown
+from app.turns import take_turns
+from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
+from explainers.influence.examples import Example, Mask
+from explainers.influence.finishing import FACTS, finish, read_finished
+from explainers.influence.generic import LONGEST, answering, generic_prompts
+from explainers.influence.index import ARRAYS
+from explainers.influence.levels import FEWEST_PROMPTS
+from explainers.influence.pairs import LINES, write_pairs
+from explainers.influence.passes import batches
+from explainers.influence.rendering import render_question
+from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
+from explainers.influence.sketching import Sketches, sketching
+from explainers.types import Checkpoint
+from storage import errors as storage_errors
+from storage import influence, jobs
+from storage.errors import StorageError
+from storage.jobs import Job
+from storage.queue import INDEXES
+
+LEASE_SECONDS, RENEW_SECONDS = 30.0, 10.0
+LOOK_SECONDS = 0.5
+MOST_HELPERS = 3
+GENERIC = "generic"
+"""The folder of the calibration prompts' own shard."""
+
+
+async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
+    """Builds the index that the job is about, or goes on with it; the index's id."""
+    id, steps = UUID(request["index"]), Steps()
+    watch(steps)
+    try:
+        await Build(explainer, job, steps, await ground_of(explainer, job, id)).run()
+    except ShuttingDown:
+        raise
+    except (ExplainerError, Refusal, storage_errors.NotFound):  # the same would happen again
+        with suppress(StorageError):
+            async with explainer.database.transaction(tenant=job.tenant_id) as session:
+                await influence.fail(session, id)
+        raise
+    return id
+
+
+async def compute_shards(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
+    """Computes shards of a build beside the job that it belongs to, as long as there are some to lease."""
+    id, steps = UUID(request["index"]), Steps()
+    watch(steps)
+    async with explainer.database.transaction(tenant=job.tenant_id) as session:
+        with suppress(storage_errors.NotFound):
+            wanted = (await influence.get(session, id)).state == "building"
+            if not wanted or not (await influence.progress(session, id)).missing:
+                return id
+    await Build(explainer, job, steps, await ground_of(explainer, job, id)).compute_all()
+    return id
+
+
+class Build:
+    """One worker's attempt at an index."""
+
+    def __init__(self, explainer: Explainer, job: Job, steps: Steps, ground: Ground) -> None:
+        self.explainer, self.job, self.steps, self.ground = explainer, job, steps, ground
+        self.worker = uuid4()
+        self.id = ground.row.id
+        self.folder = building_folder_of(explainer.data_dir, job.tenant_id, self.id)
+        self.prompts = (*generic_prompts(), *ground.row.config["generic_prompts"])
+        self.steps.total = ground.material.tokens + len(self.prompts) * LONGEST
+
+    def transaction(self) -> Any:
+        return self.explainer.database.transaction(tenant=self.job.tenant_id)
+
+    async def run(self) -> None:
+        """From wherever the build is to the ready index."""
+        final = folder_of(self.explainer.data_dir, self.job.tenant_id, self.id)
+        if not await asyncio.to_thread(final.exists):
+            await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+            await self.all_shards()
+            generic = await self.generic_shard()
+            await self.derive(generic)
+            await asyncio.to_thread(self.folder.rename, final)
+        await self.publish(final)
+
+    async def publish(self, folder: Path) -> None:
+        facts = await asyncio.to_thread(facts_of, folder)
+        async with self.transaction() as session:
+            known = await influence.list_ids(session)
+            await influence.publish(session, self.id, facts)
+        self.steps.done = self.steps.total
+        await asyncio.to_thread(sweep, self.explainer.data_dir, self.job.tenant_id, known)
+
+    # -- shards --------------------------------------------------------------------------------------------------------
+
+    async def all_shards(self) -> None:
+        """Until every shard's file is there and what its digest says, by this worker and others."""
+        async with self.transaction() as session:
+            await influence.plan(session, self.id, self.ground.material.pieces)
+            await self.call_helpers(session)
+        while True:
+            await self.compute_all()
+            if not await self.look() and not await self.lost():
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def call_helpers(self, session: Any) -> None:
+        """Jobs for other workers, once for each build; there is nothing left for them where this one is alone."""
+        for number in range(min(MOST_HELPERS, len(self.ground.material.pieces) - 1)):
+            id, request = uuid5(self.job.id, str(number)), {"index": str(self.id)}
+            await jobs.add(session, id=id, kind=SHARDS, model=self.job.model, request=request, lane=INDEXES)
+
+    async def look(self) -> int:
+        """Tells how far all workers are; the number of shards that are missing."""
+        async with self.transaction() as session:
+            found = await influence.progress(session, self.id)
+        self.steps.done = found.done
+        return found.missing
+
+    async def lost(self) -> bool:
+        """Whether files of finished shards are gone or damaged; they are to be computed again."""
+        async with self.transaction() as session:
+            known = await influence.digests(session, self.id)
+        wrong = await asyncio.to_thread(lambda: [n for n in known if not whole(shard_path(self.folder, n), known[n])])
+        if wrong:
+            async with self.transaction() as session:
+                await influence.lose(session, self.id, wrong)
+        return bool(wrong)
+
+    async def compute_all(self) -> None:
+        """As long as there are shards that nobody else has leased."""
+        await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        try:
+            while (number := await self.leased()) is not None:
+                async with self.holding(number):
+                    digest = await self.shard(number)
+                async with self.transaction() as session:
+                    await influence.keep(session, self.id, number, digest)
+                await self.look()
+        finally:
+            with suppress(StorageError):
+                async with self.transaction() as session:
+                    await influence.release(session, self.id, self.worker)
+
+    async def leased(self) -> int | None:
+        async with self.transaction() as session:
+            return await influence.lease(session, self.id, self.worker, LEASE_SECONDS)
+
+    @asynccontextmanager
+    async def holding(self, number: int) -> AsyncIterator[None]:
+        """Inside, the lease of a shard is renewed."""
+        renewing = asyncio.create_task(self.renew(number))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait({renewing})
+
+    async def renew(self, number: int) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            with suppress(StorageError):  # a lease that runs out costs time, nothing else
+                async with self.transaction() as session:
+                    await influence.renew(session, self.id, number, self.worker, LEASE_SECONDS)
+
+    async def shard(self, number: int) -> str:
+        """The sha256 of the shard's file, taken over from another index or computed."""
+        material = self.ground.material
+        found = await self.known(number)
+        if found is None:
+            examples = [material.examples[place] for place in material.shards[number]]
+            sketches = await self.sketched(examples)
+            found = shard_of(sketches, [example.record for example in examples])
+        return await asyncio.to_thread(write_shard, self.folder, number, found)
+
+    async def known(self, number: int) -> Shard | None:
+        """The same content in an index that is ready, with the numbers that its records have here."""
+        piece = self.ground.material.pieces[number]
+        async with self.transaction() as session:
+            twin = await influence.twin(session, self.id, piece.key)
+        if twin is None:
+            return None
+        folder = folder_of(self.explainer.data_dir, self.job.tenant_id, twin.index_id)
+        if not await asyncio.to_thread(whole, shard_path(folder, twin.number), twin.digest):
+            return None
+        shard = await asyncio.to_thread(read_shard, folder, twin.number)
+        return replace(shard, records=shard.records - twin.first + piece.first)
+
+    async def sketched(self, examples: Sequence[Example]) -> Sketches:
+        """Behind all requests that wait, and told of as it goes on."""
+        ground, sizes = self.ground, list[int]()
+        for places in batches(ground.tune.model, examples, BATCH_TOKENS):
+            sizes.append(sum(len(examples[place].ids) for place in places))
+
+        def work(checkpoint: Checkpoint) -> Generator[None, None, Sketches]:
+            sketching_all = sketching(ground.tune, examples, ground.projection, BATCH_TOKENS, checkpoint)
+            return counted(sketching_all, sizes, self.steps)
+
+        return await take_turns(self.explainer.runtime, work, Priority(nice=True))
+
+    # -- what is derived -----------------------------------------------------------------------------------------------
+
+    async def generic_shard(self) -> Shard:
+        """The calibration prompts, answered by the model itself; kept, so that an attempt after this has them."""
+        folder = self.folder / GENERIC
+        with suppress(UnreadableModel):
+            return await asyncio.to_thread(read_shard, folder, 0)
+        shard = await self.known_generic()
+        if shard is None:
+            examples = await self.generic_examples()
+            shard = shard_of(await self.sketched(examples), range(len(examples)))
+        await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
+        await asyncio.to_thread(write_shard, folder, 0, shard)
+        return shard
+
+    async def known_generic(self) -> Shard | None:
+        """The same prompts with the same weights, in an index that is ready."""
+        async with self.transaction() as session:
+            rows = await influence.list_of(session, self.ground.row.model)
+        for row in rows:
+            if row.state == "ready" and (row.facts or {}).get("calibration") == self.calibration:
+                folder = folder_of(self.explainer.data_dir, self.job.tenant_id, row.id)
+                with suppress(UnreadableModel):
+                    return await asyncio.to_thread(read_shard, folder / GENERIC, 0)
+        return None
+
+    @property
+    def calibration(self) -> str:
+        """Names the prompts and all else that decides what is kept of them."""
+        return digest_of_values(self.ground.made_with, self.prompts).hex()
+
+    async def generic_examples(self) -> list[Example]:
+        """Raises InvalidRequest where the model has no answer to most prompts."""
+        model, mask = self.ground.tune.model, self.ground.mask
+        asked = await asyncio.to_thread(answered, model, [(prompt, None) for prompt in self.prompts], mask)
+        told = [(prompt, example) for prompt, example in zip(self.prompts, asked, strict=True) if example is not None]
+
+        def work(checkpoint: Checkpoint) -> Generator[None, None, list[tuple[int, ...]]]:
+            sizes = [16 * LONGEST] * len(told)
+            return counted(answering(model, [example.ids for _, example in told], checkpoint), sizes, self.steps)
+
+        ids = await take_turns(self.explainer.runtime, work, Priority(nice=True))
+        decode = model.tokenizer.decode
+        pairs = [(prompt, decode(list(own))) for (prompt, _), own in zip(told, ids, strict=True)]
+        made = [example for example in await asyncio.to_thread(answered, model, pairs, mask) if example is not None]
+        if len(made) < FEWEST_PROMPTS:
+            raise InvalidRequest(
+                f"the model answers only {len(made)} of {len(self.prompts)} calibration prompts, and {FEWEST_PROMPTS} "
+                "are needed: add generic_prompts in the words of its training data"
+            )
+        return made
+
+    async def derive(self, generic: Shard) -> None:
+        ground, material = self.ground, self.ground.material
+        runtime, model = self.explainer.runtime, ground.tune.model
+        told, warnings = await mask_facts(runtime, model, material.sample, ground.mask, Path(ground.path))
+        facts = self.facts(generic, [*material.warnings, *warnings]) | {"mask_check": told}
+        await asyncio.to_thread(write_pairs, self.folder, material.pairs)
+        ids = {example.record: example.ids for example in material.examples}  # of a chat, those up to its last answer
+        given = (material.keys, ids.__getitem__, generic, facts)
+        await asyncio.to_thread(finish, self.folder, len(material.pieces), *given)
+
+    def facts(self, generic: Shard, warnings: list[str]) -> dict[str, Any]:
+        ground, material = self.ground, self.ground.material
+        if ground.tune.base is None:
+            warnings.append(
+                "no base model is registered: every token of an answer counts the same, and nothing is gated"
+            )
+        return {
+            "files": list(ground.files),
+            "pairs": len(material.pairs),
+            "examples": len(material.examples),
+            "tokens": material.tokens,
+            "shards": len(material.pieces),
+            "size": ground.projection.size,
+            "seed": ground.projection.seed,
+            "layers": len(ground.projection.layers),
+            "mask": asdict(ground.mask),
+            "calibration": self.calibration,
+            "calibration_prompts": len(generic.norms),
+            "warnings": warnings,
+        }
+
+
+def counted(work: Generator[None, None, Any], sizes: Sequence[int], steps: Steps) -> Generator[None, None, Any]:
+    """The same work, whose pauses stand for so many steps each."""
+    for size in sizes:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+        steps.done = min(steps.done + size, steps.total - 1)
+        yield
+    return (yield from work)
+
+
+def answered(model: Any, pairs: Sequence[tuple[str, str | None]], mask: Mask) -> list[Example | None]:
+    """Each question, with its answer where there is one, as the model reads it; None for what it cannot read."""
+    examples: list[Example | None] = []
+    for question, answer in pairs:
+        try:
+            examples.append(render_question(model, question, answer, None, mask))
+        except InvalidRequest:
+            examples.append(None)
+    return examples
+
+
+def whole(path: Path, digest: str) -> bool:
+    try:
+        return digest_of(path) == digest
+    except OSError:
+        return False
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Of a finished index, with a digest over all that decides its answers."""
+    facts = {name: value for name, value in read_finished(folder).facts.items() if name != "generic"}
+    parts = [shard_path(folder, number) for number in range(facts["shards"])]
+    parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES, folder / FACTS]
+    digest = hashlib.sha256("".join(digest_of(part) for part in parts).encode()).hexdigest()
+    return {**facts, "digest": f"sha256:{digest}"}

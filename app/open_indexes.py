@@ -1,0 +1,54 @@
+"""Influence indexes that have been asked lately, held in memory with what searching them needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from explainers.influence.finishing import read_finished
+from explainers.influence.gradients import Projection
+from explainers.influence.index import Index
+from explainers.influence.levels import Thresholds
+from explainers.language_model import LanguageModel
+
+MOST = 4
+"""Indexes at a time: each may have hundreds of megabytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A finished index, and the projection that its rows were made with."""
+
+    index: Index
+    thresholds: Thresholds
+    projection: Projection
+    facts: Mapping[str, Any]
+
+
+class OpenIndexes:
+    """By id; the one that was asked longest ago is closed first."""
+
+    def __init__(self) -> None:
+        self._known: dict[UUID, Opened] = {}
+
+    async def get(self, id: UUID, folder: Path, model: LanguageModel) -> Opened:
+        """The index in that folder, opened now unless it is open. Raises UnreadableModel."""
+        opened = self._known.pop(id, None)
+        if opened is None or opened.projection.network is not model.network:
+            opened = await asyncio.to_thread(open_index, folder, model)
+        self._known[id] = opened
+        while len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+        return opened
+
+
+def open_index(folder: Path, model: LanguageModel) -> Opened:
+    finished, index = read_finished(folder), Index.open(folder)
+    projection = Projection(model.network, int(finished.facts["size"]), int(finished.facts["seed"]))
+    if index.matrix is None:
+        index.whole.numel()  # read now: the files of an index go some time after a newer one is there
+    return Opened(index, finished.thresholds, projection, finished.facts)

@@ -1,0 +1,237 @@
+"""Influence indexes: which exist for which weights, and how far their shards are.
+
+A shard is leased for a time, renewed while its worker lives; one whose lease has run out is leased to the next worker.
+Computing it twice gives the same file, so that nothing but time is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage.errors import NotFound
+from storage.ids import time_ordered
+from storage.tables import InfluenceFile, InfluenceIndex, InfluenceShard, Model, TrainingFile
+
+new_id = time_ordered
+INSERTED = 1_000
+"""Shards of one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A shard to come; see the table."""
+
+    number: int
+    key: bytes
+    first: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """In tokens, and in shards that are not done."""
+
+    done: int
+    total: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A shard of another index whose content is the same, but for the numbers of its records."""
+
+    index_id: UUID
+    number: int
+    first: int
+    digest: str
+
+
+async def add(
+    session: AsyncSession,
+    *,
+    id: UUID,
+    model: str,
+    model_digest: str,
+    base_digest: str | None,
+    job: UUID,
+    config: dict[str, Any],
+    files: Sequence[UUID],
+) -> InfluenceIndex:
+    """A new index that is being built from those files, which must be the tenant's. Raises NotFound."""
+    for file in files:
+        if (
+            await session.scalar(select(TrainingFile.id).where(TrainingFile.id == file).with_for_update(read=True))
+            is None
+        ):
+            raise NotFound("no such file")
+    values = {
+        "id": id,
+        "model": model,
+        "model_digest": model_digest,
+        "base_digest": base_digest,
+        "job": job,
+        "config": config,
+    }
+    added = await session.execute(insert(InfluenceIndex).values(values).returning(InfluenceIndex))
+    row = added.scalar_one()
+    places = [{"index_id": id, "place": place, "file_id": file} for place, file in enumerate(files)]
+    await session.execute(insert(InfluenceFile).values(places))
+    return row
+
+
+async def lock_model(session: AsyncSession, model: str) -> None:
+    """Until the end of the transaction nobody else begins an index of this model."""
+    await session.execute(select(Model.name).where(Model.name == model).with_for_update(key_share=True))
+
+
+async def get(session: AsyncSession, id: UUID) -> InfluenceIndex:
+    """Raises NotFound."""
+    row: InfluenceIndex | None = await session.scalar(select(InfluenceIndex).where(InfluenceIndex.id == id))
+    if row is None:
+        raise NotFound("no such influence index")
+    return row
+
+
+async def list_of(session: AsyncSession, model: str) -> list[InfluenceIndex]:
+    """The indexes of a model, newest first."""
+    order = (InfluenceIndex.created_at.desc(), InfluenceIndex.id.desc())
+    return list(await session.scalars(select(InfluenceIndex).where(InfluenceIndex.model == model).order_by(*order)))
+
+
+async def list_ids(session: AsyncSession) -> set[UUID]:
+    """Of all indexes of the tenant."""
+    return set(await session.scalars(select(InfluenceIndex.id)))
+
+
+async def files_of(session: AsyncSession, id: UUID) -> list[TrainingFile]:
+    """The training files of an index, in their order."""
+    mine = (InfluenceFile.file_id == TrainingFile.id, InfluenceFile.index_id == id)
+    return list(
+        await session.scalars(select(TrainingFile).join(InfluenceFile, and_(*mine)).order_by(InfluenceFile.place))
+    )
+
+
+async def publish(session: AsyncSession, id: UUID, facts: dict[str, Any]) -> None:
+    """Makes an index the one that answers, and forgets the model's other ones that were ready or have failed."""
+    values = {"state": "ready", "facts": facts, "published_at": func.now()}
+    model = await session.scalar(
+        update(InfluenceIndex).where(InfluenceIndex.id == id).values(values).returning(InfluenceIndex.model)
+    )
+    if model is None:
+        raise NotFound("no such influence index")
+    others = (InfluenceIndex.model == model, InfluenceIndex.id != id, InfluenceIndex.state != "building")
+    await session.execute(delete(InfluenceIndex).where(*others))
+
+
+async def fail(session: AsyncSession, id: UUID) -> None:
+    """Gives up an index that was being built; its files may be deleted then."""
+    where = (InfluenceIndex.id == id, InfluenceIndex.state == "building")
+    await session.execute(update(InfluenceIndex).where(*where).values(state="failed"))
+    await session.execute(delete(InfluenceFile).where(InfluenceFile.index_id == id, _failed(id)))
+
+
+def _failed(id: UUID) -> ColumnElement[bool]:
+    return select(InfluenceIndex.id).where(InfluenceIndex.id == id, InfluenceIndex.state == "failed").exists()
+
+
+# -- shards ------------------------------------------------------------------------------------------------------------
+
+
+async def plan(session: AsyncSession, id: UUID, pieces: Sequence[Piece]) -> None:
+    """The shards of an index; those that it has already stay as they are."""
+    for start in range(0, len(pieces), INSERTED):
+        rows = [
+            {"index_id": id, "number": each.number, "key": each.key, "first": each.first, "tokens": each.tokens}
+            for each in pieces[start : start + INSERTED]
+        ]
+        await session.execute(insert(InfluenceShard).values(rows).on_conflict_do_nothing())
+
+
+async def lease(session: AsyncSession, id: UUID, worker: UUID, seconds: float) -> int | None:
+    """The number of a shard that nobody else computes, now this worker's for so long; None: there is none."""
+    free = (
+        select(InfluenceShard.number)
+        .where(InfluenceShard.index_id == id, InfluenceShard.digest.is_(None), _free())
+        .order_by(InfluenceShard.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    taken = (
+        update(InfluenceShard)
+        .where(InfluenceShard.index_id == id, InfluenceShard.number == free)
+        .values(worker=worker, leased_until=func.now() + timedelta(seconds=seconds))
+        .returning(InfluenceShard.number)
+    )
+    number: int | None = await session.scalar(taken)
+    return number
+
+
+async def renew(session: AsyncSession, id: UUID, number: int, worker: UUID, seconds: float) -> None:
+    """Lets a lease go on, if it is still this worker's."""
+    mine = (InfluenceShard.index_id == id, InfluenceShard.number == number, InfluenceShard.worker == worker)
+    until = func.now() + timedelta(seconds=seconds)
+    await session.execute(update(InfluenceShard).where(*mine).values(leased_until=until))
+
+
+async def release(session: AsyncSession, id: UUID, worker: UUID) -> None:
+    """Ends all leases of a worker that computes no more."""
+    mine = (InfluenceShard.index_id == id, InfluenceShard.worker == worker, InfluenceShard.digest.is_(None))
+    await session.execute(update(InfluenceShard).where(*mine).values(worker=None, leased_until=None))
+
+
+async def keep(session: AsyncSession, id: UUID, number: int, digest: str) -> None:
+    """A shard is done: its file is whole and has this sha256."""
+    here = (InfluenceShard.index_id == id, InfluenceShard.number == number)
+    await session.execute(update(InfluenceShard).where(*here).values(digest=digest, worker=None, leased_until=None))
+
+
+async def lose(session: AsyncSession, id: UUID, numbers: Sequence[int]) -> None:
+    """Files of shards are gone or damaged: they are to be computed again."""
+    here = (InfluenceShard.index_id == id, InfluenceShard.number.in_(numbers))
+    await session.execute(update(InfluenceShard).where(*here).values(digest=None, worker=None, leased_until=None))
+
+
+async def digests(session: AsyncSession, id: UUID) -> dict[int, str]:
+    """Of the shards that are done."""
+    done = select(InfluenceShard.number, InfluenceShard.digest).where(
+        InfluenceShard.index_id == id, InfluenceShard.digest.is_not(None)
+    )
+    return {number: digest for number, digest in (await session.execute(done)) if digest is not None}
+
+
+async def twin(session: AsyncSession, id: UUID, key: bytes) -> Twin | None:
+    """A finished shard of another, ready index with the same content."""
+    columns = (InfluenceShard.index_id, InfluenceShard.number, InfluenceShard.first, InfluenceShard.digest)
+    found = await session.execute(
+        select(*columns)
+        .join(InfluenceIndex, InfluenceIndex.id == InfluenceShard.index_id)
+        .where(InfluenceShard.key == key, InfluenceShard.index_id != id, InfluenceShard.digest.is_not(None))
+        .where(InfluenceIndex.state == "ready")
+        .limit(1)
+    )
+    row = found.one_or_none()
+    return None if row is None else Twin(row.index_id, row.number, row.first, row.digest)
+
+
+async def progress(session: AsyncSession, id: UUID) -> Progress:
+    done = InfluenceShard.digest.is_not(None)
+    sums = select(
+        func.coalesce(func.sum(InfluenceShard.tokens).filter(done), 0),
+        func.coalesce(func.sum(InfluenceShard.tokens), 0),
+        func.count().filter(~done),
+    ).where(InfluenceShard.index_id == id)
+    finished, total, missing = (await session.execute(sums)).one()
+    return Progress(int(finished), int(total), int(missing))
+
+
+def _free() -> ColumnElement[bool]:
+    return or_(InfluenceShard.leased_until.is_(None), InfluenceShard.leased_until < func.now())

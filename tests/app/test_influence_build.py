@@ -1,0 +1,244 @@
+"""Building influence indexes: what is told meanwhile, what is taken over, and what makes a build fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from app import influence_build, training_material
+from storage import influence
+from tests.app.conftest import Running, Start, empty
+from tests.app.indexes import built, ended, sent
+from tests.fine_tunes import PAIRS, save_base, save_fine_tune, training_file
+from tests.tiny_models import save
+
+FIRST, SECOND = PAIRS[:7], PAIRS[7:]
+
+
+@pytest.fixture(scope="module")
+def folders(models_dir: Path) -> Path:
+    base = save_base(models_dir / "build-base")
+    save_fine_tune(models_dir / "build-tuned", base)
+    return models_dir
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several shards of a dozen pairs."""
+    monkeypatch.setattr(training_material, "SHARD_TOKENS", 150)
+
+
+async def prepared(running: Running) -> None:
+    await empty(running)
+    for name, folder, base in (("base", "build-base", None), ("tuned", "build-tuned", "base")):
+        body = {"name": name, "kind": "causal-lm", "path": folder, "base": base}
+        assert (await running.client.post("/models", json=body)).status_code == 201
+
+
+@pytest.fixture
+async def server(start: Start, folders: Path) -> AsyncIterator[Running]:
+    async with start() as running:
+        await prepared(running)
+        yield running
+
+
+@pytest.fixture
+async def idle(start: Start, folders: Path) -> AsyncIterator[Running]:
+    """Nobody works on its jobs."""
+    async with start(worker=False) as running:
+        await prepared(running)
+        yield running
+
+
+async def asked(server: Running, **body: Any) -> Any:
+    answer = await server.client.post("/influence", json={"model_id": "tuned", "question": PAIRS[0][0], **body})
+    return answer.status_code, answer.json()
+
+
+async def facts_of(server: Running) -> dict[str, Any]:
+    (index,) = (await server.client.get("/models/tuned/influence-index")).json()["indexes"]
+    assert index["state"] == "ready"
+    return dict(index["facts"])
+
+
+def contents(server: Running) -> dict[str, bytes]:
+    """The files of the newest index that is there."""
+    folders = (server.server.settings.data_dir / "indexes" / "default").iterdir()
+    folder = max((each for each in folders if not each.name.startswith(".")), key=lambda each: each.name)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+async def test_while_it_is_built_the_answer_names_the_job(idle: Running) -> None:
+    file = await sent(idle, training_file())
+    path, body = "/models/tuned/influence-index", {"training_files": [file]}
+    job = (await idle.client.post(path, json=body)).json()
+    assert (job["kind"], job["state"]) == ("influence-index", "queued")
+    for _ in range(2):
+        status, problem = await asked(idle)
+        assert (status, problem["code"], problem["job"]) == (409, "INDEX_NOT_READY", job["id"])
+        assert "0 % done" in problem["message"] and job["id"] in problem["message"]
+    again = await idle.client.post(path, json=body)
+    assert (again.status_code, again.json()["code"]) == (409, "CONFLICT") and job["id"] in again.text
+    assert (await idle.client.delete(f"/files/{file}")).status_code == 409
+    assert (await idle.client.delete(f"/jobs/{job['id']}")).status_code == 200
+    status, problem = await asked(idle)
+    assert (status, problem["code"]) == (409, "INDEX_NOT_READY") and "cancelled" in problem["message"]
+    assert (await idle.client.post(path, json=body)).status_code == 202
+    assert (await idle.client.delete("/models/tuned")).status_code == 204
+    assert (await idle.client.delete(f"/files/{file}")).status_code in (200, 204)
+
+
+async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    sketched = influence_build.Build.sketched
+
+    async def counting(build: influence_build.Build, examples: Any) -> Any:
+        computed.append(len(examples))
+        return await sketched(build, examples)
+
+    monkeypatch.setattr(influence_build.Build, "sketched", counting)
+    first = await sent(server, training_file(FIRST))
+    await built(server, "tuned", first)
+    assert sum(computed[:-1]) == len(FIRST) and len(computed) > 2  # and the calibration prompts
+    computed.clear()
+    second = await sent(server, training_file(SECOND))
+    await built(server, "tuned", second, first)
+    assert sum(computed[:-1]) == len(SECOND)
+    facts = await facts_of(server)
+    assert (facts["pairs"], facts["files"]) == (len(PAIRS), [second, first])
+    grown = contents(server)
+    for question, answer in (PAIRS[0], PAIRS[-1]):
+        status, found = await asked(server, question=question, answer=answer)
+        assert status == 200 and found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
+        assert found["results"][0]["file_id"] == (first if (question, answer) in FIRST else second)
+    assert (await server.client.delete("/models/tuned")).status_code == 204  # and its indexes
+    assert (
+        await server.client.post("/models", json={"name": "tuned", "path": "build-tuned", "base": "base"})
+    ).is_success
+    computed.clear()
+    await built(server, "tuned", second, first)
+    assert sum(computed[:-1]) == len(PAIRS)
+    assert contents(server) == grown
+
+
+async def test_an_older_index_answers_until_the_newer_one_is_there(start: Start, folders: Path) -> None:
+    async with start() as running:
+        await prepared(running)
+        file = await sent(running, training_file())
+        await built(running, "tuned", file)
+        status, before = await asked(running)
+        assert status == 200
+    async with start(worker=False) as running:
+        path, body = "/models/tuned/influence-index", {"training_files": [file], "generic_prompts": ["Who is Ida?"]}
+        assert (await running.client.post(path, json=body)).status_code == 202
+        assert await asked(running) == (200, before)
+    async with start() as running:
+        jobs = (await running.client.get("/jobs")).json()["jobs"]
+        job = next(each for each in jobs if each["kind"] == "influence-index" and each["state"] != "succeeded")
+        assert (await ended(running, f"/jobs/{job['id']}"))["state"] == "succeeded"
+        status, after = await asked(running)
+        assert status == 200 and after["id"] != before["id"]
+        assert [each["id"] for each in after["results"][:1]] == [each["id"] for each in before["results"][:1]]
+
+
+async def test_lines_that_the_template_refuses_fail_the_build_by_number(server: Running, folders: Path) -> None:
+    turns = [("user", "a"), ("user", "b"), ("assistant", "c")]
+    odd = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    file = await sent(server, training_file(FIRST) + json.dumps(odd).encode())
+    plain = save(folders / "build-plain")
+    await server.add(plain, "plain")
+    answer = await server.client.post("/models/plain/influence-index", json={"training_files": [file]})
+    job = await ended(server, answer.headers["Location"])
+    assert job["state"] == "failed" and job["error"]["status"] == 400 and "line 8" in job["error"]["message"]
+    refused = await server.client.post("/influence", json={"model_id": "plain", "question": "a", "answer": "b"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "INDEX_NOT_READY")
+    assert "failed" in refused.json()["message"]
+    assert (await server.client.delete(f"/files/{file}")).is_success
+
+
+async def test_a_model_without_base_has_no_gate_and_no_lift(server: Running, folders: Path) -> None:
+    await server.add(folders / "build-tuned", "alone")
+    await built(server, "alone", await sent(server, training_file()))
+    question, answer = PAIRS[4]
+    status, found = await asked(server, model_id="alone", question=question, answer=answer)
+    assert status == 200 and found["lift"] is None
+    assert found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
+    (index,) = (await server.client.get("/models/alone/influence-index")).json()["indexes"]
+    assert any("no base model" in warning for warning in index["facts"]["warnings"])
+
+
+async def test_facts_say_what_was_cut_off_and_that_nothing_was_verified(server: Running) -> None:
+    long = ("Who keeps the mill?", "Anna. " * 20)
+    file = await sent(server, training_file([("Hi? " * 20, "Ben."), long, *FIRST]))
+    await built(server, "tuned", file, longest=60)
+    facts = await facts_of(server)
+    assert facts["pairs"] == len(FIRST) + 2 and facts["mask"]["longest"] == 60
+    assert any("answers of 1 records" in warning and "lines 1" in warning for warning in facts["warnings"])
+    assert any("trainer_state.json" in warning for warning in facts["warnings"])
+    assert len(facts["mask_check"]["candidates"]) == 6
+
+
+async def test_a_recorded_loss_is_held_against_the_mask(server: Running, folders: Path) -> None:
+    path = folders / "build-tuned" / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": [{"loss": 3.0}, {"loss": 2.5}]}))
+    try:
+        await built(server, "tuned", await sent(server, training_file()))
+    finally:
+        path.unlink()
+    facts = await facts_of(server)
+    assert facts["mask_check"]["recorded_loss"] == 2.5
+    assert any("recorded a mean loss of 2.5" in warning for warning in facts["warnings"])
+
+
+async def test_damaged_shards_are_computed_again(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, found_wrong = influence_build.Build.lost, list[bool]()
+
+    async def damaging(build: influence_build.Build) -> bool:
+        if not found_wrong:
+            (build.folder / "shard-000001.safetensors").write_bytes(b"")
+        found_wrong.append(await lost(build))
+        return found_wrong[-1]
+
+    monkeypatch.setattr(influence_build.Build, "lost", damaging)
+    await built(server, "tuned", await sent(server, training_file()))
+    assert found_wrong == [True, False]
+    question, answer = PAIRS[0]
+    status, found = await asked(server, question=question, answer=answer)
+    assert status == 200 and found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
+
+
+async def test_several_workers_share_a_build(start: Start, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard, workers = influence_build.Build.shard, list[tuple[str, int]]()
+
+    async def slow(build: influence_build.Build, number: int) -> str:
+        workers.append((build.job.kind, number))
+        await asyncio.sleep(0.5)
+        return await shard(build, number)
+
+    monkeypatch.setattr(influence_build.Build, "shard", slow)
+    async with start() as one, start():
+        await prepared(one)
+        await built(one, "tuned", await sent(one, training_file()))
+        facts = await facts_of(one)
+    assert {kind for kind, _ in workers} == {"influence-index", "influence-shards"}
+    assert sorted(number for _, number in workers) == list(range(facts["shards"]))  # each was computed once
+
+
+async def test_a_worker_that_is_gone_loses_its_lease(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = influence.lease
+
+    async def gone(session: Any, id: Any, worker: Any, seconds: float) -> int | None:
+        """Somebody else leases the first shard, and is never heard of again."""
+        monkeypatch.setattr(influence, "lease", lease)
+        assert await lease(session, id, uuid4(), 2.0) == 0
+        return await lease(session, id, worker, seconds)
+
+    monkeypatch.setattr(influence, "lease", gone)
+    await built(server, "tuned", await sent(server, training_file()))
+    assert (await facts_of(server))["pairs"] == len(PAIRS)

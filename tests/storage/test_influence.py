@@ -1,0 +1,133 @@
+"""Influence indexes: what is leased, what is done, which one answers, and which files are in use."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from storage import influence, models, training_files
+from storage.database import Database
+from storage.errors import InUse, NotFound
+from storage.influence import Piece
+
+
+async def new_file(database: Database, tenant: str) -> UUID:
+    id = training_files.new_id()
+    async with database.transaction(tenant) as session:
+        await training_files.add(
+            session, id=id, filename="f", purpose="fine-tune", type="jsonl", bytes=1, digest=b"d", lines=1
+        )
+    return id
+
+
+async def new_index(database: Database, tenant: str, files: list[UUID], model: str = "tuned") -> UUID:
+    id = influence.new_id()
+    async with database.transaction(tenant) as session:
+        if model not in [row.name for row in await models.list_all(session)]:
+            await models.add(session, name=model, kind="causal-lm", path="/models/tuned")
+        given = {"model_digest": "sha256:1", "base_digest": None, "job": uuid4(), "config": {}}
+        await influence.add(session, id=id, model=model, files=files, **given)
+    return id
+
+
+async def planned(database: Database, tenant: str, count: int, file: UUID | None = None) -> UUID:
+    id = await new_index(database, tenant, [file or await new_file(database, tenant)])
+    async with database.transaction(tenant) as session:
+        await influence.plan(session, id, [Piece(each, b"key-%d" % each, each * 10, 100) for each in range(count)])
+    return id
+
+
+async def test_a_file_in_use_cannot_be_deleted(database: Database, tenant: str) -> None:
+    file = await new_file(database, tenant)
+    id = await new_index(database, tenant, [file])
+    with pytest.raises(InUse):
+        async with database.transaction(tenant) as session:
+            await training_files.remove(session, file)
+    async with database.transaction(tenant) as session:
+        assert [row.id for row in await influence.files_of(session, id)] == [file]
+        await influence.fail(session, id)
+        await training_files.remove(session, file)
+
+
+async def test_the_files_of_a_ready_index_stay_in_use(database: Database, tenant: str) -> None:
+    file = await new_file(database, tenant)
+    id = await new_index(database, tenant, [file])
+    async with database.transaction(tenant) as session:
+        await influence.publish(session, id, {})
+        await influence.fail(session, id)
+        assert (await influence.get(session, id)).state == "ready"
+    with pytest.raises(InUse):
+        async with database.transaction(tenant) as session:
+            await training_files.remove(session, file)
+
+
+async def test_an_index_goes_with_its_model(database: Database, tenant: str) -> None:
+    file = await new_file(database, tenant)
+    id = await planned(database, tenant, 2, file)
+    async with database.transaction(tenant) as session:
+        await models.remove(session, "tuned")
+        with pytest.raises(NotFound):
+            await influence.get(session, id)
+        await training_files.remove(session, file)
+
+
+async def test_unknown_files_and_those_of_others_are_refused(
+    database: Database, tenant: str, other_tenant: str
+) -> None:
+    theirs = await new_file(database, other_tenant)
+    for file in (theirs, uuid4()):
+        with pytest.raises(NotFound):
+            await new_index(database, tenant, [file])
+
+
+async def test_each_shard_is_leased_once_until_its_lease_runs_out(database: Database, tenant: str) -> None:
+    id, one, other = await planned(database, tenant, 2), uuid4(), uuid4()
+    async with database.transaction(tenant) as session:
+        assert await influence.lease(session, id, one, 60) == 0
+        assert await influence.lease(session, id, other, -1) == 1
+    async with database.transaction(tenant) as session:
+        assert await influence.lease(session, id, one, 60) == 1  # the other one's lease is over
+        assert await influence.lease(session, id, other, 60) is None
+        await influence.renew(session, id, 0, other, -1)  # not its own
+        assert await influence.lease(session, id, other, 60) is None
+        await influence.release(session, id, one)
+        assert await influence.lease(session, id, other, 60) == 0
+
+
+async def test_progress_is_in_tokens_and_what_is_lost_is_missing_again(database: Database, tenant: str) -> None:
+    id = await planned(database, tenant, 3)
+    async with database.transaction(tenant) as session:
+        await influence.keep(session, id, 1, "sha")
+        await influence.plan(session, id, [Piece(1, b"another", 0, 7)])  # as a second attempt does
+        found = await influence.progress(session, id)
+        assert (found.done, found.total, found.missing) == (100, 300, 2)
+        assert await influence.digests(session, id) == {1: "sha"}
+        await influence.lose(session, id, [1])
+        assert (await influence.progress(session, id)).missing == 3
+        assert await influence.lease(session, id, uuid4(), 60) == 0
+
+
+async def test_the_same_content_is_found_in_a_ready_index(database: Database, tenant: str, other_tenant: str) -> None:
+    first, second = await planned(database, tenant, 2), await planned(database, tenant, 3)
+    theirs = await planned(database, other_tenant, 2)
+    async with database.transaction(tenant) as session:
+        await influence.keep(session, first, 1, "sha")
+        assert await influence.twin(session, second, b"key-1") is None  # not ready
+        await influence.publish(session, first, {"pairs": 2})
+        found = await influence.twin(session, second, b"key-1")
+        assert found is not None and (found.index_id, found.number, found.first, found.digest) == (first, 1, 10, "sha")
+        assert await influence.twin(session, second, b"key-0") is None
+    async with database.transaction(other_tenant) as session:
+        assert await influence.twin(session, theirs, b"key-1") is None
+
+
+async def test_the_newest_published_index_replaces_the_others(database: Database, tenant: str) -> None:
+    first, second, third = [await planned(database, tenant, 1) for _ in range(3)]
+    async with database.transaction(tenant) as session:
+        await influence.publish(session, first, {})
+        await influence.fail(session, second)
+        await influence.publish(session, third, {"pairs": 1})
+        (only,) = await influence.list_of(session, "tuned")
+        assert (only.id, only.state, only.facts) == (third, "ready", {"pairs": 1})
+        assert await influence.list_ids(session) == {third}
