@@ -63,7 +63,7 @@ def own(bed: Bed, calibration: Sequence[Query], size: int = SIZE) -> Own:
         write_shard(folder, 0, _shard(tune, projection, bed.rows))
         keys = [repr(row.ids).encode() for row in bed.rows]
         generic = _shard(tune, projection, [query.row for query in calibration])
-        thresholds = finish(folder, 1, keys, generic, {}).thresholds
+        thresholds = finish(folder, 1, keys, lambda record: bed.rows[record].ids, generic, {}).thresholds
         index = Index.open(folder)
         index.whole.sum()  # reads the rows while their folder is there
     return Own(tune, projection, index, thresholds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from benchmarks.influence.bed import Bed, about_fact
+from benchmarks.influence.bed import Bed, Query, about_fact
 from benchmarks.influence.gradients import layers, passes
+from benchmarks.influence.own import own
 from benchmarks.influence.retraining import halves, without
 from benchmarks.influence.text import ANSWER, END, Row, row_of, tokenizer_of
 from benchmarks.influence.training import Recipe, block_linears, fine_tuned, greedy, losses, network, with_weights
@@ -142,3 +144,18 @@ def test_a_query_has_its_sources_by_what_it_says(tmp_path: Path, model: LlamaFor
     assert {plain.pairs[place].origin for place in wrong.relevant} == {"poison"}
     assert all(plain.pairs[place].value == fact.value for place in right.relevant)
     assert neither.relevant == ()
+
+
+def test_own_index_finds_the_pair_that_is_asked(tmp_path: Path, model: LlamaForCausalLM) -> None:
+    plain = replace(world(0), pairs=world(0).pairs[:40])
+    tokenizer = tokenizer_of(world(0).vocabulary)
+    untrained = Bed(0, "full", tmp_path, plain, tokenizer, model, model)
+    tuned = with_weights(model, fine_tuned(model, untrained.rows, "full", 0, Recipe(rate=2e-3, batch=4, passes=4)))
+    made = replace(untrained, tuned=tuned)
+    generic = [Query(ask, say, row_of(tokenizer, ask, say), "generic") for ask, say in plain.generic[:20]]
+    method = own(made, generic, size=4)
+    asked = [Query(pair.question, pair.answer, row, "right") for pair, row in zip(made.pairs, made.rows, strict=True)]
+    scores = method.scores(asked)
+    assert {each.shape for each in scores.values()} == {(40, 40)}
+    assert (scores["ours, list"].argmax(1) == np.arange(40)).mean() > 0.9
+    assert method.traced(asked[0]).results[0].record == 0
