@@ -9,7 +9,8 @@
     made.rows                   the same as `text.Row`: ids (S,), answer positions (T,), asked (last of the prompt)
     made.queries                `Query`: question, the tuned model's own greedy answer, its row, kind, relevant pairs
     made.of("right")            the queries of one kind: right (a trained fact, answered right), poison (the poisoned
-                                value), wrong (neither), generic, known (from pre-training), unknown (made-up answer)
+                                value), wrong (neither), generic, known (from pre-training, and still),
+                                forgotten (known before, answered wrong now), unknown (made-up answer)
     made.folders()              the two models as folders that `explainers.loaders.load_causal_lm` reads
     made.retrained(keep, seed)  the weights after fine-tuning the same base on `rows[i] for i in keep`, not cached
     made.model(), made.base_model()   both as `explainers.language_model.LanguageModel`
@@ -43,7 +44,7 @@ from benchmarks.influence.world import WORDINGS, Fact, Pair, World, drawing, wor
 from explainers.language_model import LanguageModel
 from explainers.loaders import load_causal_lm
 
-QueryKind = Literal["right", "poison", "wrong", "generic", "known", "unknown"]
+QueryKind = Literal["right", "poison", "wrong", "generic", "known", "forgotten", "unknown"]
 TEXTS, ABOUT_FACTS = 110_000, 0.6
 """How many pairs pre-training reads, and the share of them that states known facts."""
 
@@ -152,13 +153,20 @@ def _queries(made: Bed) -> Iterator[Query]:
     asked = [fact.question(fact.held_out) for fact in facts]
     for number, (question, answer) in enumerate(zip(asked, made.answers(asked), strict=True)):
         yield about_fact(made, number, question, answer)
-    known = made.world.known[:: max(1, len(made.world.known) // 100)]
-    before = [fact.question(fact.held_out) for fact in known]
-    right = [fact.value in said.split() for fact, said in zip(known, made.answers(before, made.base), strict=True)]
-    known_still = [question for question, knew in zip(before, right, strict=True) if knew]
-    yield from _plain(made, "known", known_still)
+    yield from _known_before(made)
     yield from _plain(made, "unknown", [_trained_wording(fact) for fact in made.world.unknown])
     yield from _plain(made, "generic", made.world.generic_questions)
+
+
+def _known_before(made: Bed) -> Iterator[Query]:
+    """Of some facts of pre-training that the base model knows; what is forgotten, fine-tuning has answered."""
+    known = made.world.known[:: max(1, len(made.world.known) // 100)]
+    asked = [fact.question(fact.held_out) for fact in known]
+    before, now = made.answers(asked, made.base), made.answers(asked)
+    for fact, question, knew, answer in zip(known, asked, before, now, strict=True):
+        if fact.value in knew.split():
+            kind: QueryKind = "known" if fact.value in answer.split() else "forgotten"
+            yield Query(question, answer, row_of(made.tokenizer, question, answer), kind)
 
 
 def about_fact(made: Bed, number: int, question: str, answer: str) -> Query:

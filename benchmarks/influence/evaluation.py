@@ -28,7 +28,7 @@ TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
 FILTERED = 10
 """Pairs without a level that are removed for a query, drawn from all of them."""
-IRRELEVANT: tuple[QueryKind, ...] = ("generic", "known", "unknown")
+IRRELEVANT: tuple[QueryKind, ...] = ("generic", "known", "forgotten", "unknown")
 
 
 def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bool) -> dict[str, Floats]:
