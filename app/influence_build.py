@@ -29,7 +29,7 @@ from app.refusals import Refusal, ShuttingDown
 from app.turns import take_turns
 from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
 from explainers.influence.examples import Example, Mask
-from explainers.influence.finishing import FACTS, finish, read_finished
+from explainers.influence.finishing import FACTS, Generic, finish, read_finished, read_generic, write_generic
 from explainers.influence.generic import LONGEST, answering, generic_prompts
 from explainers.influence.index import ARRAYS
 from explainers.influence.levels import FEWEST_PROMPTS
@@ -101,7 +101,7 @@ class Build:
         if not await asyncio.to_thread(final.exists):
             await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
             await self.all_shards()
-            generic = await self.generic_shard()
+            generic = await self.generic()
             await self.derive(generic)
             await asyncio.to_thread(self.folder.rename, final)
         await self.publish(final)
@@ -223,20 +223,20 @@ class Build:
 
     # -- what is derived -----------------------------------------------------------------------------------------------
 
-    async def generic_shard(self) -> Shard:
+    async def generic(self) -> Generic:
         """The calibration prompts, answered by the model itself; kept, so that an attempt after this has them."""
         folder = self.folder / GENERIC
         with suppress(UnreadableModel):
-            return await asyncio.to_thread(read_shard, folder, 0)
-        shard = await self.known_generic()
-        if shard is None:
+            return await asyncio.to_thread(read_generic, folder)
+        found = await self.known_generic()
+        if found is None:
             examples = await self.generic_examples()
-            shard = shard_of(await self.sketched(examples), range(len(examples)))
-        await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
-        await asyncio.to_thread(write_shard, folder, 0, shard)
-        return shard
+            sketches = shard_of(await self.sketched(examples), range(len(examples)))
+            found = Generic(sketches, tuple(example.ids for example in examples))
+        await asyncio.to_thread(write_generic, folder, found)
+        return found
 
-    async def known_generic(self) -> Shard | None:
+    async def known_generic(self) -> Generic | None:
         """The same prompts with the same weights, in an index that is ready."""
         async with self.transaction() as session:
             rows = await influence.list_of(session, self.ground.row.model)
@@ -244,7 +244,7 @@ class Build:
             if row.state == "ready" and (row.facts or {}).get("calibration") == self.calibration:
                 folder = folder_of(self.explainer.data_dir, self.job.tenant_id, row.id)
                 with suppress(UnreadableModel):
-                    return await asyncio.to_thread(read_shard, folder / GENERIC, 0)
+                    return await asyncio.to_thread(read_generic, folder / GENERIC)
         return None
 
     @property
@@ -273,7 +273,7 @@ class Build:
             )
         return made
 
-    async def derive(self, generic: Shard) -> None:
+    async def derive(self, generic: Generic) -> None:
         ground, material = self.ground, self.ground.material
         runtime, model = self.explainer.runtime, ground.tune.model
         told, warnings = await mask_facts(runtime, model, material.sample, ground.mask, Path(ground.path))
@@ -283,7 +283,7 @@ class Build:
         given = (material.keys, ids.__getitem__, generic, facts)
         await asyncio.to_thread(finish, self.folder, len(material.pieces), *given)
 
-    def facts(self, generic: Shard, warnings: list[str]) -> dict[str, Any]:
+    def facts(self, generic: Generic, warnings: list[str]) -> dict[str, Any]:
         ground, material = self.ground, self.ground.material
         if ground.tune.base is None:
             warnings.append(
@@ -300,7 +300,7 @@ class Build:
             "layers": len(ground.projection.layers),
             "mask": asdict(ground.mask),
             "calibration": self.calibration,
-            "calibration_prompts": len(generic.norms),
+            "calibration_prompts": len(generic.texts),
             "warnings": warnings,
         }
 

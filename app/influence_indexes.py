@@ -8,6 +8,7 @@ whatever shards it has in common. Consequence: a question is answered by a whole
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Collection, Mapping
@@ -24,8 +25,10 @@ from app.runtime import Registration
 from app.training_files import id_of
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.influence.examples import Mask
+from explainers.loaders import FINE_TUNES
 from storage import errors as storage_errors
-from storage import influence, jobs
+from storage import influence, jobs, tenants
+from storage.database import Database
 from storage.jobs import Job
 from storage.queue import INDEXES
 from storage.tables import InfluenceIndex
@@ -74,6 +77,8 @@ async def start_index(explainer: Explainer, tenant: str, name: str, new: NewInde
     """
     files = check(new)
     registration = registration_of(await find_model(explainer.database, tenant, name))
+    if registration.kind not in FINE_TUNES:
+        raise MissingCapability(f"training pairs are traced for models of kind {' or '.join(FINE_TUNES)}")
     model = language_model(await explainer.runtime.model(registration))
     base = await base_of(explainer, registration)
     id, job_id = influence.new_id(), influence.new_id()
@@ -190,6 +195,16 @@ def not_ready(registration: Registration, row: InfluenceIndex, job: Job | None) 
         f"the influence index of model '{name}' is being built, {share} done (job {row.job}): repeat the call later",
         str(row.job),
     )
+
+
+async def sweep_indexes(database: Database, data_dir: Path) -> None:
+    """Removes the files of indexes, of all tenants, that no row knows."""
+    async with database.transaction() as session:
+        names = [tenant.id for tenant in await tenants.list_all(session)]
+    for tenant in names:
+        async with database.transaction(tenant=tenant) as session:
+            known = await influence.list_ids(session)
+        await asyncio.to_thread(sweep, data_dir, tenant, known)
 
 
 def sweep(data_dir: Path, tenant: str, known: Collection[UUID]) -> None:

@@ -17,6 +17,7 @@ from app.docs import add_docs
 from app.errors import add_error_answers, problem_body
 from app.explain import Explainer
 from app.flights import SingleFlight
+from app.influence_indexes import sweep_indexes
 from app.jobs import Jobs
 from app.middleware import BodyLimit, Envelope
 from app.models import keep_loaded
@@ -71,6 +72,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     async with open_server(settings) as server:
         secret = await first_key(server.explainer.database, settings)
         await sweep_files(server.explainer.database, settings.data_dir)
+        await sweep_indexes(server.explainer.database, settings.data_dir)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = server

@@ -16,7 +16,7 @@ from tests.postgres import reachable_folder
 from tests.test_jobs_survive import SECRET, client, wait
 from tests.test_under_load import wait_until_gone
 
-COUNT = 2_200
+COUNT = 3_000
 SHARDS = COUNT // 1024 + 1
 
 
@@ -72,12 +72,13 @@ def test_a_killed_server_goes_on_and_the_bytes_are_the_same(data_dir: Path, fold
         sent = one.post("/files", files={"file": ("many.jsonl", (folder / "many.jsonl").read_bytes())})
         file = str(sent.raise_for_status().json()["id"])
         job = asked(one, file)
-        wait(lambda: any((data_dir / "indexes" / "default").glob(".building-*/shard-*")))
+        wait(lambda: len(list((data_dir / "indexes" / "default").glob(".building-*/shard-*"))) > 1)
         server.process.kill()
     wait_until_gone(data_dir)
     (building,) = (data_dir / "indexes" / "default").glob(".building-*")
     before = {path.name: path.stat().st_mtime_ns for path in building.glob("shard-*")}
-    assert 0 < len(before) < SHARDS
+    assert 1 < len(before) < SHARDS
+    del before[max(before)]  # it may have been lost: written, and not yet told of
     settings = {"WHENCE_API_KEY": SECRET, "WHENCE_MODELS_DIR": str(folder)}
     with running(data_dir, **settings) as server, client(server) as one:
         wait(lambda: state(one, job)["state"] in ("succeeded", "failed"), seconds=240)

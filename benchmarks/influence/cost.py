@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 
 from explainers.decoding import outcome_of
 from explainers.influence.examples import Example, Mask
-from explainers.influence.finishing import finish
+from explainers.influence.finishing import Generic, finish
 from explainers.influence.gradients import Projection
 from explainers.influence.index import SHORTLIST, SKETCH, Index, shortlist
 from explainers.influence.passes import batches
@@ -116,7 +116,8 @@ def asked(tune: FineTune, examples: Sequence[Example], records: Sequence[Any], r
         write_shard(folder, 0, shard_of(sketches, [example.record for example in examples]))
         generic = outcome_of(sketching(tune, examples[:20], projection, TOKENS))
         keys = [repr(example.ids).encode() for example in examples]
-        done = finish(folder, 1, keys, lambda record: examples[record].ids, shard_of(generic, range(20)), {})
+        prompts = Generic(shard_of(generic, range(20)), tuple((-number,) for number in range(1, 21)))
+        done = finish(folder, 1, keys, lambda record: examples[record].ids, prompts, {})
         index = Index.open(folder)
         index.search(sketches.rows[0].astype(float), sketches.hidden[0].astype(float))
         question, search = [], []

@@ -14,7 +14,7 @@ from benchmarks.influence.bed import Bed, Query
 from benchmarks.influence.text import Row
 from explainers.decoding import outcome_of
 from explainers.influence.examples import Example
-from explainers.influence.finishing import finish
+from explainers.influence.finishing import Generic, finish
 from explainers.influence.gradients import Projection
 from explainers.influence.index import Index
 from explainers.influence.levels import Thresholds
@@ -62,7 +62,8 @@ def own(bed: Bed, calibration: Sequence[Query], size: int = SIZE) -> Own:
         folder = Path(place)
         write_shard(folder, 0, _shard(tune, projection, bed.rows))
         keys = [repr(row.ids).encode() for row in bed.rows]
-        generic = _shard(tune, projection, [query.row for query in calibration])
+        asked = [query.row for query in calibration]
+        generic = Generic(_shard(tune, projection, asked), tuple(row.ids for row in asked))
         thresholds = finish(folder, 1, keys, lambda record: bed.rows[record].ids, generic, {}).thresholds
         index = Index.open(folder)
         index.whole.sum()  # reads the rows while their folder is there

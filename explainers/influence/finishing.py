@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from explainers.errors import UnreadableModel
+from explainers.errors import InvalidRequest, UnreadableModel
 from explainers.influence.index import ARRAYS, WHOLE, Index, turn
 from explainers.influence.levels import ALIKE, FEWEST_PROMPTS, UNRELATED, Thresholds, likeness
 from explainers.influence.metric import metric_of, second_moment, unit
-from explainers.influence.shards import Shard, read_shard, write, write_json
+from explainers.influence.shards import Shard, read_shard, write, write_json, write_shard
 from explainers.influence.space import Space
 from explainers.seeds import generator
 
-FACTS = "index.json"
+FACTS, TEXTS = "index.json", "texts.json"
 FORM = 1
 """Of the files; an index of another form has to be built again."""
 SAMPLE = 1_024
@@ -33,6 +33,29 @@ SAMPLE = 1_024
 
 TokensOf: TypeAlias = Callable[[int], Collection[int]]
 """The tokens of a record, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generic:
+    """Calibration prompts with the model's own answers."""
+
+    sketches: Shard  # of m
+    texts: tuple[tuple[int, ...], ...]  # m, the ids of each with its answer
+
+
+def write_generic(folder: Path, generic: Generic) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_json(folder / TEXTS, {"texts": generic.texts})
+    write_shard(folder, 0, generic.sketches)
+
+
+def read_generic(folder: Path) -> Generic:
+    """Raises UnreadableModel where they are not whole."""
+    try:
+        texts = json.loads((folder / TEXTS).read_text(encoding="utf-8"))["texts"]
+    except (OSError, ValueError) as error:
+        raise UnreadableModel("the calibration prompts cannot be read") from error
+    return Generic(read_shard(folder, 0), tuple(tuple(text) for text in texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +69,22 @@ def finish(
     shards: int,
     identical: Sequence[bytes],
     tokens_of: TokensOf,
-    generic: Shard,
+    generic: Generic,
     facts: Mapping[str, Any],
 ) -> Finished:
     """Derives everything from the shards 0 to `shards`, and writes it; the file of facts last.
 
-    `identical` are p keys, equal where records are; `tokens_of` is asked about SAMPLE of the records; `generic` are the
-    calibration prompts with the model's own answers.
+    `identical` are p keys, equal where records are; `tokens_of` is asked about some of the records. A
+    calibration prompt that the training data is about is no generic one, and left out. Raises InvalidRequest where less
+    than FEWEST_PROMPTS are left.
     """
-    if len(generic.norms) < FEWEST_PROMPTS:
-        raise ValueError(f"thresholds need at least {FEWEST_PROMPTS} calibration prompts")
     space = space_of_shards(read_shard(folder, number) for number in range(shards))
     derived = list(_derived(folder, shards, space))
     held: dict[str, NDArray[Any]] = {
         "gradients": space.gradients.factor,
-        "mean": space.mean,
-        "states": space.states.factor,
+        "means": space.means,
+        "asked": space.states[0].factor,
+        "said": space.states[1].factor,
         "lengths": np.concatenate([part.lengths for part in derived]),
         "places": np.concatenate([part.places for part in derived]),
         "records": np.concatenate([part.records for part in derived]),
@@ -72,7 +95,13 @@ def finish(
         held["matrix"] = np.concatenate([part.sketch for part in derived])
     write(folder / ARRAYS, save(held))
     index = Index.open(folder)
-    thresholds = Thresholds(tuple(sorted(best_scores(index, generic))), unrelated_bound(index, tokens_of))
+    best = generic_scores(index, tokens_of, generic)
+    if len(best) < FEWEST_PROMPTS:
+        raise InvalidRequest(
+            f"the training data is about all but {len(best)} of {len(generic.texts)} calibration prompts, and "
+            f"{FEWEST_PROMPTS} are needed: add generic_prompts that it is not about"
+        )
+    thresholds = Thresholds(tuple(sorted(best)), unrelated_bound(index, tokens_of))
     told = {**facts, "form": FORM, "generic": thresholds.generic, "unrelated": thresholds.unrelated}
     write_json(folder / FACTS, told)
     return Finished(thresholds, told)
@@ -90,17 +119,21 @@ def read_finished(folder: Path) -> Finished:
 
 
 def space_of_shards(shards: Iterable[Shard]) -> Space:
-    """The metrics and the mean over all shards, added up in 64 bits and in order."""
+    """The metrics and the means over all shards, added up in 64 bits and in order."""
     moment: Any = 0.0
     total: Any = 0.0
-    states: Any = 0.0
+    states: Any = np.zeros(2)
     count = 0
     for shard in shards:
-        hidden = unit(shard.hidden.astype(np.float64))
+        hidden = unit(shard.hidden.astype(np.float64))  # (n, 2, d)
         moment, total = moment + second_moment(shard.whole_rows), total + hidden.sum(axis=0)
-        states, count = states + second_moment(hidden), count + len(hidden)
-    mean = total / count
-    return Space(metric_of(moment, count), mean, metric_of(states - count * np.outer(mean, mean), count))
+        states = [known + second_moment(hidden[:, number]) for number, known in enumerate(states)]
+        count += len(hidden)
+    means = total / count
+    asked, said = (
+        metric_of(known - count * np.outer(mean, mean), count) for known, mean in zip(states, means, strict=True)
+    )
+    return Space(metric_of(moment, count), means, (asked, said))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +165,31 @@ def first_of(keys: Sequence[bytes]) -> NDArray[np.int64]:  # (p,)
     return np.array([first.setdefault(key, place) for place, key in enumerate(keys)], dtype=np.int64)
 
 
-def best_scores(index: Index, asked: Shard) -> list[float]:
-    """Of each question the best list score of all training examples."""
-    questions = zip(asked.whole_rows, asked.hidden.astype(np.float64), strict=True)
-    return [float(index.search(row, hidden).scores.max()) for row, hidden in questions]
+def generic_scores(index: Index, tokens_of: TokensOf, generic: Generic) -> list[float]:
+    """The best list score of each prompt that is not ALIKE to the very example that has it."""
+    asked = generic.sketches
+    found = [_best(index, row, hidden) for row, hidden in zip(asked.whole_rows, asked.hidden, strict=True)]
+    texts = [tokens_of(int(index.records[row])) for row, _ in found]
+    usual = [tokens_of(record) for record in _sampled(index)]  # tells which tokens are rare
+    near = likeness([*generic.texts, *texts, *usual])
+    count = len(texts)
+    return [score for number, (_, score) in enumerate(found) if near[number, count + number] < ALIKE]
+
+
+def _best(index: Index, row: NDArray[np.float64], hidden: NDArray[np.float16]) -> tuple[int, float]:
+    found = index.search(row, hidden.astype(np.float64))
+    best = int(found.scores.argmax())
+    return int(found.rows[best]), float(found.scores[best])
+
+
+def _sampled(index: Index) -> list[int]:
+    """SAMPLE records, no two identical."""
+    return sorted(generator(SAMPLE).permutation(np.unique(index.groups))[:SAMPLE].tolist())
 
 
 def unrelated_bound(index: Index, tokens_of: TokensOf) -> float:
     """The UNRELATED quantile of list scores between two training examples whose texts are not ALIKE."""
-    firsts = np.flatnonzero(index.groups[index.records] == index.records)
-    chosen = np.sort(generator(SAMPLE).permutation(firsts)[:SAMPLE])
+    chosen = np.flatnonzero(np.isin(index.records, _sampled(index)))
     shards = np.searchsorted(index.starts, chosen, side="right") - 1
     parts = [
         read_shard(index.folder, number).whole_rows[chosen[shards == number] - index.starts[number]]

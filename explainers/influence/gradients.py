@@ -20,20 +20,18 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from explainers.errors import MissingCapability
+from explainers.influence.blocks import blocks_of
 from explainers.seeds import generator
 
 
 def block_linears(network: PreTrainedModel) -> dict[str, nn.Module]:
     """The linear layers of the transformer's blocks by name; neither embeddings nor the head."""
-    layers = int(network.config.get_text_config().num_hidden_layers)
-    blocks = next(
-        (name for name, part in network.named_modules() if isinstance(part, nn.ModuleList) and len(part) == layers),
-        None,
-    )
+    blocks, _ = blocks_of(network)
+    parts: dict[str, nn.Module] = dict(network.named_modules())
     return {
         name: part
-        for name, part in network.named_modules()
-        if blocks is not None and name.startswith(f"{blocks}.") and isinstance(part, nn.Linear | Conv1D)
+        for name, part in parts.items()
+        if name.startswith(f"{blocks}.") and isinstance(part, nn.Linear | Conv1D)
     }
 
 

@@ -51,7 +51,7 @@ class Index:
     folder: Path
     space: Space
     lengths: NDArray[np.float64]  # (n,), sqrt(phi A phi); 1 for a row of zeros
-    places: NDArray[np.float32]  # (n, d)
+    places: NDArray[np.float32]  # (n, 2 d)
     records: NDArray[np.int64]  # (n,)
     groups: NDArray[np.int64]  # (p,), of each record the first one that is identical
     starts: NDArray[np.int64]  # (s + 1,), the first row of each shard
@@ -63,7 +63,7 @@ class Index:
         held = read_arrays(folder / ARRAYS)
         return cls(
             folder=folder,
-            space=Space(Metric(held["gradients"]), held["mean"], Metric(held["states"])),
+            space=Space(Metric(held["gradients"]), held["means"], (Metric(held["asked"]), Metric(held["said"]))),
             lengths=held["lengths"],
             places=held["places"],
             records=held["records"],
@@ -78,7 +78,7 @@ class Index:
         shards = [read_shard(self.folder, number).whole_rows for number in range(len(self.starts) - 1)]
         return torch.from_numpy(np.concatenate(shards) / self.lengths[:, None]).float()
 
-    def search(self, row: NDArray[np.float64], hidden: NDArray[np.float64]) -> Found:  # (D,), (d,)
+    def search(self, row: NDArray[np.float64], hidden: NDArray[np.float64]) -> Found:  # (D,), (2, d)
         """All rows, or the best of many, in no order."""
         direction, place = self.space.directions(row[None])[0], self.space.places(hidden[None])[0]
         if self.matrix is None:
@@ -108,9 +108,9 @@ class Index:
             yield row.astype(np.float64) * (float(norm) / self.lengths[number])
 
 
-def turn(space: Space) -> NDArray[np.float64]:  # (D + d, SKETCH)
+def turn(space: Space) -> NDArray[np.float64]:  # (D + 2 d, SKETCH)
     """The random matrix behind the search matrix, always the same one for a shape."""
-    width = space.gradients.dimensions + space.states.dimensions
+    width = space.gradients.dimensions + space.width
     drawn: NDArray[np.float64] = generator(SKETCH).standard_normal((width, SKETCH)) / SKETCH**0.5
     return drawn
 

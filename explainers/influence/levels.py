@@ -1,10 +1,10 @@
 """What a score means: thresholds from data that every index has, without labels.
 
-A list score above `generic_bound` is reached by at most 5 % of questions like the calibration prompts: with M_j the
-best score of the j-th of m such prompts, the bound is the ceil(.95 (m + 1))-th smallest of them (split conformal
-prediction, Vovk et al. 2005), whatever their distribution. What is `medium` is higher than any calibration prompt's
-score, and than 999 of 1,000 scores between two training examples whose texts have little in common; `high` are those of
-them that come close to the best of the query.
+Above a conformal bound at most a given share of questions like the calibration prompts has any score: with M_j the best
+score of the j-th of m such prompts it is the ceil((1 - share) (m + 1))-th smallest of them (split conformal prediction,
+Vovk et al. 2005), whatever their distribution. `low` is above the bound for one question in twenty. `medium` is above
+that for one in a hundred, and above 999 of 1,000 scores between two training examples whose texts have little in
+common. `high` are those of them that come close to the best of the query.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Level: TypeAlias = Literal["high", "medium", "low", "irrelevant"]
 
 LEVELS: tuple[Level, ...] = ("high", "medium", "low", "irrelevant")
 
-MISTAKES = 0.05
-"""Share of irrelevant questions that may get a result."""
+MISTAKES = {"low": 0.05, "medium": 0.01}
+"""Share of irrelevant questions that may get a result of that level or a higher one."""
 UNRELATED = 0.999
 ALIKE = 0.5
 """Cosine of two texts' tokens, weighted by how rare they are, from which on examples are not taken for unrelated."""
@@ -33,24 +33,34 @@ CLOSE = 0.9
 """Of the best score of the query, where `high` begins."""
 LEAST_LIFT = 1.0
 """Nats by which fine-tuning made an answer likelier; below it, it did not make the answer."""
-FEWEST_PROMPTS = math.ceil(1 / MISTAKES) - 1
-"""With fewer, no score could be known to be rare."""
+FEWEST_PROMPTS = math.ceil(1 / MISTAKES["low"]) - 1
+"""With fewer, no score could be known to be rare; with fewer than 99, `medium` is above all of their scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
+    """Raises ValueError for too few calibration prompts."""
+
     generic: tuple[float, ...]  # (m,), ascending: the best score of each calibration prompt
     unrelated: float
 
-    @property
-    def generic_bound(self) -> float:
-        rank = math.ceil((1 - MISTAKES) * (len(self.generic) + 1))
-        return self.generic[rank - 1] if rank <= len(self.generic) else math.inf
+    def __post_init__(self) -> None:
+        if len(self.generic) < FEWEST_PROMPTS:
+            raise ValueError(f"thresholds need at least {FEWEST_PROMPTS} calibration prompts")
+
+    def bound(self, level: Literal["low", "medium"]) -> float:
+        """Where a level begins."""
+        if level == "medium":
+            return max(self.unrelated, self._conformal(MISTAKES["medium"]))
+        return self._conformal(MISTAKES["low"])
+
+    def _conformal(self, share: float) -> float:
+        rank = math.ceil((1 - share) * (len(self.generic) + 1))
+        return self.generic[min(rank, len(self.generic)) - 1]
 
     def levels(self, scores: NDArray[np.float64]) -> list[Level]:
         """The level of each of one query's scores, all of them given together."""
-        low = self.generic_bound
-        medium = max(low, self.unrelated, *self.generic)
+        low, medium = self.bound("low"), self.bound("medium")
         high = max(medium, CLOSE * float(scores.max(initial=-math.inf)))
         return [_level(score, low, medium, high) for score in scores.tolist()]
 

@@ -53,7 +53,7 @@ def metric_of(moment: NDArray[np.float64], count: int, damping: float = DAMPING)
     return Metric(np.linalg.cholesky(damped))
 
 
-def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, D)
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (..., D)
     """Each row at length one; a row of zeros stays."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from explainers.continuation import turning_point
 from explainers.errors import MissingCapability, OutOfMemory
+from explainers.influence.blocks import blocks_of
 from explainers.influence.examples import Example
 from explainers.language_model import LanguageModel
 from explainers.types import Checkpoint, never_stop
@@ -48,7 +49,8 @@ class Answers:
     """What a pass says of a batch. Has a graph where the caller records one."""
 
     logits: Tensor  # (N, V)
-    states: Tensor  # (B, d): what the output layer reads where each question ends, behind the last norm
+    questions: Tensor  # (B, d): what leaves the middle layer where each question ends
+    replies: Tensor  # (B, d): what the output layer reads to predict an answer's tokens, their mean
 
 
 def batches(model: LanguageModel, examples: Sequence[Example], token_budget: int) -> Iterator[list[int]]:
@@ -109,27 +111,52 @@ def answer_pass(model: LanguageModel, batch: Batch, embeddings: Tensor | None = 
     if not isinstance(head, nn.Module):
         raise MissingCapability(f"{model.architecture} has no output layer whose rows could be chosen")
     read: dict[str, Tensor] = {"input_ids": batch.ids} if embeddings is None else {"inputs_embeds": embeddings}
-    with _scoring(head, batch) as states:
+    middle = blocks_of(network)[1][middle_layer(model) - 1]
+    with _scoring(head, batch) as rows, _leaving(middle, batch) as questions:
         output = network(**read, attention_mask=batch.mask, use_cache=False)
     logits: Tensor = output.logits
-    if len(states) != 1 or logits.shape[:2] != (1, len(batch.rows)):
+    if len(rows) != 1 or len(questions) != 1 or logits.shape[:2] != (1, len(batch.rows)):
         raise MissingCapability(f"{model.architecture} does not make its logits by one output layer")
-    return Answers(logits[0], states[0])
+    return Answers(logits[0], questions[0].float(), _means(rows[0], batch.counts))
+
+
+def middle_layer(model: LanguageModel) -> int:
+    """How many layers have read what `Answers.questions` are."""
+    return (model.layers + 1) // 2
+
+
+def _means(rows: Tensor, counts: Sequence[int]) -> Tensor:  # (N, d) -> (B, d)
+    return torch.stack([part.float().mean(dim=0) for part in torch.split(rows, list(counts))])
 
 
 @contextmanager
 def _scoring(head: nn.Module, batch: Batch) -> Iterator[list[Tensor]]:
-    """Inside, the output layer gets the batch's rows only, as (1, N, d); yields the states where questions end."""
+    """Inside, the output layer gets the batch's rows only, as (1, N, d); yields these."""
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        rows = inputs[0].flatten(0, 1)  # (B * S, d)
-        states.append(rows[batch.asked])
-        return (rows[batch.rows].unsqueeze(0), *inputs[1:])
+        rows.append(inputs[0].flatten(0, 1)[batch.rows])
+        return (rows[-1].unsqueeze(0), *inputs[1:])
 
-    states: list[Tensor] = []
+    rows: list[Tensor] = []  # (N, d) each
     hook = head.register_forward_pre_hook(select)
     try:
-        yield states
+        yield rows
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _leaving(block: nn.Module, batch: Batch) -> Iterator[list[Tensor]]:
+    """Inside, yields what leaves a block where questions end, (B, d)."""
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        found.append(states.reshape(-1, states.shape[-1])[batch.asked])
+
+    found: list[Tensor] = []
+    hook = block.register_forward_hook(keep)
+    try:
+        yield found
     finally:
         hook.remove()
 

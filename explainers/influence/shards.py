@@ -34,7 +34,7 @@ class Shard:
 
     rows: NDArray[np.float16]  # (n, D), of length one, or zeros
     norms: NDArray[np.float32]  # (n,)
-    hidden: NDArray[np.float16]  # (n, d), of length one
+    hidden: NDArray[np.float16]  # (n, 2, d), of length one each
     losses: NDArray[np.float32]  # (n,), nats
     lifts: NDArray[np.float32]  # (n,), nats; NaN without a base model
     records: NDArray[np.int64]  # (n,), the pair that each is (a turn) of

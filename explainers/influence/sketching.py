@@ -1,4 +1,7 @@
-"""What the index keeps of an example: the projected gradient of its answer's loss, and the state at its question's end.
+"""What the index keeps of an example: the projected gradient of its answer's loss, and two states of the model.
+
+One state is what leaves the middle layer where the question ends: what is asked, before the model turns to what it is
+about to say. The other is the mean of what the output layer reads over the answer: what is said.
 
 The loss of an example is the sum over its answer's tokens of -w log p, each weighted by its gain: by how many nats
 fine-tuning made the token more likely, within 0 and MOST_GAIN. What the base model knew already drops out.
@@ -41,7 +44,7 @@ class Sketches:
     """Of n examples. `lifts` are sums of gains over the answer (nats), None without a base model."""
 
     rows: NDArray[np.float32]  # (n, D)
-    hidden: NDArray[np.float32]  # (n, d)
+    hidden: NDArray[np.float32]  # (n, 2, d), of the question and of the answer
     losses: NDArray[np.float64]  # (n,), -log p of the answer, unweighted
     lifts: NDArray[np.float64] | None  # (n,)
 
@@ -56,7 +59,7 @@ def sketching(
     """The sketches of `examples`, in their order, in batches of at most `tokens`; pauses after each batch."""
     count, width = len(examples), tune.model.sizes.width
     rows = np.zeros((count, projection.dimensions), dtype=np.float32)
-    hidden = np.zeros((count, width), dtype=np.float32)
+    hidden = np.zeros((count, 2, width), dtype=np.float32)
     losses, lifts = np.zeros(count), None if tune.base is None else np.zeros(count)
     for places in batches(tune.model, examples, tokens):
         checkpoint()
@@ -92,7 +95,7 @@ def _sketched(tune: FineTune, batch: Batch, projection: Projection) -> Sketches:
         torch.autograd.grad(-(weights * scores).sum(), embeddings)
     return Sketches(
         rows=watch.rows.cpu().numpy(),
-        hidden=answers.states.detach().float().cpu().numpy(),
+        hidden=torch.stack([answers.questions, answers.replies], dim=1).detach().cpu().numpy(),
         losses=-_summed(said, batch),
         lifts=None if gains is None else _summed(gains, batch),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from app import influence_build, training_material
+from app.influence_indexes import sweep_indexes
 from storage import influence
 from tests.app.conftest import Running, Start, empty
 from tests.app.indexes import built, ended, sent
@@ -109,7 +111,7 @@ async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: 
     computed.clear()
     second = await sent(server, training_file(SECOND))
     await built(server, "tuned", second, first)
-    assert sum(computed[:-1]) == len(SECOND)
+    assert sum(computed) == len(SECOND)  # the calibration prompts are taken over too
     facts = await facts_of(server)
     assert (facts["pairs"], facts["files"]) == (len(PAIRS), [second, first])
     grown = contents(server)
@@ -160,6 +162,20 @@ async def test_lines_that_the_template_refuses_fail_the_build_by_number(server: 
     assert (refused.status_code, refused.json()["code"]) == (409, "INDEX_NOT_READY")
     assert "failed" in refused.json()["message"]
     assert (await server.client.delete(f"/files/{file}")).is_success
+
+
+async def test_folders_of_indexes_that_are_gone_are_swept_up(server: Running) -> None:
+    await built(server, "tuned", await sent(server, training_file()))
+    explainer, place = server.server.explainer, server.server.settings.data_dir / "indexes" / "default"
+    (index,) = (await server.client.get("/models/tuned/influence-index")).json()["indexes"]
+    await sweep_indexes(explainer.database, explainer.data_dir)
+    assert (place / index["id"]).exists()
+    assert (await server.client.delete("/models/tuned")).status_code == 204
+    await sweep_indexes(explainer.database, explainer.data_dir)
+    assert (place / index["id"]).exists()  # somebody may be reading it
+    os.utime(place / index["id"], (0, 0))
+    await sweep_indexes(explainer.database, explainer.data_dir)
+    assert not (place / index["id"]).exists()
 
 
 async def test_a_model_without_base_has_no_gate_and_no_lift(server: Running, folders: Path) -> None:

@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from explainers.errors import UnreadableModel
+from explainers.errors import InvalidRequest, UnreadableModel
 from explainers.influence import finishing
 from explainers.influence import index as searching
-from explainers.influence.finishing import finish, read_finished, unrelated_bound
+from explainers.influence.finishing import Generic, finish, read_finished, read_generic, unrelated_bound, write_generic
 from explainers.influence.index import Index
 from explainers.influence.metric import DAMPING
 from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
 from explainers.influence.sketching import Sketches
 
 ROWS, DIMENSIONS, WIDTH, PROMPTS = 90, 24, 10, 30
+PROMPT_TOKENS = tuple((5000 + number,) for number in range(PROMPTS))
 
 
 def drawn(count: int, seed: int) -> Sketches:
     draw = np.random.default_rng(seed)
     rows = draw.standard_normal((count, DIMENSIONS)) * np.exp(2 * draw.standard_normal((count, 1)))
-    hidden = draw.standard_normal((count, WIDTH)) + 1.0
+    hidden = draw.standard_normal((count, 2, WIDTH)) + 1.0
     return Sketches(rows.astype(np.float32), hidden.astype(np.float32), draw.random(count), draw.random(count))
 
 
@@ -31,7 +32,14 @@ def built(folder: Path, *, identical: list[bytes] | None = None) -> list[Shard]:
     shards = [shard_of(drawn(ROWS // 3, number), range(30 * number, 30 * number + 30)) for number in range(3)]
     for number, shard in enumerate(shards):
         write_shard(folder, number, shard)
-    finish(folder, 3, identical or [bytes([place]) for place in range(ROWS)], tokens_of, generic(), {"size": 4})
+    finish(
+        folder,
+        3,
+        identical or [bytes([place]) for place in range(ROWS)],
+        tokens_of,
+        generic(),
+        {"size": 4},
+    )
     return shards
 
 
@@ -40,23 +48,26 @@ def tokens_of(record: int) -> tuple[int, ...]:
     return (record // 4, 1000 + record // 4)
 
 
-def generic() -> Shard:
-    return shard_of(drawn(PROMPTS, 99), range(PROMPTS))
+def generic(*texts: tuple[int, ...]) -> Generic:
+    return Generic(shard_of(drawn(PROMPTS, 99), range(PROMPTS)), texts or PROMPT_TOKENS)
 
 
 def obvious(shards: list[Shard], row: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """C and Hw by the inverse of the damped matrices."""
     rows = np.concatenate([shard.whole_rows for shard in shards])
-    states = np.concatenate([shard.hidden.astype(float) for shard in shards])
-    states /= np.linalg.norm(states, axis=1, keepdims=True)
-    mean = states.mean(axis=0)
-    found = []
-    for left, right in ((rows, row), (states - mean, hidden / np.linalg.norm(hidden) - mean)):
-        moment = left.T @ left
-        inverse = np.linalg.inv(moment + DAMPING * np.trace(moment) / min(left.shape) * np.eye(left.shape[1]))
-        lengths = np.sqrt(np.einsum("nd,de,ne->n", left, inverse, left) * (right @ inverse @ right))
-        found.append(left @ inverse @ right / lengths)
-    return found[0], found[1]
+    states = np.concatenate([shard.hidden.astype(float) for shard in shards])  # (n, 2, d)
+    states /= np.linalg.norm(states, axis=2, keepdims=True)
+    means = states.mean(axis=0)
+    right = hidden / np.linalg.norm(hidden, axis=1, keepdims=True) - means
+    asked, said = (cosines(states[:, number] - means[number], right[number]) for number in range(2))
+    return cosines(rows, row), (asked + said) / 2
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    moment = left.T @ left
+    inverse = np.linalg.inv(moment + DAMPING * np.trace(moment) / min(left.shape) * np.eye(left.shape[1]))
+    lengths = np.sqrt(np.einsum("nd,de,ne->n", left, inverse, left) * (right @ inverse @ right))
+    return left @ inverse @ right / lengths
 
 
 def test_scores_are_those_of_the_formulas(tmp_path: Path) -> None:
@@ -87,7 +98,7 @@ def test_a_large_index_scores_its_best_rows_as_exactly(tmp_path: Path, monkeypat
 def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(tmp_path: Path) -> None:
     shards = built(tmp_path, identical=[bytes([place // 2]) for place in range(ROWS)])
     made = read_finished(tmp_path)
-    asked = generic()
+    asked = generic().sketches
     best = [
         sum(obvious(shards, row, hidden)).max()
         for row, hidden in zip(asked.whole_rows, asked.hidden.astype(float), strict=True)
@@ -100,6 +111,18 @@ def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(t
     ]
     assert unrelated_bound(Index.open(tmp_path), tokens_of) == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
     assert made.thresholds.unrelated == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
+
+
+def test_a_prompt_that_the_training_data_is_about_calibrates_nothing(tmp_path: Path) -> None:
+    shards = built(tmp_path)
+    asked = generic().sketches
+    best = [sum(obvious(shards, *each)) for each in zip(asked.whole_rows, asked.hidden.astype(float), strict=True)]
+    alike = [tokens_of(int(best[0].argmax())), *PROMPT_TOKENS[1:]]
+    keys = [bytes([place]) for place in range(ROWS)]
+    made = finish(tmp_path, 3, keys, tokens_of, generic(*alike), {})
+    np.testing.assert_allclose(made.thresholds.generic, sorted(each.max() for each in best[1:]), atol=1e-5)
+    with pytest.raises(InvalidRequest, match="all but 0 of 30 calibration prompts"):
+        finish(tmp_path, 3, keys, tokens_of, generic(*(tokens_of(int(each.argmax())) for each in best)), {})
 
 
 def test_the_same_sketches_give_the_same_bytes(tmp_path: Path) -> None:
@@ -136,3 +159,12 @@ def test_an_example_that_fine_tuning_taught_nothing_is_similar_to_none(tmp_path:
     assert np.isfinite(found.scores).all()
     nothing = Index.open(tmp_path).search(np.zeros(DIMENSIONS), asked.hidden[0].astype(float))
     assert (nothing.cosines == 0).all()
+
+
+def test_calibration_prompts_are_kept_as_they_are(tmp_path: Path) -> None:
+    write_generic(tmp_path / "generic", generic())
+    again = read_generic(tmp_path / "generic")
+    assert again.texts == generic().texts
+    assert (again.sketches.rows == generic().sketches.rows).all()
+    with pytest.raises(UnreadableModel):
+        read_generic(tmp_path)

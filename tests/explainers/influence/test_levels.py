@@ -11,10 +11,14 @@ from explainers.influence.levels import FEWEST_PROMPTS, Thresholds, likeness
 
 
 def test_the_bound_is_a_conformal_quantile() -> None:
-    assert Thresholds(tuple(range(1, 20)), 0.0).generic_bound == 19  # ceil(.95 * 20) = 19
-    assert Thresholds(tuple(range(1, 200)), 0.0).generic_bound == 190
+    assert Thresholds(tuple(range(1, 20)), 0.0).bound("low") == 19  # ceil(.95 * 20) = 19
+    assert Thresholds(tuple(range(1, 200)), 0.0).bound("low") == 190
+    assert Thresholds(tuple(range(1, 200)), 0.0).bound("medium") == 198
+    assert Thresholds(tuple(range(1, 60)), 0.0).bound("medium") == 59
+    assert Thresholds(tuple(range(1, 60)), 70.0).bound("medium") == 70
     assert FEWEST_PROMPTS == 19
-    assert Thresholds(tuple(range(18)), 0.0).generic_bound == float("inf")
+    with pytest.raises(ValueError, match="at least 19"):
+        Thresholds(tuple(range(18)), 0.0)
 
 
 @pytest.mark.parametrize("law", ["normal", "exponential", "cauchy"])
@@ -32,7 +36,7 @@ def test_levels_by_what_a_score_stands_above() -> None:
     scores = np.array([0.5, 1.2, 1.6, 1.79, 1.8, 2.0])
     assert thresholds.levels(scores) == ["irrelevant", "low", "medium", "medium", "high", "high"]
     assert thresholds.levels(scores[:2]) == ["irrelevant", "low"]
-    above = Thresholds((*thresholds.generic[:-1], 1.7), 1.5)  # a calibration prompt reached more
+    above = Thresholds((*thresholds.generic[:-2], 1.7, 1.7), 1.5)  # two calibration prompts reached more
     assert above.levels(scores) == ["irrelevant", "low", "low", "medium", "high", "high"]
     assert thresholds.levels(np.array([])) == []
 
@@ -60,5 +64,5 @@ def test_texts_are_alike_by_what_is_rare_in_them() -> None:
 
 
 def test_q_values_count_the_prompts_that_reach_a_score() -> None:
-    thresholds = Thresholds((0.1, 0.2, 0.2, 0.9), 0.0)
-    assert thresholds.q_values(np.array([0.0, 0.2, 0.3, 1.0])).tolist() == [1.0, 0.8, 0.4, 0.2]
+    thresholds = Thresholds((*[0.1] * 16, 0.2, 0.2, 0.9), 0.0)
+    assert thresholds.q_values(np.array([0.0, 0.2, 0.3, 1.0])).tolist() == [1.0, 0.2, 0.1, 0.05]

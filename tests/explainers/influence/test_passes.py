@@ -14,7 +14,15 @@ from explainers.continuation import turning_point
 from explainers.errors import MissingCapability, OutOfMemory
 from explainers.influence import passes
 from explainers.influence.examples import Example
-from explainers.influence.passes import Batch, answer_pass, batch_of, batches, plain_attention, token_log_probs
+from explainers.influence.passes import (
+    Batch,
+    answer_pass,
+    batch_of,
+    batches,
+    middle_layer,
+    plain_attention,
+    token_log_probs,
+)
 from explainers.language_model import LanguageModel
 from explainers.loaders import load_causal_lm, load_image_text_lm
 from tests import tiny_models
@@ -34,13 +42,15 @@ def drawn(count: int, longest: int = 30, vocabulary: int = 298) -> list[Example]
 
 
 def alone(model: LanguageModel, example: Example) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
-    """The same by the network's own forward over one example, all logits made; and its last state at `asked`."""
+    """The same by the network's own forward over one example, all logits made; and its two states."""
     with torch.inference_mode(), plain_attention(model):
         ids = torch.tensor([example.ids], device=model.device)
         output: Any = model.network(input_ids=ids, use_cache=False, output_hidden_states=True)
     scores = output.logits[0].double().log_softmax(dim=-1)
     found = scores[[at - 1 for at in example.answer], list(example.targets)].cpu().numpy()
-    return found, output.hidden_states[-1][0, example.asked]
+    places = [place - 1 for place in example.answer]
+    middle, last = output.hidden_states[middle_layer(model)][0], output.hidden_states[-1][0]
+    return found, torch.stack([middle[example.asked], last[places].mean(dim=0)])
 
 
 def test_batches_score_like_single_passes_on_every_family(any_model: LanguageModel) -> None:
@@ -51,10 +61,11 @@ def test_batches_score_like_single_passes_on_every_family(any_model: LanguageMod
         np.testing.assert_allclose(scores, alone(any_model, example)[0], atol=2e-4)
 
 
-def test_the_state_is_the_last_one_where_the_question_ends(any_model: LanguageModel) -> None:
+def test_states_are_those_of_the_question_and_of_the_answer(any_model: LanguageModel) -> None:
     examples = drawn(5)
     with torch.inference_mode(), plain_attention(any_model):
-        states = answer_pass(any_model, batch_of(any_model, examples)).states
+        answers = answer_pass(any_model, batch_of(any_model, examples))
+    states = torch.stack([answers.questions, answers.replies], dim=1)
     for example, state in zip(examples, states, strict=True):
         torch.testing.assert_close(state, alone(any_model, example)[1], atol=2e-4, rtol=1e-3)
 

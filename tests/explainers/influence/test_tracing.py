@@ -11,7 +11,7 @@ import torch
 
 from explainers.decoding import outcome_of
 from explainers.influence.examples import Example
-from explainers.influence.finishing import finish, read_finished
+from explainers.influence.finishing import Generic, finish, read_finished
 from explainers.influence.gradients import Projection
 from explainers.influence.index import Index
 from explainers.influence.levels import LEVELS
@@ -70,7 +70,8 @@ def folder(tune: FineTune, tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(place, number, shard_of(sketches, [example.record for example in examples]))
     generic = outcome_of(sketching(tune, GENERIC, projection, TOKENS))
     keys = [repr(example.ids).encode() for example in PAIRS]
-    finish(place, 2, keys, lambda record: PAIRS[record].ids, shard_of(generic, range(PROMPTS)), {})
+    prompts = tuple(example.ids for example in GENERIC)
+    finish(place, 2, keys, lambda record: PAIRS[record].ids, Generic(shard_of(generic, range(PROMPTS)), prompts), {})
     return place
 
 
