@@ -45,7 +45,7 @@ def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bo
 def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
     """The scores of other methods, from the cache while neither the model nor any line of code here has changed."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    own_figures = {"__main__.py", "evaluation.py", "metrics.py", "own.py", "retraining.py"}
+    own_figures = {"__main__.py", "cost.py", "evaluation.py", "metrics.py", "own.py", "retraining.py"}
     held = [*(file for file in sources if file.name not in own_figures), bed.folder / f"{bed.kind}.safetensors"]
     digest = sha256(b"".join(sha256(file.read_bytes()).digest() for file in held)).hexdigest()[:16]
     place = bed.folder / f"{bed.kind}-{name}-{digest}.npz"
