@@ -18,7 +18,7 @@ from benchmarks.influence.metrics import Estimate
 from benchmarks.influence.own import Own, own
 from benchmarks.influence.retraining import halves, losses_after, retrained, without
 from benchmarks.influence.training import losses
-from explainers.influence.levels import LEVELS, Level
+from explainers.influence.levels import LEAST_LIFT, LEVELS, Level, Thresholds
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Floats]
@@ -26,6 +26,8 @@ ORDERS = 100, 101
 """Seeds of the retrainings: no retraining has the seed of the model itself."""
 TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
+SPLITS = 50
+"""Of the generic questions into those that calibrate and those that are asked."""
 FILTERED = 10
 """Pairs without a level that are removed for a query, drawn from all of them."""
 IRRELEVANT: tuple[QueryKind, ...] = ("generic", "known", "forgotten", "unknown")
@@ -114,14 +116,37 @@ def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, ag
 
 def levels(made: Own, bed: Bed, tested: Sequence[Query]) -> dict[str, Any]:
     """What each level holds: of relevant questions, and of those that no pair should answer."""
-    right = bed.of("right")
+    right = taught(bed, bed.of("right"))
     answers = [made.traced(query) for query in right]
     kinds = {kind: tested if kind == "generic" else bed.of(kind) for kind in IRRELEVANT}
     return {
+        "relevant questions": len(right),
         "relevant": {f"{level} or above": _hits(right, answers, place) for place, level in enumerate(LEVELS[:3])},
         "precision": {level: _precision(right, answers, level) for level in LEVELS[:3]},
         "irrelevant": {kind: _any([made.traced(query) for query in asked]) for kind, asked in kinds.items()},
+        f"generic, {SPLITS} splits": split(made, bed),
     }
+
+
+def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
+    """Those whose answer fine-tuning made: what the base says does not state the value already."""
+    before = bed.answers([query.question for query in queries], bed.base)
+    facts = [bed.world.facts[query.fact] for query in queries if query.fact is not None]
+    return [query for query, fact, said in zip(queries, facts, before, strict=True) if fact.value not in said.split()]
+
+
+def split(made: Own, bed: Bed) -> dict[str, float]:
+    """Share of generic questions with a result, where the others calibrate; mean over random halves."""
+    best, lifts = made.best(bed.of("generic"))
+    draw, found = np.random.default_rng(bed.seed), np.zeros((SPLITS, 2))
+    for number in range(SPLITS):
+        order = draw.permutation(len(best))
+        calibrating, asked = np.split(order, [len(order) // 2])
+        thresholds = Thresholds(tuple(sorted(best[calibrating].tolist())), made.thresholds.unrelated)
+        for place, bound in enumerate((thresholds.bound("low"), thresholds.bound("medium"))):
+            found[number, place] = np.mean((best[asked] > bound) & (lifts[asked] >= LEAST_LIFT))
+    low, medium = found.mean(axis=0).tolist()
+    return {"low or above": rounded(low), "medium or above": round(medium, 4)}
 
 
 def _hits(queries: Sequence[Query], answers: Sequence[Any], place: int) -> float:
