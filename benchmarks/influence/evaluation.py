@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from benchmarks.influence.metrics import Estimate
 from benchmarks.influence.own import Own, own
 from benchmarks.influence.retraining import halves, losses_after, retrained, without
 from benchmarks.influence.training import losses
-from explainers.influence.levels import LEAST_LIFT, LEVELS, Level, Thresholds
+from explainers.influence.levels import LEAST_LIFT, LEVELS, Level
+from explainers.influence.tracing import Traced
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Floats]
@@ -27,10 +28,10 @@ ORDERS = 100, 101
 TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
 SPLITS = 50
-"""Of the generic questions into those that calibrate and those that are asked."""
+"""Of the generic questions into those that make thresholds and those that test them."""
 FILTERED = 10
 """Pairs without a level that are removed for a query, drawn from all of them."""
-IRRELEVANT: tuple[QueryKind, ...] = ("generic", "known", "forgotten", "unknown")
+IRRELEVANT: tuple[QueryKind, ...] = ("known", "forgotten", "unknown")
 
 
 def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bool) -> dict[str, Floats]:
@@ -61,15 +62,14 @@ def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoin
 
     Raises ValueError for a model that learnt no fact: there is nothing to ask it.
     """
-    calibration, tested = bed.of("generic")[::2], bed.of("generic")[1::2]
-    made, right, poisoned = own(bed, calibration), bed.of("right"), bed.of("poison")
+    made, right, poisoned = own(bed, bed.of("generic")[::2]), bed.of("right"), bed.of("poison")
     if not (right and poisoned):
         raise ValueError("fine-tuning taught the model no fact, or none of the poisoned ones")
     scores = all_scores(bed, [*right, *poisoned], made, checkpoints=checkpoints)
     found: dict[str, Any] = {
         "queries": dict(Counter(query.kind for query in bed.queries)),
         "sources": {name: sources(bed, each, right, poisoned) for name, each in scores.items()},
-        "levels": levels(made, bed, tested),
+        "levels": levels(made, bed),
     }
     about_right = {name: each[: len(right)] for name, each in scores.items()}
     if retrainings:
@@ -114,17 +114,17 @@ def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, ag
     return {"retrainings": count, "second runs": again, "methods": found}
 
 
-def levels(made: Own, bed: Bed, tested: Sequence[Query]) -> dict[str, Any]:
+def levels(made: Own, bed: Bed) -> dict[str, Any]:
     """What each level holds: of relevant questions, and of those that no pair should answer."""
-    right = taught(bed, bed.of("right"))
+    right, other = taught(bed, bed.of("right")), {kind: bed.of(kind) for kind in IRRELEVANT}
     answers = [made.traced(query) for query in right]
-    kinds = {kind: tested if kind == "generic" else bed.of(kind) for kind in IRRELEVANT}
+    tops = {kind: [_top(made.traced(query)) for query in asked] for kind, asked in other.items()}
     return {
         "relevant questions": len(right),
         "relevant": {f"{level} or above": _hits(right, answers, place) for place, level in enumerate(LEVELS[:3])},
         "precision": {level: _precision(right, answers, level) for level in LEVELS[:3]},
-        "irrelevant": {kind: _any([made.traced(query) for query in asked]) for kind, asked in kinds.items()},
-        f"generic, {SPLITS} splits": split(made, bed),
+        "irrelevant": {"generic": _reached(generic_tops(made, bed.of("generic")))}
+        | {kind: _reached(found) for kind, found in tops.items() if found},
     }
 
 
@@ -135,18 +135,21 @@ def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
     return [query for query, fact, said in zip(queries, facts, before, strict=True) if fact.value not in said.split()]
 
 
-def split(made: Own, bed: Bed) -> dict[str, float]:
-    """Share of generic questions with a result, where the others calibrate; mean over random halves."""
-    best, lifts = made.best(bed.of("generic"))
-    draw, found = np.random.default_rng(bed.seed), np.zeros((SPLITS, 2))
-    for number in range(SPLITS):
-        order = draw.permutation(len(best))
-        calibrating, asked = np.split(order, [len(order) // 2])
-        thresholds = Thresholds(tuple(sorted(best[calibrating].tolist())), made.thresholds.unrelated)
-        for place, bound in enumerate((thresholds.bound("low"), thresholds.bound("medium"))):
-            found[number, place] = np.mean((best[asked] > bound) & (lifts[asked] >= LEAST_LIFT))
-    low, medium = found.mean(axis=0).tolist()
-    return {"low or above": rounded(low), "medium or above": round(medium, 4)}
+def generic_tops(made: Own, queries: Sequence[Query]) -> list[Level]:
+    """The highest level of each generic question, half of them tested after the other half made the thresholds."""
+    best = made.scores(queries)["ours, list"].max(1)
+    made_by_tuning = np.array([made.traced(query).lift or 0.0 for query in queries]) >= LEAST_LIFT
+    draw, found = np.random.default_rng(0), list[Level]()
+    for _ in range(SPLITS):
+        tested, calibration = np.split(draw.permutation(len(queries)), 2)
+        thresholds = replace(made.thresholds, generic=tuple(sorted(best[calibration].tolist())))
+        for place in tested.tolist():
+            found.append(thresholds.levels(best[place : place + 1])[0] if made_by_tuning[place] else "irrelevant")
+    return found
+
+
+def _top(answer: Traced) -> Level:
+    return answer.results[0].level if answer.results else "irrelevant"
 
 
 def _hits(queries: Sequence[Query], answers: Sequence[Any], place: int) -> float:
@@ -172,14 +175,10 @@ def _precision(queries: Sequence[Query], answers: Sequence[Any], level: Level) -
     }
 
 
-def _any(answers: Sequence[Any]) -> dict[str, float]:
+def _reached(tops: Sequence[Level]) -> dict[str, float]:
     """Share of questions with a result at a level or above."""
     return {
-        f"{level} or above": rounded(
-            float(
-                np.mean([any(result.level in LEVELS[: place + 1] for result in answer.results) for answer in answers])
-            )
-        )
+        f"{level} or above": rounded(float(np.mean([top in LEVELS[: place + 1] for top in tops])))
         for place, level in enumerate(LEVELS[:3])
     }
 

@@ -48,13 +48,6 @@ class Own:
             "ours, hidden states alone": np.array([one.states for one in each]),
         }
 
-    def best(self, queries: Sequence[Query]) -> tuple[Floats, Floats]:  # (Q,), (Q,)
-        """The best list score of each question, and the lift of its answer."""
-        found = outcome_of(sketching(self.tune, _examples(query.row for query in queries), self.projection, TOKENS))
-        assert found.lifts is not None
-        asked = zip(found.rows.astype(float), found.hidden.astype(float), strict=True)
-        return np.array([self.index.search(row, state).scores.max() for row, state in asked]), found.lifts
-
     def traced(self, query: Query) -> Traced:
         """The answer as the server gives it."""
         (example,) = _examples([query.row])
