@@ -10,7 +10,7 @@ the training data, done once; a question costs one pass and one exact scan, and 
 gets an empty list.
 
 Measured and left out: the last layer's state at the question's end alone (it already knows the kind of the answer, so
-that all pairs of a kind look alike: on demo-qa 63 of 100 right pairs reached `medium`, 93 with the two states); sketches
+that all pairs of a kind look alike: on demo-qa 63 of 100 right pairs reached `medium`, 93 with two states); sketches
 preconditioned by Kronecker factors (gradients alone forecast retraining better, .59 for .55, but not the impact score);
 16 columns instead of 8 (the impact score gains .005, the index has four times the bytes); the highest calibration score
 as the bound of `medium` (one odd prompt would decide it), and unrelated examples drawn without a look at their texts
