@@ -116,15 +116,23 @@ def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, ag
 
 def levels(made: Own, bed: Bed) -> dict[str, Any]:
     """What each level holds: of relevant questions, and of those that no pair should answer."""
-    right, other = bed.of("right"), {kind: bed.of(kind) for kind in IRRELEVANT}
+    right, other = taught(bed, bed.of("right")), {kind: bed.of(kind) for kind in IRRELEVANT}
     answers = [made.traced(query) for query in right]
     tops = {kind: [_top(made.traced(query)) for query in asked] for kind, asked in other.items()}
     return {
+        "relevant questions": len(right),
         "relevant": {f"{level} or above": _hits(right, answers, place) for place, level in enumerate(LEVELS[:3])},
         "precision": {level: _precision(right, answers, level) for level in LEVELS[:3]},
         "irrelevant": {"generic": _reached(generic_tops(made, bed.of("generic")))}
         | {kind: _reached(found) for kind, found in tops.items() if found},
     }
+
+
+def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
+    """Those whose answer fine-tuning made: what the base says does not state the value already."""
+    before = bed.answers([query.question for query in queries], bed.base)
+    facts = [bed.world.facts[query.fact] for query in queries if query.fact is not None]
+    return [query for query, fact, said in zip(queries, facts, before, strict=True) if fact.value not in said.split()]
 
 
 def generic_tops(made: Own, queries: Sequence[Query]) -> list[Level]:
