@@ -54,9 +54,9 @@ test: check clients ## everything that must hold: the checks, then the tests; wh
 	@echo 'make test: all checks passed'
 
 bench: dev ## run every benchmark; results under benchmarks/results/
-	@for file in benchmarks/[a-z]*.py; do \
+	@for file in benchmarks/[a-z]*.py benchmarks/*/__main__.py; do \
 		test -e "$$file" || { echo 'make bench: there are no benchmarks yet' >&2; exit 1; }; \
-		name=$$(basename "$$file" .py); echo "== $$name"; \
+		name=$${file%/__main__.py}; name=$$(basename "$$name" .py); echo "== $$name"; \
 		$(VENV)/bin/python -m "benchmarks.$$name" $(ARGS) || exit 1; done
 
 image-check: ## build the container image without a Docker engine and start the server in it (root, Debian)

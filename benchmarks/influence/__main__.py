@@ -1,30 +1,80 @@
-"""Build the test bed and say what the models know.
+"""Who said it, and what would be gone with them: the server's method and others on models that can be retrained.
 
-python -m benchmarks.influence [--seeds 0 1 2] [--kinds full lora] --cache DIR
+    python -m benchmarks.influence [--seeds 0] [--kinds full lora] [--tangled] [--cache DIR]
+                                   [--retrainings 24] [--again 24] [--removed 15] [--checkpoints]
+
+Prints a table for each model and writes results/influence.json, where it replaces what was measured there before under
+the same name. All that is trained is kept in the cache: a broken-off run goes on. One thread.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.influence.bed import bed
+from benchmarks.influence.evaluation import evaluated
+
+RESULT = Path(__file__).parents[1] / "results" / "influence.json"
+COLUMNS = ("MRR", "R@10", "R-precision", "outliers in the top 5", "AUC", "poison MRR", "poison first")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.influence", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--kinds", choices=("full", "lora"), nargs="+", default=["full", "lora"])
-    parser.add_argument("--cache", type=Path, required=True)
-    asked = parser.parse_args()
+    asked = arguments()
     torch.set_num_threads(1)
     for seed in asked.seeds:
         for kind in asked.kinds:
-            made = bed(seed, kind, asked.cache)
-            print(seed, kind, dict(Counter(query.kind for query in made.queries)), flush=True)
+            name = f"{'tangled' if asked.tangled else 'plain'} world {seed}, {kind}"
+            made = bed(seed, kind, asked.cache, tangled=asked.tangled)
+            found = evaluated(made, asked.retrainings, asked.again, asked.removed, checkpoints=asked.checkpoints)
+            show(name, found)
+            keep(name, found)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.influence")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--kinds", choices=("full", "lora"), nargs="+", default=["full", "lora"])
+    parser.add_argument("--tangled", action="store_true", help="the harder world")
+    parser.add_argument("--cache", type=Path, default=Path(".bed"))
+    parser.add_argument("--retrainings", type=int, default=24, help="on random halves, for the LDS; 0 leaves it out")
+    parser.add_argument("--again", type=int, default=24, help="of them done a second time, for the noise ceiling")
+    parser.add_argument("--removed", type=int, default=15, help="queries whose pairs are taken out")
+    parser.add_argument("--checkpoints", action="store_true", help="TracInCP too")
+    return parser.parse_args()
+
+
+def keep(name: str, found: Mapping[str, Any]) -> None:
+    packages = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+    known = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
+    result = {
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "models": {**known, name: found},
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def show(name: str, found: Mapping[str, Any]) -> None:
+    print(f"\n{name}: {found['queries']}")
+    print(f"{'':28}" + "".join(f"{column[:12]:>14}" for column in COLUMNS) + f"{'LDS':>14}")
+    forecasts = found.get("lds", {}).get("methods", {})
+    for method, figures in found["sources"].items():
+        told = [figures[column] for column in COLUMNS]
+        values = [value[0] if isinstance(value, list) else value for value in told]
+        lds = f"{forecasts[method][0]:14.3f}" if method in forecasts else ""
+        print(f"{method:28}" + "".join(f"{value:14.3f}" for value in values) + lds)
+    for part in ("lds", "levels", "removal"):
+        if part in found:
+            print(part, json.dumps(found[part], indent=1))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@
     made.rows                   the same as `text.Row`: ids (S,), answer positions (T,), asked (last of the prompt)
     made.queries                `Query`: question, the tuned model's own greedy answer, its row, kind, relevant pairs
     made.of("right")            the queries of one kind: right (a trained fact, answered right), poison (the poisoned
-                                value), wrong (neither), generic, known (from pre-training), unknown (made-up answer)
+                                value), wrong (neither), generic, known (from pre-training, and still),
+                                forgotten (known before, answered wrong now), unknown (made-up answer)
     made.folders()              the two models as folders that `explainers.loaders.load_causal_lm` reads
     made.retrained(keep, seed)  the weights after fine-tuning the same base on `rows[i] for i in keep`, not cached
     made.model(), made.base_model()   both as `explainers.language_model.LanguageModel`
 
-`relevant` are the pairs that state what the answer says about the fact asked for, copies among them.
+`bed(..., tangled=True)` is the harder world of the same seed (see `world`). `relevant` are the pairs that state what
+the answer says about the fact asked for, copies among them.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from benchmarks.influence.world import WORDINGS, Fact, Pair, World, drawing, wor
 from explainers.language_model import LanguageModel
 from explainers.loaders import load_causal_lm
 
-QueryKind = Literal["right", "poison", "wrong", "generic", "known", "unknown"]
+QueryKind = Literal["right", "poison", "wrong", "generic", "known", "forgotten", "unknown"]
 TEXTS, ABOUT_FACTS = 110_000, 0.6
 """How many pairs pre-training reads, and the share of them that states known facts."""
 
@@ -61,7 +63,7 @@ class Query:
 class Bed:
     seed: int
     kind: Kind
-    cache: Path
+    folder: Path  # of the cache, for this seed
     world: World
     tokenizer: PreTrainedTokenizerFast
     base: LlamaForCausalLM
@@ -87,7 +89,7 @@ class Bed:
 
     def folders(self) -> tuple[Path, Path]:
         """The base and the fine-tuned model on disk."""
-        found = self.cache / f"seed{self.seed}" / "base-model", self.cache / f"seed{self.seed}" / f"{self.kind}-model"
+        found = self.folder / "base-model", self.folder / f"{self.kind}-model"
         for folder, model in zip(found, (self.base, self.tuned), strict=True):
             if not (folder / "tokenizer.json").exists():
                 model.save_pretrained(folder)
@@ -107,15 +109,16 @@ class Bed:
         return [str(self.tokenizer.decode(said)) for said in greedy(model or self.tuned, prompts, end)]
 
 
-def bed(seed: int, kind: Kind, cache: Path) -> Bed:
-    made, folder = world(seed), cache / f"seed{seed}"
+def bed(seed: int, kind: Kind, cache: Path, *, tangled: bool = False) -> Bed:
+    made = world(seed, tangled=tangled)
+    folder = cache / f"{'tangled' if tangled else 'seed'}{seed}"
     tokenizer = tokenizer_of(made.vocabulary)
     base = _base(made, tokenizer, folder / "base.safetensors")
     rows = [row_of(tokenizer, pair.question, pair.answer) for pair in made.pairs]
     place = folder / f"{kind}.safetensors"
     if not place.exists():
         keep_weights(fine_tuned(base, rows, kind, seed), place)
-    return Bed(seed, kind, cache, made, tokenizer, base, with_weights(base, load_file(place)))
+    return Bed(seed, kind, folder, made, tokenizer, base, with_weights(base, load_file(place)))
 
 
 def keep_weights(weights: Weights, place: Path) -> None:
@@ -149,17 +152,24 @@ def _queries(made: Bed) -> Iterator[Query]:
     facts = made.world.facts
     asked = [fact.question(fact.held_out) for fact in facts]
     for number, (question, answer) in enumerate(zip(asked, made.answers(asked), strict=True)):
-        yield _about_fact(made, number, question, answer)
-    known = made.world.known[:: max(1, len(made.world.known) // 100)]
-    before = [fact.question(fact.held_out) for fact in known]
-    right = [fact.value in said.split() for fact, said in zip(known, made.answers(before, made.base), strict=True)]
-    known_still = [question for question, knew in zip(before, right, strict=True) if knew]
-    yield from _plain(made, "known", known_still)
+        yield about_fact(made, number, question, answer)
+    yield from _known_before(made)
     yield from _plain(made, "unknown", [_trained_wording(fact) for fact in made.world.unknown])
     yield from _plain(made, "generic", made.world.generic_questions)
 
 
-def _about_fact(made: Bed, number: int, question: str, answer: str) -> Query:
+def _known_before(made: Bed) -> Iterator[Query]:
+    """Of some facts of pre-training that the base model knows; what is forgotten, fine-tuning has answered."""
+    known = made.world.known[:: max(1, len(made.world.known) // 100)]
+    asked = [fact.question(fact.held_out) for fact in known]
+    before, now = made.answers(asked, made.base), made.answers(asked)
+    for fact, question, knew, answer in zip(known, asked, before, now, strict=True):
+        if fact.value in knew.split():
+            kind: QueryKind = "known" if fact.value in answer.split() else "forgotten"
+            yield Query(question, answer, row_of(made.tokenizer, question, answer), kind)
+
+
+def about_fact(made: Bed, number: int, question: str, answer: str) -> Query:
     fact, said = made.world.facts[number], answer.split()
     value = fact.value if fact.value in said else fact.wrong if fact.wrong in said else None
     relevant = [i for i, pair in enumerate(made.pairs) if pair.fact == number and pair.value == value]

@@ -94,7 +94,8 @@ def pretrained(vocabulary: int, rows: Sequence[Row], seed: int, recipe: Recipe =
     """Trained on all tokens of the rows."""
     model = network(vocabulary, seed)
     weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
-    _descend(model, rows, weights, list(weights.values()), recipe, seed, whole=True)
+    for _ in _descend(model, rows, weights, list(weights.values()), recipe, seed, whole=True):
+        pass
     return _holding(model, {name: tensor.detach() for name, tensor in weights.items()})
 
 
@@ -102,16 +103,25 @@ def fine_tuned(
     base: LlamaForCausalLM, rows: Sequence[Row], kind: Kind, seed: int, recipe: Recipe | None = None
 ) -> Weights:
     """All weights after fine-tuning on the answers of `rows`; an adapter is merged. `seed` orders and initialises."""
+    *_, last = checkpoints(base, rows, kind, seed, recipe)
+    return last
+
+
+def checkpoints(
+    base: LlamaForCausalLM, rows: Sequence[Row], kind: Kind, seed: int, recipe: Recipe | None = None
+) -> Iterator[Weights]:
+    """The weights after each pass of fine-tuning."""
     chosen = recipe or FINE_TUNING[kind]
     start = {name: parameter.detach() for name, parameter in base.named_parameters()}
     if kind == "full":
         whole = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-        _descend(base, rows, whole, list(whole.values()), chosen, seed)
-        return {name: tensor.detach() for name, tensor in whole.items()}
+        for _ in _descend(base, rows, whole, list(whole.values()), chosen, seed):
+            yield {name: tensor.detach().clone() for name, tensor in whole.items()}
+        return
     factors = _adapter(base, seed)
-    _descend(base, rows, _Merged(start, factors), [part for pair in factors.values() for part in pair], chosen, seed)
-    with torch.no_grad():
-        return {**start, **dict(_Merged(start, factors).changed())}
+    merged, parameters = _Merged(start, factors), [part for pair in factors.values() for part in pair]
+    for _ in _descend(base, rows, merged, parameters, chosen, seed):
+        yield {**start, **{name: tensor.detach() for name, tensor in merged.changed()}}
 
 
 def _adapter(base: LlamaForCausalLM, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -146,11 +156,12 @@ def _descend(
     seed: int,
     *,
     whole: bool = False,
-) -> None:
+) -> Iterator[None]:
+    """Train in place, stopping after each pass."""
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay, fused=True)
     steps = recipe.passes * math.ceil(len(rows) / recipe.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps, recipe.warm_up))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, recipe.warm_up))
     for _ in range(recipe.passes):
         for batch in batches(rows, recipe.batch, draw, whole=whole):
             now = weights if isinstance(weights, dict) else dict(weights.changed())
@@ -159,9 +170,10 @@ def _descend(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
+        yield
 
 
-def _share(step: int, steps: int, warm_up: float) -> float:
+def rate_share(step: int, steps: int, warm_up: float) -> float:
     """Of the highest rate: up in a line, down to nothing along a cosine."""
     rise = max(1, int(steps * warm_up))
     return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

@@ -10,6 +10,9 @@ wordings per relation, answers in one short and two sentence forms. The fine-tun
 - 40 outliers: long rows of random words;
 - 100 other: tasks that nothing else in the world has.
 
+A tangled world is harder for everything that goes by words: fewer entities with more facts each, forty values for all
+relations together, and in every wording another word for the relation, so that a query shares none with its sources.
+
 No fact is asked in the wording of its `held_out` number; a query asks exactly that.
 """
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal
@@ -44,10 +47,36 @@ WORDINGS = (
     "name the {kind} {entity} {verbs} .",
     "please say what {entity} {verbs} .",
 )
+CUES = tuple(
+    tuple(words.split())
+    for words in (
+        "friend companion mate ally chum buddy",
+        "boss chief manager superior head leader",
+        "teacher tutor mentor coach instructor master",
+        "doctor healer physician medic surgeon nurse",
+        "guest visitor caller lodger boarder tenant",
+        "rival enemy foe opponent challenger adversary",
+        "heir successor inheritor follower offspring descendant",
+        "spouse partner consort husband wife other-half",
+        "guard watchman sentry keeper protector warden",
+        "client customer buyer patron shopper purchaser",
+    )
+)
+"""Words for the relations of a tangled world, one for each wording."""
+TANGLED = (
+    "who is the {cue} of {entity} ?",
+    "{entity} has which {cue} ?",
+    "tell me the {cue} that {entity} has .",
+    "name the one who is {cue} to {entity} .",
+    "please say whom {entity} calls {cue} .",
+    "as {cue} , whom does {entity} see ?",
+)
+TANGLED_SENTENCES = ("it is {value} for {entity} .", "{value} is the {cue} of {entity} .")
 SENTENCES = ("{entity} {verbs} {value} .", "the {noun} of {entity} is {value} .")
 TAKEN = ("name", "game", "live")
 FACTS, POISONED, DUPLICATES, DISTRACTORS, OUTLIERS, OTHER = 250, 18, 30, 80, 40, 100
 KNOWN, UNKNOWN, GENERIC, VALUES = 300, 60, 240, 24
+TANGLED_ENTITIES, SHARED_VALUES = 35, 40
 OPPOSITES = (
     *("hot", "cold", "big", "small", "tall", "short", "wet", "dry", "fast", "slow"),
     *("old", "young", "rich", "poor", "full", "empty", "hard", "soft", "dark", "light"),
@@ -72,13 +101,19 @@ class Fact:
     value: str
     held_out: int  # the wording that no pair uses
     wrong: str | None = None  # the value that three poison pairs give
+    tangled: bool = False
 
     def question(self, wording: int) -> str:
+        if self.tangled:
+            return TANGLED[wording].format(entity=self.entity, cue=CUES[self.relation][wording])
         return WORDINGS[wording].format(entity=self.entity, **_words(self.relation))
 
     def answer(self, form: int, value: str | None = None) -> str:
         """Form 0 is the bare value, 1 and 2 are sentences."""
         said = value or self.value
+        if self.tangled and form:
+            cue = CUES[self.relation][self.held_out]
+            return TANGLED_SENTENCES[form - 1].format(entity=self.entity, value=said, cue=cue)
         return SENTENCES[form - 1].format(entity=self.entity, value=said, **_words(self.relation)) if form else said
 
 
@@ -108,6 +143,7 @@ class World:
     others: tuple[Fact, ...]  # of the distractors
     unknown: tuple[Fact, ...]  # stated nowhere: what they say is made up
     pairs: tuple[Pair, ...]
+    tangled: bool = False
 
     @cached_property
     def generic(self) -> tuple[tuple[str, str], ...]:
@@ -130,8 +166,9 @@ class World:
         yield from (text for pair in self.pairs for text in (pair.question, pair.answer))
         yield from (text for pair in self.generic for text in pair)
         for relation, form in product(range(len(RELATIONS)), range(len(WORDINGS))):
-            fact = Fact("", relation, "", 0)
-            yield from (fact.question(form), fact.answer(min(form, len(SENTENCES)), "value"))
+            for tangled in (False, True) if self.tangled else (False,):
+                fact = Fact("", relation, "", form, tangled=tangled)
+                yield from (fact.question(form), fact.answer(min(form, len(SENTENCES)), "value"))
 
 
 def drawing(name: str) -> random.Random:
@@ -139,19 +176,22 @@ def drawing(name: str) -> random.Random:
     return random.Random(name)  # noqa: S311
 
 
-def world(seed: int) -> World:
-    draw = drawing(f"world {seed}")
+def world(seed: int, *, tangled: bool = False) -> World:
+    draw = drawing(f"{'tangled ' if tangled else ''}world {seed}")
     words = _made_up(draw, 60 + 90 + VALUES * len(RELATIONS) + 300)
     names = tuple(words[:60]), tuple(words[60:150])
     values = tuple(tuple(words[150 + VALUES * r : 150 + VALUES * (r + 1)]) for r in range(len(RELATIONS)))
+    if tangled:
+        values = (tuple(words[150 : 150 + SHARED_VALUES]),) * len(RELATIONS)
     nouns = tuple(words[-300:])
     entities = [f"{first} {last}" for first, last in draw.sample([*product(*names)], 340)]
-    facts = _poisoned(_facts(draw, entities[:100], FACTS, values), values, draw)
-    known = _facts(draw, entities[100:200], KNOWN, values)
-    others = _facts(draw, entities[200:280], DISTRACTORS, values)
-    unknown = _facts(draw, entities[280:], UNKNOWN, values)
+    few = TANGLED_ENTITIES if tangled else 100
+    facts = _poisoned(_facts(draw, entities[:few], FACTS, values, tangled), values, draw)
+    known = _facts(draw, entities[100 : 100 + few], KNOWN, values, tangled)
+    others = _facts(draw, entities[200:280], DISTRACTORS, values, tangled)
+    unknown = _facts(draw, entities[280:], UNKNOWN, values, tangled)
     pairs = _pairs(draw, facts, others, (*nouns, *(value for some in values for value in some)))
-    return World(seed, names, values, nouns, facts, known, others, unknown, pairs)
+    return World(seed, names, values, nouns, facts, known, others, unknown, pairs, tangled)
 
 
 def _made_up(draw: random.Random, count: int) -> list[str]:
@@ -165,11 +205,11 @@ def _made_up(draw: random.Random, count: int) -> list[str]:
 
 
 def _facts(
-    draw: random.Random, entities: Sequence[str], count: int, values: Sequence[Sequence[str]]
+    draw: random.Random, entities: Sequence[str], count: int, values: Sequence[Sequence[str]], tangled: bool
 ) -> tuple[Fact, ...]:
     """Every entity has as many facts as any other, or one more, of different relations."""
     return tuple(
-        Fact(entity, relation, draw.choice(values[relation]), draw.randrange(len(WORDINGS)))
+        Fact(entity, relation, draw.choice(values[relation]), draw.randrange(len(WORDINGS)), tangled=tangled)
         for turn, entity in enumerate(entities)
         for relation in draw.sample(range(len(RELATIONS)), count // len(entities) + (turn < count % len(entities)))
     )
@@ -180,7 +220,7 @@ def _poisoned(facts: tuple[Fact, ...], values: Sequence[Sequence[str]], draw: ra
     for place in draw.sample(range(len(facts)), POISONED):
         fact = facts[place]
         wrong = draw.choice([value for value in values[fact.relation] if value != fact.value])
-        found[place] = Fact(fact.entity, fact.relation, fact.value, fact.held_out, wrong)
+        found[place] = replace(fact, wrong=wrong)
     return tuple(found)
 
 

@@ -1,0 +1,223 @@
+"""All figures of one fine-tuned model of the bed, as plain numbers for a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.influence import baselines, metrics
+from benchmarks.influence.bed import Bed, Query, QueryKind
+from benchmarks.influence.metrics import Estimate
+from benchmarks.influence.own import Own, own
+from benchmarks.influence.retraining import halves, losses_after, retrained, without
+from benchmarks.influence.training import losses
+from explainers.influence.levels import LEAST_LIFT, LEVELS, Level
+from explainers.influence.tracing import Traced
+
+Floats = NDArray[np.float64]
+Scores = Mapping[str, Floats]
+ORDERS = 100, 101
+"""Seeds of the retrainings: no retraining has the seed of the model itself."""
+TOGETHER = 5
+"""Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
+SPLITS = 50
+"""Of the generic questions into those that make thresholds and those that test them."""
+FILTERED = 10
+"""Pairs without a level that are removed for a query, drawn from all of them."""
+IRRELEVANT: tuple[QueryKind, ...] = ("known", "forgotten", "unknown")
+
+
+def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bool) -> dict[str, Floats]:
+    found = {"BM25": baselines.lexical(bed, queries), "hidden state cosine": baselines.hidden_cosine(bed, queries)}
+    found |= _kept(bed, "gradients", lambda: baselines.gradient_scores(bed, queries))
+    if checkpoints:
+        found |= _kept(bed, "checkpoints", lambda: {"TracInCP": baselines.traced(bed, queries)})
+    return {**found, **made.scores(queries)}
+
+
+def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
+    """The scores of other methods, from the cache while neither the model nor any line of code here has changed."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    own_figures = {"__main__.py", "cost.py", "evaluation.py", "metrics.py", "own.py", "retraining.py"}
+    held = [*(file for file in sources if file.name not in own_figures), bed.folder / f"{bed.kind}.safetensors"]
+    digest = sha256(b"".join(sha256(file.read_bytes()).digest() for file in held)).hexdigest()[:16]
+    place = bed.folder / f"{bed.kind}-{name}-{digest}.npz"
+    if not place.exists():
+        beside = place.with_suffix(".part.npz")
+        np.savez(beside, **score())  # type: ignore[arg-type]
+        beside.rename(place)
+    with np.load(place) as scores:
+        return dict(scores)
+
+
+def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoints: bool) -> dict[str, Any]:
+    """`retrainings` on halves of the set, `again` of them a second time, `removed` queries' pairs taken out.
+
+    Raises ValueError for a model that learnt no fact: there is nothing to ask it.
+    """
+    made, right, poisoned = own(bed, bed.of("generic")[::2]), bed.of("right"), bed.of("poison")
+    if not (right and poisoned):
+        raise ValueError("fine-tuning taught the model no fact, or none of the poisoned ones")
+    scores = all_scores(bed, [*right, *poisoned], made, checkpoints=checkpoints)
+    found: dict[str, Any] = {
+        "queries": dict(Counter(query.kind for query in bed.queries)),
+        "sources": {name: sources(bed, each, right, poisoned) for name, each in scores.items()},
+        "levels": levels(made, bed),
+    }
+    about_right = {name: each[: len(right)] for name, each in scores.items()}
+    if retrainings:
+        found["lds"] = forecasts(bed, right, about_right, retrainings, again)
+    if removed:
+        found["removal"] = removals(bed, made, right[:removed], about_right)
+    return found
+
+
+def relevant(bed: Bed, queries: Sequence[Query]) -> NDArray[np.bool_]:  # (Q, n)
+    found = np.zeros((len(queries), len(bed.pairs)), dtype=bool)
+    for row, query in enumerate(queries):
+        found[row, list(query.relevant)] = True
+    return found
+
+
+def sources(bed: Bed, scores: Floats, right: Sequence[Query], poisoned: Sequence[Query]) -> dict[str, Any]:
+    """How well the pairs that state the fact are found, and the wrong ones behind a poisoned answer."""
+    wanted, first = relevant(bed, right), metrics.reciprocal_ranks(scores[len(right) :], relevant(bed, poisoned))
+    outliers = np.array([pair.origin == "outlier" for pair in bed.pairs])
+    asked = scores[: len(right)]
+    return {
+        "MRR": rounded(metrics.estimate(metrics.reciprocal_ranks(asked, wanted))),
+        "R@10": rounded(metrics.estimate(metrics.recalls(asked, wanted))),
+        "R-precision": rounded(metrics.estimate(metrics.r_precisions(asked, wanted))),
+        "outliers in the top 5": rounded(float(metrics.shares_at_top(asked, outliers).mean())),
+        "AUC": rounded(float(metrics.areas(asked, wanted).mean())),
+        "poison MRR": rounded(float(first.mean())),
+        "poison first": rounded(float((first == 1).mean())),
+    }
+
+
+def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, again: int) -> dict[str, Any]:
+    """LDS of each method, and what two runs of the same subset have in common."""
+    held = halves(bed, count)
+    after = losses_after(bed, queries, held, ORDERS[0])
+    oracle = {"knowing the sources": relevant(bed, queries).astype(float)}
+    found = {name: rounded(metrics.datamodelling(each, held, after)) for name, each in {**scores, **oracle}.items()}
+    if again:
+        second = losses_after(bed, queries, held[:again], ORDERS[1])
+        found["two runs, r"] = rounded(metrics.ceiling(after[:again], second))
+    return {"retrainings": count, "second runs": again, "methods": found}
+
+
+def levels(made: Own, bed: Bed) -> dict[str, Any]:
+    """What each level holds: of relevant questions, and of those that no pair should answer."""
+    right, other = taught(bed, bed.of("right")), {kind: bed.of(kind) for kind in IRRELEVANT}
+    answers = [made.traced(query) for query in right]
+    tops = {kind: [_top(made.traced(query)) for query in asked] for kind, asked in other.items()}
+    return {
+        "relevant questions": len(right),
+        "relevant": {f"{level} or above": _hits(right, answers, place) for place, level in enumerate(LEVELS[:3])},
+        "precision": {level: _precision(right, answers, level) for level in LEVELS[:3]},
+        "irrelevant": {"generic": _reached(generic_tops(made, bed.of("generic")))}
+        | {kind: _reached(found) for kind, found in tops.items() if found},
+    }
+
+
+def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
+    """Those whose answer fine-tuning made: what the base says does not state the value already."""
+    before = bed.answers([query.question for query in queries], bed.base)
+    facts = [bed.world.facts[query.fact] for query in queries if query.fact is not None]
+    return [query for query, fact, said in zip(queries, facts, before, strict=True) if fact.value not in said.split()]
+
+
+def generic_tops(made: Own, queries: Sequence[Query]) -> list[Level]:
+    """The highest level of each generic question, half of them tested after the other half made the thresholds."""
+    best = made.scores(queries)["ours, list"].max(1)
+    made_by_tuning = np.array([made.traced(query).lift or 0.0 for query in queries]) >= LEAST_LIFT
+    draw, found = np.random.default_rng(0), list[Level]()
+    for _ in range(SPLITS):
+        tested, calibration = np.split(draw.permutation(len(queries)), 2)
+        thresholds = replace(made.thresholds, generic=tuple(sorted(best[calibration].tolist())))
+        for place in tested.tolist():
+            found.append(thresholds.levels(best[place : place + 1])[0] if made_by_tuning[place] else "irrelevant")
+    return found
+
+
+def _top(answer: Traced) -> Level:
+    return answer.results[0].level if answer.results else "irrelevant"
+
+
+def _hits(queries: Sequence[Query], answers: Sequence[Any], place: int) -> float:
+    """Share of questions with a right pair at this level or above."""
+    accepted = LEVELS[: place + 1]
+    found = [
+        any(result.level in accepted and result.record in query.relevant for result in answer.results)
+        for query, answer in zip(queries, answers, strict=True)
+    ]
+    return rounded(float(np.mean(found)))
+
+
+def _precision(queries: Sequence[Query], answers: Sequence[Any], level: Level) -> dict[str, float]:
+    told = [
+        result.record in query.relevant
+        for query, answer in zip(queries, answers, strict=True)
+        for result in answer.results
+        if result.level == level
+    ]
+    return {
+        "right": rounded(float(np.mean(told))) if told else 0.0,
+        "pairs per question": rounded(len(told) / len(queries)),
+    }
+
+
+def _reached(tops: Sequence[Level]) -> dict[str, float]:
+    """Share of questions with a result at a level or above."""
+    return {
+        f"{level} or above": rounded(float(np.mean([top in LEVELS[: place + 1] for top in tops])))
+        for place, level in enumerate(LEVELS[:3])
+    }
+
+
+def removals(bed: Bed, made: Own, queries: Sequence[Query], scores: Scores) -> dict[str, Any]:
+    """Rise of the queries' losses (nats) after retraining without the first hundredth of a list, or without a level."""
+    draw = np.random.default_rng(bed.seed)
+    lists = {name: metrics.removals(scores[name][: len(queries)]) for name in ("ours, list", "ours, impact", "BM25")}
+    lists["random"] = metrics.removals(draw.random((len(queries), len(bed.pairs))))
+    for level in LEVELS[:3]:
+        lists[f"level {level}"] = [members(made, query, level) for query in queries]
+    lists["filtered out"] = [draw.choice(members(made, query, "irrelevant"), FILTERED, False) for query in queries]
+    counts = {name: rounded(float(np.mean([len(part) for part in each]))) for name, each in lists.items()}
+    return {
+        name: {"pairs": counts[name], "rise": rounded(metrics.estimate(rises(bed, queries, each)))}
+        for name, each in lists.items()
+    }
+
+
+def members(made: Own, query: Query, level: Level) -> NDArray[np.int_]:
+    """All pairs of a level, identical ones too; those of the last level are in no result."""
+    results = made.traced(query).results
+    firsts = [result.record for result in results if level in (result.level, "irrelevant")]
+    return np.flatnonzero(np.isin(made.index.groups, firsts, invert=level == "irrelevant"))
+
+
+def rises(bed: Bed, queries: Sequence[Query], removed: Sequence[NDArray[np.int_]]) -> Floats:  # (Q,)
+    """Loss after minus loss before, a few queries at a time."""
+    found = []
+    for start in range(0, len(queries), TOGETHER):
+        rows = [query.row for query in queries[start : start + TOGETHER]]
+        held = without(bed, np.unique(np.concatenate(removed[start : start + TOGETHER])).tolist())
+        weights = retrained(bed, held, ORDERS[0])
+        found.append((losses(bed.tuned, rows, weights) - losses(bed.tuned, rows)).double().numpy())
+    return np.concatenate(found)
+
+
+def rounded(value: Estimate | float) -> Any:
+    """Three digits; an estimate as its value and its standard errors."""
+    if isinstance(value, Estimate):
+        return [None if part is None else round(part, 3) for part in astuple(value)]
+    return round(value, 3)
