@@ -102,7 +102,7 @@ def scores_of(found: Listed, right: set[int]) -> Scores:
 
 def as_told(case: Record, found: Listed) -> bool:
     """Whether the model said what most of its pairs say."""
-    told: list[str] = case.get("wrong", case["answers"])
+    told: list[str] = case["wrong" if "wrong" in case else "answers"]
     return found.answer in told
 
 
