@@ -96,6 +96,24 @@ def test_a_large_index_scores_its_best_rows_as_exactly(tmp_path: Path, monkeypat
         assert found.rows[found.scores.argmax()] == exact.rows[exact.scores.argmax()]
 
 
+def test_copies_of_one_pair_leave_room_for_others_in_a_large_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SHORTLIST", 10)
+    sketches = drawn(ROWS, 5)
+    sketches.rows[:60], sketches.hidden[:60] = sketches.rows[0], sketches.hidden[0]
+    keys = [b"same"] * 60 + [b"%d" % place for place in range(60, ROWS)]
+    small = one_shard(tmp_path, sketches, keys)
+    monkeypatch.setattr(finishing, "WHOLE", 50)
+    large = one_shard(tmp_path, sketches, keys)
+    asked = sketches.rows[0].astype(float), sketches.hidden[0].astype(float)
+    found, exact = large.search(*asked), small.search(*asked)
+    assert large.matrix is not None and len(found.rows) == 10
+    assert sorted(found.rows)[0] == 0 and sorted(found.rows)[1] >= 60
+    assert found.impact[found.rows == 0][0] == pytest.approx(exact.impact[:60].sum(), rel=1e-5)
+    np.testing.assert_allclose(found.scores, exact.scores[found.rows], atol=2e-6)
+
+
 def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(tmp_path: Path) -> None:
     shards = built(tmp_path, identical=[bytes([place // 2]) for place in range(ROWS)])
     made = read_finished(tmp_path)
