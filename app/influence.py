@@ -24,6 +24,7 @@ from app.influence_indexes import base_of, folder_of, index_for, mask_from
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import Opened
 from app.records import Record, digest_of
+from app.refusals import IndexNotReady
 from app.runtime import Registration
 from app.turns import take_turns
 from explainers.chat_template import Message
@@ -152,7 +153,11 @@ async def ready_for(explainer: Explainer, tenant: str, question: Question) -> Re
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
     index = await index_for(explainer, registration)
     async with explainer.database.transaction(tenant=tenant) as session:
-        return Ready(registration, index, tuple(await influence.files_of(session, index.id)))
+        files = tuple(await influence.files_of(session, index.id))
+    if not files:
+        told = f"the influence index of model '{registration.name}' was replaced just now: repeat the call"
+        raise IndexNotReady(told, str(index.job))
+    return Ready(registration, index, files)
 
 
 async def find_stored(explainer: Explainer, tenant: str, model: str, key: bytes) -> Found | None:

@@ -37,6 +37,7 @@ from storage import jobs as rows
 from storage.database import Database
 from storage.errors import StorageError
 from storage.ids import time_ordered
+from storage.influence import abandon
 from storage.jobs import Job, Page
 from storage.queue import Later, put
 
@@ -126,7 +127,8 @@ class Jobs:
             claimed = await rows.claim(session, id, stale=STALE_SECONDS, most=most, alone=ALONE)
             if claimed is None:
                 error = self.problem(WorkerLost(most))
-                await rows.give_up(session, id, stale=STALE_SECONDS, most=most, error=error)
+                if await rows.give_up(session, id, stale=STALE_SECONDS, most=most, error=error):
+                    await abandon(session, id)
                 await look_again_unless_finished(session, id)
                 return
         job, request = claimed
@@ -232,7 +234,8 @@ class Jobs:
             raise Later(2**job.attempts)
         async with self.database.transaction(tenant=job.tenant_id) as session:
             if error is not None:
-                await rows.fail(session, job.id, job.attempts, error=problem)
+                if await rows.fail(session, job.id, job.attempts, error=problem):
+                    await abandon(session, job.id)
             else:
                 result = attempt.answering.result()
                 await rows.succeed(session, job.id, job.attempts, total=attempt.steps.total, result=result)
@@ -377,6 +380,8 @@ async def cancel_job(jobs: Jobs, tenant: str, name: str) -> Job:
     """Ends a job at once; work on it stops at its next checkpoint. Raises `NotFound`, or `Conflict` when it is over."""
     async with jobs.database.transaction(tenant=tenant) as session:
         job = await found(rows.cancel(session, identity(name)))
+        if job.state == "cancelled":
+            await abandon(session, job.id)  # its training files may be removed now
     if job.state != "cancelled":
         raise Conflict(f"the job has {job.state} already")
     jobs.stop(job.id)

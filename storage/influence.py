@@ -120,11 +120,13 @@ async def files_of(session: AsyncSession, id: UUID) -> list[TrainingFile]:
 
 
 async def publish(session: AsyncSession, id: UUID, facts: dict[str, Any]) -> None:
-    """Makes an index the one that answers, and forgets the model's other ones that were ready or have failed."""
+    """Makes an index the one that answers, and forgets the model's other ones that were ready or have failed.
+
+    Raises NotFound, also for one that was given up.
+    """
     values = {"state": "ready", "facts": facts, "published_at": func.now()}
-    model = await session.scalar(
-        update(InfluenceIndex).where(InfluenceIndex.id == id).values(values).returning(InfluenceIndex.model)
-    )
+    where = (InfluenceIndex.id == id, InfluenceIndex.state != "failed")
+    model = await session.scalar(update(InfluenceIndex).where(*where).values(values).returning(InfluenceIndex.model))
     if model is None:
         raise NotFound("no such influence index")
     others = (InfluenceIndex.model == model, InfluenceIndex.id != id, InfluenceIndex.state != "building")
@@ -136,6 +138,13 @@ async def fail(session: AsyncSession, id: UUID) -> None:
     where = (InfluenceIndex.id == id, InfluenceIndex.state == "building")
     await session.execute(update(InfluenceIndex).where(*where).values(state="failed"))
     await session.execute(delete(InfluenceFile).where(InfluenceFile.index_id == id, _failed(id)))
+
+
+async def abandon(session: AsyncSession, job: UUID) -> None:
+    """Gives up the index that this job was building, if it was."""
+    mine = (InfluenceIndex.job == job, InfluenceIndex.state == "building")
+    for id in list(await session.scalars(select(InfluenceIndex.id).where(*mine))):
+        await fail(session, id)
 
 
 def _failed(id: UUID) -> ColumnElement[bool]:

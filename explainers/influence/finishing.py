@@ -31,6 +31,9 @@ FORM = 1
 SAMPLE = 1_024
 """Examples, no two identical, whose scores for each other tell what unrelated ones have."""
 
+ROUNDING = 1e-9
+"""Part of a second moment below which what is left about the mean is no number."""
+
 TokensOf: TypeAlias = Callable[[int], Collection[int]]
 """The tokens of a record, in any order."""
 
@@ -102,7 +105,8 @@ def finish(
             f"{FEWEST_PROMPTS} are needed: add generic_prompts that it is not about"
         )
     thresholds = Thresholds(tuple(sorted(best)), unrelated_bound(index, tokens_of))
-    told = {**facts, "form": FORM, "generic": thresholds.generic, "unrelated": thresholds.unrelated}
+    unrelated = thresholds.unrelated if math.isfinite(thresholds.unrelated) else None
+    told = {**facts, "form": FORM, "generic": thresholds.generic, "unrelated": unrelated}
     write_json(folder / FACTS, told)
     return Finished(thresholds, told)
 
@@ -115,7 +119,8 @@ def read_finished(folder: Path) -> Finished:
         raise UnreadableModel("the influence index cannot be read: build it again") from error
     if facts.get("form") != FORM:
         raise UnreadableModel("the influence index was made by another version: build it again")
-    return Finished(Thresholds(tuple(facts["generic"]), facts["unrelated"]), facts)
+    unrelated = math.inf if facts["unrelated"] is None else facts["unrelated"]  # no two examples to tell it from
+    return Finished(Thresholds(tuple(facts["generic"]), unrelated), facts)
 
 
 def space_of_shards(shards: Iterable[Shard]) -> Space:
@@ -130,10 +135,14 @@ def space_of_shards(shards: Iterable[Shard]) -> Space:
         states = [known + second_moment(hidden[:, number]) for number, known in enumerate(states)]
         count += len(hidden)
     means = total / count
-    asked, said = (
-        metric_of(known - count * np.outer(mean, mean), count) for known, mean in zip(states, means, strict=True)
-    )
+    asked, said = (metric_of(_centred(known, mean, count), count) for known, mean in zip(states, means, strict=True))
     return Space(metric_of(moment, count), means, (asked, said))
+
+
+def _centred(moment: NDArray[np.float64], mean: NDArray[np.float64], count: int) -> NDArray[np.float64]:  # (d, d)
+    """The second moment about the mean of `count` vectors; zeros where they differ by rounding only."""
+    centred = moment - count * np.outer(mean, mean)
+    return centred if np.trace(centred) > ROUNDING * np.trace(moment) else np.zeros_like(centred)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +192,15 @@ def _best(index: Index, row: NDArray[np.float64], hidden: NDArray[np.float16]) -
 
 
 def _sampled(index: Index) -> list[int]:
-    """SAMPLE records, no two identical."""
-    return sorted(generator(SAMPLE).permutation(np.unique(index.groups))[:SAMPLE].tolist())
+    """SAMPLE records that have examples, no two identical."""
+    known = np.unique(index.groups[index.records])
+    return sorted(generator(SAMPLE).permutation(known)[:SAMPLE].tolist())
 
 
 def unrelated_bound(index: Index, tokens_of: TokensOf) -> float:
     """The UNRELATED quantile of list scores between two training examples whose texts are not ALIKE."""
-    chosen = np.flatnonzero(np.isin(index.records, _sampled(index)))
+    chosen = np.flatnonzero(np.isin(index.records, _sampled(index)))  # of long chats many each
+    chosen = np.sort(generator(SAMPLE).permutation(chosen)[:SAMPLE])
     shards = np.searchsorted(index.starts, chosen, side="right") - 1
     parts = [
         read_shard(index.folder, number).whole_rows[chosen[shards == number] - index.starts[number]]

@@ -36,6 +36,7 @@ class Found:
     rows: NDArray[np.int64]  # (m,)
     cosines: NDArray[np.float64]  # (m,), C
     states: NDArray[np.float64]  # (m,), Hw
+    copies: NDArray[np.int64]  # (m,), identical rows that each stands for, itself included
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -43,7 +44,8 @@ class Found:
 
     @property
     def impact(self) -> NDArray[np.float64]:
-        return self.cosines * np.maximum(self.states, 0)
+        """Of all copies together."""
+        return self.cosines * np.maximum(self.states, 0) * self.copies
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,22 @@ class Index:
         direction, place = self.space.directions(row[None])[0], self.space.places(hidden[None])[0]
         if self.matrix is None:
             cosines = torch.mv(self.whole, torch.as_tensor(direction, dtype=torch.float32)).double().numpy()
-            return Found(np.arange(len(self.lengths)), cosines, self.places.astype(np.float64) @ place)
-        rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST)
+            every = np.arange(len(self.lengths))
+            return Found(every, cosines, self.places.astype(np.float64) @ place, np.ones_like(every))
+        rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST, self._firsts)
         cosines = np.array([scaled @ direction for scaled in self._scaled(rows)])
-        return Found(rows, cosines, self.places[rows].astype(np.float64) @ place)
+        copies = self._sizes[self.records[rows]]
+        return Found(rows, cosines, self.places[rows].astype(np.float64) @ place, copies)
+
+    @cached_property
+    def _firsts(self) -> Tensor:  # (m,)
+        """The rows of records that are not copies: these must not fill a shortlist with one pair."""
+        return torch.from_numpy(np.flatnonzero(self.groups[self.records] == self.records))
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:  # (p,)
+        """How many records are identical to each that is the first of them."""
+        return np.bincount(self.groups, minlength=len(self.groups))
 
     def _sketch(self, row: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:  # (SKETCH,)
         asked = unit(self.space.gradients.whitened(row[None]))[0]
@@ -115,8 +129,10 @@ def turn(space: Space) -> NDArray[np.float64]:  # (D + 2 d, SKETCH)
     return drawn
 
 
-def shortlist(matrix: Tensor, sketch: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """The rows of `matrix` (n, SKETCH) with the largest products with `sketch` (SKETCH,)."""
+def shortlist(matrix: Tensor, sketch: NDArray[np.float64], most: int, among: Tensor | None = None) -> NDArray[np.int64]:
+    """The rows of `matrix` (n, SKETCH) with the largest products with `sketch` (SKETCH,), all or those `among` (m,)."""
     near = torch.mv(matrix, torch.as_tensor(sketch).to(matrix.dtype))
-    best: NDArray[np.int64] = torch.topk(near, min(most, len(near))).indices.numpy()
-    return best
+    near = near if among is None else near[among]
+    best = torch.topk(near, min(most, len(near))).indices
+    found: NDArray[np.int64] = (best if among is None else among[best]).numpy()
+    return found

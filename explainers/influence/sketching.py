@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explainers.errors import ExplainerError, MissingCapability, OutOfMemory
+from explainers.errors import InconsistentAnswer, MissingCapability, OutOfMemory
 from explainers.influence.examples import Example
 from explainers.influence.gradients import Projection, Watch, frozen
 from explainers.influence.passes import Batch, answer_pass, batch_of, batches, chosen_log_probs, plain_attention
@@ -69,7 +69,7 @@ def sketching(
             lifts[places] = found.lifts
         yield
     if not (np.isfinite(rows).all() and np.isfinite(hidden).all()):
-        raise ExplainerError("the model's gradients are not finite numbers: load it with dtype float32 or bfloat16")
+        raise InconsistentAnswer("the model's gradients are not finite numbers: load it with dtype float32 or bfloat16")
     return Sketches(rows, hidden, losses, lifts)
 
 
@@ -102,7 +102,12 @@ def _sketched(tune: FineTune, batch: Batch, projection: Projection) -> Sketches:
 
 
 def log_probabilities(model: LanguageModel, batch: Batch) -> Tensor:  # (N,)
-    """Of the answers' tokens, in nats."""
+    """Of the answers' tokens, in nats. Raises MissingCapability for tokens that the model does not have."""
+    if int(batch.ids.max()) >= model.vocabulary_size:
+        raise MissingCapability(
+            f"the base model has {model.vocabulary_size} tokens, and the fine-tuned one reads others besides: register "
+            "the base with the tokens that were added to it, or the fine-tune without a base"
+        )
     with frozen(model.network), plain_attention(model), torch.no_grad():
         return chosen_log_probs(answer_pass(model, batch).logits, batch.targets)
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from explainers.influence.metric import Metric, unit
 
+SAME = 1e-7
+"""A state this near to the mean differs from it by rounding, which has no direction."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -29,6 +32,7 @@ class Space:
     def places(self, hidden: NDArray[np.float64]) -> NDArray[np.float64]:  # (n, 2, d) -> (n, 2 d)
         """Vectors whose scalar products are Hw."""
         centred = unit(hidden) - self.means
+        centred[np.linalg.norm(centred, axis=-1) < SAME] = 0.0
         parts = [unit(metric.whitened(centred[:, number])) for number, metric in enumerate(self.states)]
         places: NDArray[np.float64] = np.concatenate(parts, axis=1) / np.sqrt(len(parts))
         return places

@@ -96,6 +96,27 @@ async def test_while_it_is_built_the_answer_names_the_job(idle: Running) -> None
     assert (await idle.client.delete(f"/files/{file}")).status_code in (200, 204)
 
 
+async def test_a_cancelled_build_lets_its_files_go(idle: Running) -> None:
+    file = await sent(idle, training_file())
+    answer = await idle.client.post("/models/tuned/influence-index", json={"training_files": [file]})
+    assert (await idle.client.delete(f"/files/{file}")).status_code == 409
+    assert (await idle.client.delete(answer.headers["Location"])).status_code == 200
+    assert (await idle.client.delete(f"/files/{file}")).status_code == 204
+    (index,) = (await idle.client.get("/models/tuned/influence-index")).json()["indexes"]
+    assert index["state"] == "failed"
+
+
+async def test_one_pair_is_enough(server: Running) -> None:
+    """And of two whose second is cut off before its answer, the first is indexed."""
+    await built(server, "tuned", await sent(server, training_file(PAIRS[:1])))
+    status, found = await asked(server, question=PAIRS[0][0], answer=PAIRS[0][1])
+    assert status == 200 and [result["group_size"] for result in found["results"]] in ([1], [])
+    long = [PAIRS[0], (PAIRS[1][0] * 40, PAIRS[1][1])]
+    await built(server, "tuned", await sent(server, training_file(long)), longest=60)
+    facts = await facts_of(server)
+    assert (facts["pairs"], facts["examples"]) == (2, 1)
+
+
 async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
     sketched = influence_build.Build.sketched

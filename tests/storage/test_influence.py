@@ -131,3 +131,23 @@ async def test_the_newest_published_index_replaces_the_others(database: Database
         (only,) = await influence.list_of(session, "tuned")
         assert (only.id, only.state, only.facts) == (third, "ready", {"pairs": 1})
         assert await influence.list_ids(session) == {third}
+
+
+async def test_an_index_that_was_given_up_is_never_published(database: Database, tenant: str) -> None:
+    """Its worker may not know yet: the ready one goes on to answer, and its files stay."""
+    file = await new_file(database, tenant)
+    old, late = await new_index(database, tenant, [file]), await new_index(database, tenant, [file])
+    async with database.transaction(tenant) as session:
+        await influence.publish(session, old, {})
+        await influence.abandon(session, (await influence.get(session, late)).job)
+        await influence.abandon(session, (await influence.get(session, old)).job)
+    with pytest.raises(NotFound):
+        async with database.transaction(tenant) as session:
+            await influence.publish(session, late, {})
+    async with database.transaction(tenant) as session:
+        assert {row.id: row.state for row in await influence.list_of(session, "tuned")} == {
+            old: "ready",
+            late: "failed",
+        }
+        assert await influence.files_of(session, late) == []
+        assert [each.id for each in await influence.files_of(session, old)] == [file]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,24 @@ def test_a_large_index_scores_its_best_rows_as_exactly(tmp_path: Path, monkeypat
         assert found.rows[found.scores.argmax()] == exact.rows[exact.scores.argmax()]
 
 
+def test_copies_of_one_pair_leave_room_for_others_in_a_large_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "SHORTLIST", 10)
+    sketches = drawn(ROWS, 5)
+    sketches.rows[:60], sketches.hidden[:60] = sketches.rows[0], sketches.hidden[0]
+    keys = [b"same"] * 60 + [b"%d" % place for place in range(60, ROWS)]
+    small = one_shard(tmp_path, sketches, keys)
+    monkeypatch.setattr(finishing, "WHOLE", 50)
+    large = one_shard(tmp_path, sketches, keys)
+    asked = sketches.rows[0].astype(float), sketches.hidden[0].astype(float)
+    found, exact = large.search(*asked), small.search(*asked)
+    assert large.matrix is not None and len(found.rows) == 10
+    assert sorted(found.rows)[0] == 0 and sorted(found.rows)[1] >= 60
+    assert found.impact[found.rows == 0][0] == pytest.approx(exact.impact[:60].sum(), rel=1e-5)
+    np.testing.assert_allclose(found.scores, exact.scores[found.rows], atol=2e-6)
+
+
 def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(tmp_path: Path) -> None:
     shards = built(tmp_path, identical=[bytes([place // 2]) for place in range(ROWS)])
     made = read_finished(tmp_path)
@@ -123,6 +142,44 @@ def test_a_prompt_that_the_training_data_is_about_calibrates_nothing(tmp_path: P
     np.testing.assert_allclose(made.thresholds.generic, sorted(each.max() for each in best[1:]), atol=1e-5)
     with pytest.raises(InvalidRequest, match="all but 0 of 30 calibration prompts"):
         finish(tmp_path, 3, keys, tokens_of, generic(*(tokens_of(int(each.argmax())) for each in best)), {})
+
+
+def one_shard(folder: Path, sketches: Sketches, keys: list[bytes]) -> Index:
+    write_shard(folder, 0, shard_of(sketches, range(len(sketches.rows))))
+    known = {record: tokens_of(record) for record in range(len(sketches.rows))}
+    finish(folder, 1, keys, known.__getitem__, generic(), {})
+    return Index.open(folder)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
+def test_one_pair_or_copies_of_one_make_an_index(tmp_path: Path, count: int) -> None:
+    """Nothing is left about the mean of their states, and there are no two examples that are unrelated."""
+    one, places = drawn(1, 5), [0] * count
+    index = one_shard(
+        tmp_path, Sketches(*(part[places] for part in (one.rows, one.hidden, one.losses, one.lifts))), [b"same"] * count
+    )
+    found = index.search(one.rows[0].astype(float), drawn(1, 6).hidden[0].astype(float))
+    np.testing.assert_allclose(found.cosines, 1, atol=1e-5)
+    np.testing.assert_array_equal(found.states, 0)
+    assert read_finished(tmp_path).thresholds.unrelated == np.inf
+
+
+def test_records_without_an_example_are_asked_for_nothing(tmp_path: Path) -> None:
+    """Two more, whose answers lie behind the cut."""
+    index = one_shard(tmp_path, drawn(20, 5), [b"%d" % place for place in range(22)])
+    assert len(index.groups) == 22
+
+
+def test_of_long_chats_not_every_turn_is_compared_with_every_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(tmp_path)
+    index = Index.open(tmp_path)
+    sizes: list[int] = []
+    monkeypatch.setattr(finishing, "SAMPLE", 10)
+    monkeypatch.setattr(finishing, "likeness", lambda texts: sizes.append(len(texts)) or np.zeros((len(texts),) * 2))
+    unrelated_bound(dataclasses.replace(index, records=index.records // 9), tokens_of)
+    assert sizes == [10]
 
 
 def test_the_same_sketches_give_the_same_bytes(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from explainers.errors import MissingCapability
 from explainers.influence.examples import Example
 from explainers.influence.gradients import Projection, block_linears, widths
 from explainers.influence.sketching import MOST_GAIN, FineTune, Sketches, sketching
@@ -130,3 +131,12 @@ def test_every_linear_layer_of_the_blocks_is_seen_and_no_other(tmp_path: Path) -
     found = block_linears(network)
     assert len(found) == 3 * 4
     assert widths(found["transformer.h.0.attn.c_attn"]) == (32, 96)
+
+
+def test_tokens_that_the_base_has_not_are_refused(tmp_path: Path) -> None:
+    """As where a fine-tune added tokens for its turns."""
+    model = loaded(tmp_path / "model", "llama", vocab_size=400)
+    base = loaded(tmp_path / "base", "llama", vocab_size=310)
+    assert drawn(FineTune(model, base), EXAMPLES).lifts is not None
+    with pytest.raises(MissingCapability, match="the base model has 310 tokens"):
+        drawn(FineTune(model, base), (*EXAMPLES, Example(4, (0, 350, 9), (2,), 1)))
