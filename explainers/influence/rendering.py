@@ -82,7 +82,8 @@ def render_question(
     """A question, and an answer where there is one, as the model was trained to read them.
 
     Only the answer's tokens have a loss, whatever `mask.loss` says: it is the answer that is explained. Nothing is cut
-    but the end of the turn behind an answer that fills the model's context: it had no room to say that. Raises InvalidRequest for what the template refuses or changes, ContextLengthExceeded.
+    but the end of the turn behind an answer that fills the model's context: it had no room to say that.
+    Raises InvalidRequest for what the template refuses or changes, ContextLengthExceeded.
     """
     turns = [] if system_prompt is None else [Message("system", system_prompt)]
     turns.append(Message("user", question))
