@@ -81,16 +81,26 @@ def render_question(
 ) -> Example:
     """A question, and an answer where there is one, as the model was trained to read them.
 
-    Only the answer's tokens have a loss, whatever `mask.loss` says: it is the answer that is explained. Nothing is cut.
+    Only the answer's tokens have a loss, whatever `mask.loss` says: it is the answer that is explained. Nothing is cut
+    but the end of the turn behind an answer that fills the model's context: it had no room to say that.
     Raises InvalidRequest for what the template refuses or changes, ContextLengthExceeded.
     """
     turns = [] if system_prompt is None else [Message("system", system_prompt)]
     turns.append(Message("user", question))
     if answer is not None:
         turns.append(Message("assistant", answer))
-    reader = _Reader(model, replace(mask, loss="last_assistant", longest=None))
-    part = reader.finished(reader.reading(turns) if answer is not None else reader.asking(turns))[-1]
+    try:
+        part = _question(model, turns, mask)
+    except ContextLengthExceeded:
+        if answer is None or not mask.end:
+            raise
+        part = _question(model, turns, replace(mask, end=False))
     return Example(0, tuple(part.ids), tuple(part.answer), part.asked)
+
+
+def _question(model: LanguageModel, turns: Sequence[Message], mask: Mask) -> _Part:
+    reader = _Reader(model, replace(mask, loss="last_assistant", longest=None))
+    return reader.finished(reader.reading(turns) if turns[-1].role == "assistant" else reader.asking(turns))[-1]
 
 
 class _Reader:

@@ -272,3 +272,15 @@ def test_a_question_with_a_system_prompt(llama: LanguageModel) -> None:
 def test_a_question_that_is_too_long(llama: LanguageModel) -> None:
     with pytest.raises(ContextLengthExceeded, match="context of 256"):
         render_question(chatty(llama, "byte-level", PLAIN), "Anna " * 300, "Ho", None, ANSWERS)
+
+
+@pytest.mark.parametrize("template", [PLAIN, None])
+def test_an_answer_that_fills_the_context_has_no_end(llama: LanguageModel, template: str | None) -> None:
+    """As the model gives it where nothing stops it."""
+    model, text = chatty(llama, "byte-level", template), "x"
+    while len((bare := render_question(model, "Hi", text, None, Mask(end=False))).ids) < model.context_length:
+        assert render_question(model, "Hi", text, None, ANSWERS).ids[:-1] == bare.ids
+        text += "x"
+    assert render_question(model, "Hi", text, None, ANSWERS) == bare
+    with pytest.raises(ContextLengthExceeded):
+        render_question(model, "Hi", text + "xxx", None, ANSWERS)
