@@ -204,10 +204,11 @@ class Build:
         if twin is None:
             return None
         folder = folder_of(self.explainer.data_dir, self.job.tenant_id, twin.index_id)
-        if not await asyncio.to_thread(whole, shard_path(folder, twin.number), twin.digest):
-            return None
-        shard = await asyncio.to_thread(read_shard, folder, twin.number)
-        return replace(shard, records=shard.records - twin.first + piece.first)
+        with suppress(UnreadableModel):  # its index may be replaced meanwhile
+            if await asyncio.to_thread(whole, shard_path(folder, twin.number), twin.digest):
+                shard = await asyncio.to_thread(read_shard, folder, twin.number)
+                return replace(shard, records=shard.records - twin.first + piece.first)
+        return None
 
     async def sketched(self, examples: Sequence[Example]) -> Sketches:
         """Behind all requests that wait, and told of as it goes on."""

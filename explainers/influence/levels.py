@@ -18,8 +18,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from explainers.influence.metric import unit
-
 Level: TypeAlias = Literal["high", "medium", "low", "irrelevant"]
 
 LEVELS: tuple[Level, ...] = ("high", "medium", "low", "irrelevant")
@@ -74,13 +72,18 @@ class Thresholds:
 def likeness(texts: Sequence[Collection[int]]) -> NDArray[np.float64]:  # (n, n)
     """Cosines of texts as sets of tokens, each with the logarithm of its rarity as its weight."""
     counts = Counter(token for text in texts for token in set(text))
-    column = {token: place for place, token in enumerate(counts)}
-    weights = np.zeros((len(texts), len(column)))
+    # What only one text has makes no product and adds to its length alone: of long texts that is most.
+    column = {token: place for place, token in enumerate(token for token, count in counts.items() if count > 1)}
+    weights = np.zeros((len(texts), len(column)), dtype=np.float32)
+    squares = np.zeros(len(texts))
     for row, text in enumerate(texts):
         for token in set(text):
-            weights[row, column[token]] = math.log(len(texts) / counts[token])
-    weights = unit(weights)
-    cosines: NDArray[np.float64] = weights @ weights.T
+            weight = math.log(len(texts) / counts[token])
+            squares[row] += weight**2
+            if token in column:
+                weights[row, column[token]] = weight
+    lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
+    cosines: NDArray[np.float64] = (weights @ weights.T).astype(np.float64) / np.outer(lengths, lengths)
     return cosines
 
 

@@ -34,10 +34,6 @@ class FineTune:
     model: LanguageModel
     base: LanguageModel | None = None
 
-    def __post_init__(self) -> None:
-        if self.base is not None and self.base.vocabulary_size > self.model.vocabulary_size:
-            raise MissingCapability("the base model has tokens that the fine-tuned one does not know")
-
 
 @dataclass(frozen=True, slots=True)
 class Sketches:

@@ -184,7 +184,9 @@ async def test_what_cannot_be_answered_says_why(
         assert "mill mill" not in answer.text
 
 
-@pytest.mark.parametrize("query", ["", "question=", "question=+", "question=a%00", "question=a&k=0", "question=a&k=x"])
+@pytest.mark.parametrize(
+    "query", ["", "question=", "question=+", "question=a%00", "question=a&k=0", "question=a&k=x", "question=a&k=5.0"]
+)
 async def test_bad_parameters_are_refused(server: Running, query: str) -> None:
     answer = await server.client.get(f"{ROUTE}?{query}")
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")

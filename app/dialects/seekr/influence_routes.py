@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from fastapi import Body, Path, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
@@ -47,9 +49,19 @@ Answer = Annotated[
 System = Annotated[
     str | None, Query(description="What stood before the question.", examples=["You are a local guide."])
 ]
-K = Annotated[int | None, Query(ge=1, le=MOST_RESULTS, description="Most results, 5 unless said.", examples=[5])]
+
+
+def digits(given: Any) -> Any:
+    """Raises ValueError for `5.0`, which would pass for a whole number."""
+    if isinstance(given, str) and not re.fullmatch(r"[0-9]{1,9}", given):
+        raise ValueError("must be a whole number, written in digits")
+    return given
+
+
+Whole = Annotated[int, BeforeValidator(digits)]
+K = Annotated[Whole | None, Query(ge=1, le=MOST_RESULTS, description="Most results, 5 unless said.", examples=[5])]
 Limit = Annotated[
-    int | None, Query(ge=1, le=MOST_RESULTS, description="The same as `k`, which goes before it.", examples=[5])
+    Whole | None, Query(ge=1, le=MOST_RESULTS, description="The same as `k`, which goes before it.", examples=[5])
 ]
 
 
