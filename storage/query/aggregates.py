@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, JSON, Double, Integer, bindparam, case, distinct, 
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from storage.query.typed import Kind, Sql, Typed, number, whole
+from storage.query.typed import Kind, Sql, Typed, check_varies, number, whole
 
 DECILES = ("min", *(f"q{tenth}" for tenth in range(1, 10)), "max")
 
@@ -159,6 +159,7 @@ def _bins(bounds: Sequence[tuple[float | None, float | None]], counts: dict[str,
 
 def _values(property: Typed) -> Any:
     """The values of a group as rows of their own, which can be grouped once more."""
+    check_varies(property)
     together = func.array_agg(property.sql).filter(property.sql.is_not(None))
     return func.unnest(together).table_valued("v").render_derived()
 

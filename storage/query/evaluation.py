@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Double, case, func, literal, null, select
 from sqlalchemy import cast as sql_cast
 
 from storage.errors import InvalidQuery
-from storage.query.typed import Sql, Typed, number, ratio, whole
+from storage.query.typed import Sql, Typed, check_varies, number, ratio, whole
 
 COUNTS = ("true_positive", "false_positive", "true_negative", "false_negative")
 
@@ -170,6 +170,7 @@ def accuracy_rate_multiclass(
 
 def auc(predicted_property: Typed, ground_truth_property: Typed) -> Typed:
     """The share of pairs of a positive and a negative row that the prediction orders rightly; ties count half."""
+    check_varies(predicted_property, ground_truth_property)
     predicted, truth = predicted_property.sql, ground_truth_property.sql
     both = predicted.is_not(None) & truth.is_not(None)
     pairs: Any = func.unnest(func.array_agg(predicted).filter(both), func.array_agg(truth).filter(both))

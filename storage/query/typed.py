@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Double, Text, case, func, literal, null, type_coerce
+from sqlalchemy import ColumnClause, ColumnElement, Double, Text, case, func, literal, null, type_coerce
 from sqlalchemy import cast as sql_cast
+from sqlalchemy.sql.visitors import iterate
+
+from storage.errors import InvalidQuery
 
 Kind: TypeAlias = Literal["boolean", "integer", "number", "text", "timestamp", "id", "list", "json", "null"]
 Shape: TypeAlias = Callable[[Any], Any]
@@ -58,6 +61,13 @@ class Typed:
     @property
     def shaped(self) -> Shape:
         return self.shape or SHAPES[self.kind]
+
+
+def check_varies(*given: Typed) -> None:
+    """Raises InvalidQuery where nothing differs from row to row: Postgres then cannot tell which rows are meant."""
+    parts = (part for one in given for part in iterate(one.sql))
+    if not any(isinstance(part, ColumnClause) for part in parts):
+        raise InvalidQuery("needs a property of the inferences, not the same value for all of them")
 
 
 def number(sql: Sql, kind: Kind = "number") -> Typed:

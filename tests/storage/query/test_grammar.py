@@ -86,6 +86,17 @@ MISTAKES: list[tuple[Any, str, str]] = [
         "/select/0/parameters/bin_thresholds",
         "stands beside num_bins",
     ),
+    (select(call("distribution", property=1, num_bins=3)), "/select/0/parameters", "not the same value for all"),
+    (
+        select(call("distribution", property=1, bin_thresholds=[1.0])),
+        "/select/0/parameters",
+        "not the same value for all",
+    ),
+    (
+        select(call("auc", predicted_property=1, ground_truth_property=0)),
+        "/select/0/parameters",
+        "not the same value for all",
+    ),
     (select(call("distribution", property="age", num_bins=0)), "/select/0/parameters/num_bins", "from 1"),
     (
         select(call("binContinuous", property="age", bin_thresholds=[2, 2])),
