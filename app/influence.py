@@ -28,9 +28,9 @@ from app.refusals import IndexNotReady
 from app.runtime import Registration
 from app.turns import take_turns
 from explainers.chat_template import Message
-from explainers.decoding import CompletionConfig, nobody
+from explainers.decoding import Completion, CompletionConfig, nobody
 from explainers.errors import InvalidRequest
-from explainers.influence.examples import Example
+from explainers.influence.examples import Example, Mask
 from explainers.influence.levels import LEVELS
 from explainers.influence.pairs import Pair, read_pairs
 from explainers.influence.rendering import render_question
@@ -190,11 +190,14 @@ async def compute(
     started, steps.total = time.perf_counter(), 2
     tune = await tune_of(explainer, ready.registration)
     opened = await opened_of(explainer, ready, tune.model)
-    answer, passes = question.answer, 0
+    answer, mask, passes = question.answer, mask_from(ready.index.config), 0
     if answer is None:
-        answer, passes = await generated(explainer, tune.model, question, priority)
+        said = await generated(explainer, tune.model, question, priority)
+        answer, passes = said.text, len(said.generated)
+        if said.finish_reason == "maximum_tokens":  # an end that was never said explains nothing
+            mask = replace(mask, end=False)
     steps.done = 1
-    content = await traced(explainer, ready, tune, opened, question, answer, priority)
+    content = await traced(explainer, ready, tune, opened, question, answer, mask, priority)
     seconds = time.perf_counter() - started
     explainer.rates.note(speed_of(ready), 1.0, seconds)
     return Found(new, tune.model.digest, content, seconds, passes + passes_of(tune))
@@ -219,16 +222,14 @@ async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) ->
     return await explainer.indexes.get(ready.index.id, folder, model)
 
 
-async def generated(
-    explainer: Explainer, model: LanguageModel, question: Question, priority: Priority
-) -> tuple[str, int]:
-    """What chat completions say at temperature 0, and in how many passes. Raises InvalidRequest for no answer."""
+async def generated(explainer: Explainer, model: LanguageModel, question: Question, priority: Priority) -> Completion:
+    """What chat completions say at temperature 0. Raises InvalidRequest for no answer."""
     prompt, config = await prompt_of(explainer, model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
     asked = Request(question.model, prompt, config)
     (said,) = (await run(explainer, model, asked, priority, nobody)).completions.items
     if not said.text:
         raise InvalidRequest("the model answers this question with nothing at all: give an answer", "/answer")
-    return said.text, len(said.generated)
+    return said
 
 
 async def prompt_of(explainer: Explainer, model: LanguageModel, question: Question) -> Prompt:
@@ -252,10 +253,11 @@ async def traced(
     opened: Opened,
     question: Question,
     answer: str,
+    mask: Mask,
     priority: Priority,
 ) -> dict[str, Any]:
     """What is stored of an answer."""
-    example = await asyncio.to_thread(example_of, tune.model, question, answer, ready.index)
+    example = await asyncio.to_thread(example_of, tune.model, question, answer, mask)
     found: Traced = await take_turns(
         explainer.runtime,
         lambda checkpoint: tracing(tune, opened.projection, opened.index, opened.thresholds, example, checkpoint),
@@ -269,8 +271,8 @@ async def traced(
     return {"method": METHOD, "results": results, "answer": answer, "lift": found.lift, "facts": facts}
 
 
-def example_of(model: LanguageModel, question: Question, answer: str | None, index: InfluenceIndex) -> Example:
-    return render_question(model, question.question, answer, question.system_prompt, mask_from(index.config))
+def example_of(model: LanguageModel, question: Question, answer: str | None, mask: Mask) -> Example:
+    return render_question(model, question.question, answer, question.system_prompt, mask)
 
 
 def result_of(result: Influence, pair: Pair, ready: Ready, lift: float | None) -> dict[str, Any]:
@@ -298,7 +300,7 @@ async def forecast_influence(explainer: Explainer, tenant: str, question: Questi
     ready = await ready_for(explainer, tenant, question)
     tune = await tune_of(explainer, ready.registration)
     opened = await opened_of(explainer, ready, tune.model)
-    example = await asyncio.to_thread(example_of, tune.model, question, question.answer, ready.index)
+    example = await asyncio.to_thread(example_of, tune.model, question, question.answer, mask_from(ready.index.config))
     answer = ANSWER_TOKENS if question.answer is None else 0
     size = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in opened.index.folder.iterdir()))
     return Forecast(

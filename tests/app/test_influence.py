@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from app import influence
 from app.deployments import deployment_id
 from tests.app.conftest import Running, Start, empty
 from tests.app.indexes import built, ended, sent
@@ -73,6 +74,17 @@ async def test_without_an_answer_the_model_gives_one_as_chats_do(server: Running
     assert again == found  # from the store
     given = await ask(server, answer=ANSWER)
     assert given["results"] == found["results"] and given["id"] != found["id"]
+
+
+async def test_an_answer_that_was_cut_short_has_no_end_to_explain(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influence, "ANSWER_TOKENS", 2)
+    question, whole = PAIRS[7]
+    found = await ask(server, question=question)
+    assert whole.startswith(found["answer"]) and found["answer"] != whole
+    given = await ask(server, question=question, answer=found["answer"])  # as if the model had ended there
+    assert found["lift"] > given["lift"] + 1
 
 
 async def test_the_answer_has_the_vendors_shape_on_one_line(server: Running) -> None:
