@@ -31,6 +31,7 @@ from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
 from explainers.influence.examples import Example, Mask
 from explainers.influence.finishing import FACTS, Generic, finish, read_finished, read_generic, write_generic
 from explainers.influence.generic import LONGEST, answering, generic_prompts
+from explainers.influence.gradients import left_out
 from explainers.influence.index import ARRAYS
 from explainers.influence.levels import FEWEST_PROMPTS
 from explainers.influence.pairs import LINES, write_pairs
@@ -289,6 +290,11 @@ class Build:
         if ground.tune.base is None:
             warnings.append(
                 "no base model is registered: every token of an answer counts the same, and nothing is gated"
+            )
+        if missed := left_out(ground.tune.model.network):
+            warnings.append(
+                f"{missed:.0%} of the weights of the model's blocks (experts, for one) are in no linear layer: what "
+                "fine-tuning taught these is not traced"
             )
         return {
             "files": list(ground.files),

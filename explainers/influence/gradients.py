@@ -43,6 +43,15 @@ def widths(linear: nn.Module) -> tuple[int, int]:
     return int(weight.shape[0]), int(weight.shape[1])
 
 
+def left_out(network: PreTrainedModel) -> float:
+    """The share of the blocks' weights that are in no linear layer of their own, as those of packed experts are not."""
+    linears = block_linears(network).values()
+    seen = {id(parameter) for part in linears for parameter in part.parameters()}
+    matrices = [parameter for parameter in blocks_of(network)[1].parameters() if parameter.dim() > 1]
+    whole = sum(parameter.numel() for parameter in matrices)
+    return sum(parameter.numel() for parameter in matrices if id(parameter) not in seen) / max(1, whole)
+
+
 @dataclass(frozen=True)
 class Projection:
     """The Gaussian matrices of all linear layers: `size` columns a side, scaled to keep lengths on average."""
@@ -110,7 +119,7 @@ class Watch:
 
     def _by_example(self, projected: Tensor, name: str) -> Tensor:  # (..., k) -> (B, S, k)
         """Some architectures hand a layer all positions of the batch in one row."""
-        if projected.numel() != self.shape[0] * self.shape[1] * self.projection.size:
+        if tuple(projected.shape[:-1]) not in (self.shape, (self.shape[0] * self.shape[1],)):
             raise MissingCapability(f"layer {name} does not see each position once: its gradients are not separable")
         return projected.float().reshape(*self.shape, -1)
 

@@ -10,7 +10,7 @@ import torch
 
 from explainers.errors import MissingCapability
 from explainers.influence.examples import Example
-from explainers.influence.gradients import Projection, block_linears, widths
+from explainers.influence.gradients import Projection, Watch, block_linears, left_out, widths
 from explainers.influence.sketching import MOST_GAIN, FineTune, Sketches, sketching
 from explainers.language_model import LanguageModel
 from explainers.loaders import load_causal_lm
@@ -124,6 +124,24 @@ def test_the_model_is_as_before(tmp_path: Path) -> None:
     assert model.network.config._attn_implementation == attention
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.network.modules())
     assert all(p.grad is None for p in model.network.parameters())
+
+
+def test_weights_that_are_in_no_linear_layer_are_told_of(tmp_path: Path) -> None:
+    assert left_out(loaded(tmp_path / "dense", "llama").network) == 0
+    assert left_out(loaded(tmp_path / "gpt2", "gpt2").network) == 0
+    network = loaded(tmp_path / "experts", "mixtral").network
+    experts = sum(p.numel() for name, p in network.named_parameters() if ".experts." in name)
+    assert experts > 0
+    assert 0.5 < left_out(network) < 1
+
+
+def test_positions_in_another_order_are_refused(tmp_path: Path) -> None:
+    watch = Watch(Projection(loaded(tmp_path, "llama").network, 4), (2, 5))
+    assert watch._by_example(torch.zeros(2, 5, 4), "layer").shape == (2, 5, 4)
+    assert watch._by_example(torch.zeros(10, 4), "layer").shape == (2, 5, 4)
+    for shape in ((5, 2, 4), (9, 4), (1, 10, 4)):
+        with pytest.raises(MissingCapability, match="not separable"):
+            watch._by_example(torch.zeros(shape), "layer")
 
 
 def test_every_linear_layer_of_the_blocks_is_seen_and_no_other(tmp_path: Path) -> None:
