@@ -8,13 +8,14 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, BinaryIO, Literal, TypeAlias
 from urllib.parse import quote
 
-from fastapi import Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, Response
 
+from app.dependencies import Reader, ServerState
 from app.errors import Responses
 from app.multipart import Form
-from app.training_files import NewFile, Purpose, wire_id
+from app.training_files import NewFile, Purpose, list_files, wire_id
 from explainers.errors import InvalidRequest
 from storage.tables import TrainingFile
 
@@ -35,6 +36,31 @@ CONTENT: Responses = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+
+
+async def listed(
+    server: ServerState,
+    caller: Reader,
+    limit: Limit = 100,
+    offset: Offset = 0,
+    sort_by: SortBy = "created_at",
+    sort_order: SortOrder = "desc",
+    purpose: OfPurpose = None,
+) -> list[dict[str, Any]]:
+    """The files that the parameters of a list ask for, as JSON."""
+    rows = await list_files(
+        server.explainer.database,
+        caller.tenant,
+        purpose=purpose,
+        sort=sort_by,
+        descending=sort_order == "desc",
+        offset=offset,
+        limit=limit,
+    )
+    return [file_answer(row) for row in rows]
+
+
+Listed = Annotated[list[dict[str, Any]], Depends(listed)]
 
 
 class FileObject(BaseModel):

@@ -15,17 +15,13 @@ from app.file_forms import (
     CONTENT,
     FileId,
     FileObject,
-    Limit,
-    Offset,
-    OfPurpose,
-    SortBy,
-    SortOrder,
+    Listed,
     content_answer,
     file_answer,
     uploaded,
 )
 from app.multipart import MULTIPART
-from app.training_files import add_files, fetch_file, list_files, locate_content, remove_file
+from app.training_files import add_files, fetch_file, locate_content, remove_file
 
 UPLOAD: dict[str, Any] = {
     "type": "object",
@@ -80,26 +76,9 @@ async def upload(request: Request, server: ServerState, caller: Ingester) -> Res
     return JsonResponse(answer, 201, {"Location": f"/files/{answer['id']}"})
 
 
-async def files(
-    server: ServerState,
-    caller: Reader,
-    limit: Limit = 100,
-    offset: Offset = 0,
-    sort_by: SortBy = "created_at",
-    sort_order: SortOrder = "desc",
-    purpose: OfPurpose = None,
-) -> Response:
+async def files(found: Listed) -> Response:
     """The training files of the key's tenant, newest first unless asked otherwise."""
-    rows = await list_files(
-        server.explainer.database,
-        caller.tenant,
-        purpose=purpose,
-        sort=sort_by,
-        descending=sort_order == "desc",
-        offset=offset,
-        limit=limit,
-    )
-    return JsonResponse({"files": [file_answer(row) for row in rows]})
+    return JsonResponse({"files": found})
 
 
 async def file(server: ServerState, caller: Reader, id: FileId) -> Response:

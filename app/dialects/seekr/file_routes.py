@@ -17,18 +17,14 @@ from app.file_forms import (
     DeletedFile,
     FileId,
     FileObject,
-    Limit,
-    Offset,
-    OfPurpose,
-    SortBy,
-    SortOrder,
+    Listed,
     content_answer,
     deleted_answer,
     file_answer,
     uploaded,
 )
 from app.multipart import MULTIPART
-from app.training_files import add_files, fetch_file, list_files, locate_content, remove_file, rename_file
+from app.training_files import add_files, fetch_file, locate_content, remove_file, rename_file
 from app.wire import Wire
 
 FILES = "/v1/flow/files"
@@ -120,26 +116,9 @@ async def upload_several(request: Request, server: ServerState, caller: Ingester
     return JsonResponse([file_answer(file) for file in added])
 
 
-async def files(
-    server: ServerState,
-    caller: Reader,
-    limit: Limit = 100,
-    offset: Offset = 0,
-    sort_by: SortBy = "created_at",
-    sort_order: SortOrder = "desc",
-    purpose: OfPurpose = None,
-) -> Response:
+async def files(found: Listed) -> Response:
     """The training files of the key's tenant, newest first unless asked otherwise."""
-    rows = await list_files(
-        server.explainer.database,
-        caller.tenant,
-        purpose=purpose,
-        sort=sort_by,
-        descending=sort_order == "desc",
-        offset=offset,
-        limit=limit,
-    )
-    return JsonResponse({"object": "list", "data": [file_answer(row) for row in rows]})
+    return JsonResponse({"object": "list", "data": found})
 
 
 async def file(server: ServerState, caller: Reader, id: FileId) -> Response:
