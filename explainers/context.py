@@ -25,6 +25,7 @@ from tokenizers import Encoding
 
 from explainers.ablations import ALPHA, PROBABILITY, ablations, sparse_fit
 from explainers.chat_template import Message
+from explainers.decoding import outcome_of
 from explainers.errors import InvalidRequest
 from explainers.forcing import Forced, forcing
 from explainers.granularity import paragraphs, sentences, trimmed
@@ -94,13 +95,7 @@ def check(question: ContextQuestion) -> None:
 
 def attribute(model: LanguageModel, question: ContextQuestion, checkpoint: Checkpoint = never_stop) -> Attribution:
     """Attributions (G, F) of all sources for each segment; blocks until done."""
-    steps = attributing(model, question, checkpoint)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Attribution = end.value
-            return found
+    return outcome_of(attributing(model, question, checkpoint))
 
 
 def attributing(

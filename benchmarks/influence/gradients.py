@@ -5,7 +5,7 @@ Written for clarity and for being right, not for size: all activations of the be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -63,7 +63,7 @@ def passes(model: LlamaForCausalLM, rows: Sequence[Row]) -> Passes:
     return Passes(layers, torch.argsort(torch.tensor(by_length)))
 
 
-def _keeping(seen: Seen):  # type: ignore[no-untyped-def]
+def _keeping(seen: Seen) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         seen.inputs.append(arguments[0].detach())
         output.register_hook(seen.gradients.append)  # type: ignore[no-untyped-call]
