@@ -43,6 +43,11 @@ class SingleFlight(Generic[Landed]):
         """Flights under way."""
         return len(self._flights)
 
+    @property
+    def waiters(self) -> int:
+        """Requests that wait for a flight to land."""
+        return sum(flight.waiters for flight in self._flights.values())
+
     async def join(
         self,
         key: Hashable,

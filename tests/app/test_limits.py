@@ -85,13 +85,6 @@ async def test_largest_body_that_is_read(client: httpx.AsyncClient) -> None:
     assert (await client.post("/explain", content=body)).status_code == 200
 
 
-async def test_identical_requests_are_computed_once(client: httpx.AsyncClient) -> None:
-    asked = {**BODY, "control_factor": 0.321}
-    answers = await asyncio.gather(*(client.post("/explain", json=asked) for _ in range(8)))
-    assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.json()["id"] for answer in answers}) == 1
-
-
 async def hold(running: Running) -> threading.Event:
     """Keeps the device busy until the event is set; models that are still being loaded come first."""
     while (await running.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - there is no event for it
@@ -127,6 +120,20 @@ async def test_past_the_deadline_the_answer_is_stored(start: Start, tiny_lm: Pat
         assert found.status_code == 200
         assert (await running.explain(model="slow-lm")).json()["id"] == late.json()["job"]
         await running.client.delete("/models/slow-lm")
+
+
+async def test_identical_requests_are_computed_once(start: Start, tiny_lm: Path) -> None:
+    async with start() as running:
+        await running.add(tiny_lm, "shared-lm")
+        opened = await hold(running)
+        asked = [asyncio.create_task(running.explain(model="shared-lm")) for _ in range(8)]
+        await until(lambda: running.server.explainer.flights.waiters == 8)
+        assert (len(running.server.explainer.flights), running.server.explainer.runtime.device.waiting) == (1, 1)
+        opened.set()
+        answers = await asyncio.gather(*asked)
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        await running.client.delete("/models/shared-lm")
 
 
 async def test_full_queue(start: Start, tiny_lm: Path) -> None:
