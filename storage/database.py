@@ -179,6 +179,13 @@ def postgres_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
+def with_password(url: str, password: str | None) -> str:
+    """The URL with this password in place of its own; unchanged without one."""
+    if password is None:
+        return url
+    return postgres_url(url).set(password=password).render_as_string(hide_password=False)
+
+
 def _leave_begin_to_us(connection: Any, _record: object) -> None:
     connection.autocommit = True
 

@@ -4,6 +4,7 @@ StorageError                  also: a statement that Postgres turned down for a 
 ├── DatabaseUnavailable       no connection now: not started, restarting, all connections taken; worth trying again
 ├── DatabaseRefused           this program must not use that database as it is; the message says what to do
 ├── EmbeddedServerFailed      the server that Whence starts itself cannot run here; the message says what to do
+├── DumpFailed                pg_dump or pg_restore could not do it; the message is theirs
 ├── NotFound                  no such row, or another tenant's
 ├── AlreadyExists             the name or secret is taken
 ├── InUse                     other rows still need this one
@@ -32,6 +33,10 @@ class DatabaseRefused(StorageError):
 
 class EmbeddedServerFailed(StorageError):
     """The embedded Postgres could not be set up or started."""
+
+
+class DumpFailed(StorageError):
+    pass
 
 
 class NotFound(StorageError):
