@@ -25,13 +25,13 @@ OTHERS = {"tenants": {"true"}, "api_keys": {BY_SECRET}}
 """Policies of another kind: the list of tenants is everybody's to read, and a key is found by its secret."""
 SAID = {"slot_kind": "number", "state": "queued"}
 """Values of columns that take only some."""
-VALUES: dict[type[Any], Any] = {object: "v", int: 1, float: 1.0, bool: True, bytes: b"b", list: [], dict: {}}
+VALUES: dict[type[Any], Any] = {object: "v", int: 1, float: 1.0, bool: True, list: [], dict: {}}
 
 
 def value_for(column: Column[Any]) -> Any:
     kind = column.type.python_type
-    if kind is UUID:
-        return uuid4()
+    if kind in (UUID, bytes):  # each another one: secrets are unique over all tenants
+        return uuid4() if kind is UUID else uuid4().bytes
     return datetime.now(UTC) if kind is datetime else SAID.get(column.name, VALUES[kind])
 
 
