@@ -1,4 +1,4 @@
-"""The `whence` command: serve, demo, worker, keys, models, check, migrate, backup, restore.
+"""The `whence` command: serve, demo, worker, keys, models, audit, check, migrate, backup, restore.
 
 Every command works beside a running server: it opens the same database (the embedded one is shared by all processes on
 a data directory), writes, and leaves; the server sees a new key or model without a restart.
@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from app.audit_commands import audit_commands
 from app.backup import back_up, bring_back
 from app.console import AsJson, DataDir, Name, Row, Tenant, opened, settings_from, show, with_database
 from app.demo import CONTEXT_MODEL, prepare_demo
@@ -40,6 +41,7 @@ program = typer.Typer(
 )
 program.add_typer(key_commands, name="keys")
 program.add_typer(model_commands, name="models")
+program.add_typer(audit_commands, name="audit")
 
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]

@@ -77,10 +77,24 @@ def description(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = problem_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
+        say_scopes(app, document)
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             operation["responses"].pop("422", None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
+    """Which scopes an operation needs, as its dependency says: for programs as roles of the key, any one of which will
+    do (OpenAPI 3.1, Security Requirement Object), for people as the last line of the description."""
+    for route in app.routes:
+        if not isinstance(route, KeyedRoute) or route.needs is None or not route.include_in_schema:
+            continue
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
+            operation["security"] = [{"key": [scope]} for scope in route.needs.scopes]
+            words = " or ".join(f"`{scope}`" for scope in route.needs.scopes)
+            operation["description"] += f"\n\nNeeds a key with the scope {words}."
 
 
 def problem_schema() -> dict[str, Any]:

@@ -218,8 +218,8 @@ async def forecast_completion(explainer: Explainer, tenant: str, question: Quest
 
 
 def speed_of(registration: Registration, question: Question) -> tuple[object, ...]:
-    """What answers must have in common for the time of one to tell that of another."""
-    return (*registration.weights, question.method)
+    """What answers must have in common for the time of one to tell that of another; nobody learns of strangers'."""
+    return (registration.tenant, *registration.weights, question.method)
 
 
 async def store(database: Database, registration: Registration, kind: str, asked: Asked, explained: Explained) -> None:

@@ -208,7 +208,7 @@ def passes_of(tune: FineTune) -> int:
 
 
 def speed_of(ready: Ready) -> tuple[object, ...]:
-    return (*ready.registration.weights, KIND)
+    return (ready.registration.tenant, *ready.registration.weights, KIND)
 
 
 async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
@@ -219,7 +219,7 @@ async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
 
 async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) -> Opened:
     folder = folder_of(explainer.data_dir, ready.registration.tenant, ready.index.id)
-    return await explainer.indexes.get(ready.index.id, folder, model)
+    return await explainer.indexes.get(folder, model)
 
 
 async def generated(explainer: Explainer, model: LanguageModel, question: Question, priority: Priority) -> Completion:

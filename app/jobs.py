@@ -286,6 +286,9 @@ KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] 
 STORED = (KIND, context.KIND, influence.KIND)
 """Kinds whose result is an explanation with the id of the job."""
 
+PARTS = (influence_indexes.SHARDS,)
+"""Kinds that nobody asked for: another job called them, and tells how far all of them are together."""
+
 ALONE = (explainability.KIND, influence_indexes.KIND)
 """Kinds of which no two jobs of one model run at a time."""
 
@@ -371,9 +374,9 @@ async def fetch_job(database: Database, tenant: str, name: str) -> Job:
 
 
 async def list_jobs(database: Database, tenant: str, **filters: Any) -> Page:
-    """One page of the tenant's jobs, newest first."""
+    """One page of the tenant's jobs, newest first, without the parts that a job has called to its help."""
     async with database.transaction(tenant=tenant) as session:
-        return await rows.page(session, **filters)
+        return await rows.page(session, without=PARTS, **filters)
 
 
 async def cancel_job(jobs: Jobs, tenant: str, name: str) -> Job:

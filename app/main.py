@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import logs
+from app.audit import Audit
+from app.auditing import AuditTrail
 from app.dependencies import Server
 from app.dialects import DIALECTS
 from app.docs import add_docs
@@ -56,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.body_limit_bytes, uploads=settings.upload_limit_bytes)
+    app.add_middleware(AuditTrail)
     app.add_middleware(Envelope)
     add_error_answers(app)
     for routes in DIALECTS.values():
@@ -90,7 +93,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         jobs = Jobs(explainer, problem_body)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
-            yield Server(settings, explainer, jobs)
+            yield Server(settings, explainer, jobs, Audit(database, settings.audit))
         finally:
             await end(refreshing)
             await jobs.close()

@@ -67,7 +67,7 @@ class Passage:
         self.trace = trace[1] if trace else None
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
-        self.scope.setdefault("state", {})
+        self.scope.setdefault("state", {})["request_id"] = self.id
         try:
             await app(self.scope, receive, self.send)
         except ClientDisconnect:

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         "the only language model there is.",
     )
     open_docs: bool = Field(default=False, description="Whether /docs and /openapi.json are served without a key.")
+    audit: Literal["off", "changes", "computations", "all"] = Field(
+        default="computations",
+        description="What the audit log keeps beside what was refused: changes, also computations, also reads; `off`: "
+        "nothing at all.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."
     )

@@ -41,6 +41,7 @@ POOL_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
+SOON = "set_config('synchronous_commit', 'off', true)"
 # 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
 UNAVAILABLE = ("08", "53", "57P")
 
@@ -107,13 +108,14 @@ class Database:
         *,
         tenant: str | None = None,
         key_hash: bytes | None = None,
+        durable: bool = True,
     ) -> Any | None:
         """The first row (a named tuple), or None, of one statement in a transaction of its own.
 
         When its connection turns out dead the statement is sent again, so it must bear being run twice. Rows and
-        errors are those of `transaction`.
+        errors are those of `transaction`. What is not `durable` reaches the disk a moment after this returns.
         """
-        settings = _settings(tenant, key_hash)
+        settings = ", ".join(filter(None, (_settings(tenant, key_hash), "" if durable else SOON)))
         opening = f"SELECT {settings}; ".encode() if settings else b""
         with translated_errors():
             for _ in range(self.pool_size):  # after a restart of Postgres all that wait in the pool are dead

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
+from app.dialects.native.audit_routes import audit_routes
 from app.dialects.native.file_routes import file_routes
 from app.dialects.native.health import health_routes
 from app.dialects.native.index_routes import index_routes
@@ -50,7 +51,8 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page."
 
 
 def native_routes() -> list[BaseRoute]:
-    return [*health_routes(), *explanation_routes(), *job_routes(), *file_routes(), *index_routes(), *model_routes()]
+    stored = (*explanation_routes(), *job_routes(), *file_routes(), *index_routes(), *model_routes())
+    return [*health_routes(), *stored, *audit_routes()]
 
 
 def explanation_routes() -> list[BaseRoute]:
