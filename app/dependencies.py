@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Security
@@ -19,6 +19,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
+from app.admission import Gate, Limits
+from app.costs import Cost, known
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
@@ -46,16 +48,24 @@ class Server:
     settings: Settings
     explainer: Explainer
     jobs: Jobs
+    limits: Limits
+
+    def explainer_for(self, caller: Caller) -> Explainer:
+        """What answers this caller, within the limits of its key."""
+        patience = self.explainer.runtime.device.retry_after
+        gate = Gate(caller.limits, self.explainer.database, caller.tenant, caller.key, patience)
+        return replace(self.explainer, gate=gate)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the tenant, and the id, name and scopes of the key."""
+    """Who asks: the tenant, and the id, name, scopes and limits of the key."""
 
     tenant: str
     key: str
     name: str
     scopes: frozenset[str]
+    limits: Limits
 
     def may(self, *scopes: str) -> bool:
         """Whether one of these scopes is theirs; `admin` implies all."""
@@ -80,7 +90,8 @@ async def authenticate(request: Request) -> Caller:
     row = await key_of(request)
     if row is None:
         raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
-    caller = Caller(row.tenant_id, str(row.id), row.name, frozenset(row.scopes))
+    limits = server_of(request).limits.of(row)
+    caller = Caller(row.tenant_id, str(row.id), row.name, frozenset(row.scopes), limits)
     request.state.caller = caller
     return caller
 
@@ -184,6 +195,29 @@ class KeyedRoute(APIRoute):
         return handle
 
 
+class CountedRoute(KeyedRoute):
+    """A route whose work is the database's: a request of the key like any other, and none when it is refused.
+
+    What is computed for is counted by its use case, which knows what is stored already.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            caller = await authenticate(request)
+            gate = server_of(request).explainer_for(caller).gate.for_requests()
+            announced = request.headers.get("content-length", "")
+            cost = Cost(bytes=int(announced) if announced.isdecimal() else 0)
+            async with gate.admitted(known(cost)) as charge:
+                charge.free = True
+                response = await answer(request)
+                charge.free = response.status_code >= 400
+                return response
+
+        return handle
+
+
 class OpenRoute(APIRoute):
     """A route that strangers may ask, with a body of JSON, of which no more is kept than such a body needs."""
 
@@ -198,9 +232,10 @@ class OpenRoute(APIRoute):
         return handle
 
 
-def keyed_router(tag: str, prefix: str = "") -> APIRouter:
+def keyed_router(tag: str, prefix: str = "", *, counted: bool = False) -> APIRouter:
     """A router whose routes need a key; below a prefix they are the same routes again, left out of the description."""
-    return APIRouter(prefix=prefix, route_class=KeyedRoute, tags=[tag], include_in_schema=not prefix)
+    kind = CountedRoute if counted else KeyedRoute
+    return APIRouter(prefix=prefix, route_class=kind, tags=[tag], include_in_schema=not prefix)
 
 
 async def read_json(request: JsonRequest) -> None:

@@ -85,8 +85,9 @@ def description(app: FastAPI) -> dict[str, Any]:
 
 def problem_schema() -> dict[str, Any]:
     schema = Problem.model_json_schema()
-    fields = schema.pop("$defs")["FieldProblem"]
-    schema["properties"]["errors"]["anyOf"][0]["items"] = fields
+    parts = schema.pop("$defs")
+    schema["properties"]["errors"]["anyOf"][0]["items"] = parts["FieldProblem"]
+    schema["properties"]["limit"]["anyOf"][0] = parts["LimitProblem"]
     return schema
 
 
