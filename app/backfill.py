@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from app.costs import stored_speed
 from app.device import Priority, Steps
 from app.explain import Explainer
 from app.explainability import Config, State, scorer_of, state_of
@@ -89,6 +90,8 @@ class Backfill:
 
         outcomes, seconds = await self.explainer.runtime.run(work, Priority(nice=True))
         self.shard_rows = rows_of_next(len(shard), seconds)
+        predictions = len(shard) * scorer.predictions(self.config.algorithm)
+        self.explainer.rates.note(stored_speed(scorer.predictor.digest, self.config.algorithm), predictions, seconds)
         return checked(outcomes, scorer.reading.predicted(cells))
 
     async def store(self, session: Any, shard: Sequence[Any], outcomes: Sequence[Outcome], steps: Steps) -> bool:

@@ -99,8 +99,9 @@ def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
 
 def problem_schema() -> dict[str, Any]:
     schema = Problem.model_json_schema()
-    fields = schema.pop("$defs")["FieldProblem"]
-    schema["properties"]["errors"]["anyOf"][0]["items"] = fields
+    parts = schema.pop("$defs")
+    schema["properties"]["errors"]["anyOf"][0]["items"] = parts["FieldProblem"]
+    schema["properties"]["limit"]["anyOf"][0] = parts["LimitProblem"]
     return schema
 
 

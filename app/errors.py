@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
@@ -37,6 +38,8 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
     refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.TooCostly: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.TooLarge: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.Limited: (429, "TOO_MANY_REQUESTS"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
@@ -106,6 +109,23 @@ class FieldProblem(BaseModel):
     message: str = Field(description="What is wrong with it.", examples=["must be >= 0"])
 
 
+class LimitProblem(BaseModel):
+    """The limit that a request has run into, and its numbers."""
+
+    name: str = Field(
+        description="`request_seconds` or `job_seconds` (predicted, of one), `requests` or `seconds` (of a minute), "
+        "`seconds_per_minute` (one request alone is more), or `concurrency` (requests under way).",
+        examples=["requests"],
+    )
+    asked: float = Field(description="What the request asks for.", examples=[1])
+    allowed: float = Field(description="What the key may have.", examples=[60])
+    used: float | None = Field(description="What it has had, in that window or now.", examples=[60])
+    window_seconds: int | None = Field(description="Seconds that a rate is of; else null.", examples=[60])
+    retry_after: int | None = Field(
+        description="Seconds until there is likely to be room; null where there never is.", examples=[12]
+    )
+
+
 class Problem(BaseModel):
     """Every error of every route (RFC 9457), with the members that the vendors' clients read beside the standard's."""
 
@@ -136,6 +156,7 @@ class Problem(BaseModel):
         description="With `STILL_RUNNING`: the job that goes on; also the id of its result. With `INDEX_NOT_READY`: "
         "the job that builds the index.",
     )
+    limit: LimitProblem | None = Field(None, description="With a 413 or 429 for the sake of a limit: its numbers.")
 
 
 MEANINGS = {
@@ -144,9 +165,9 @@ MEANINGS = {
     403: "The key lacks the scope.",
     404: "No such thing, or it belongs to another tenant.",
     409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
-    413: "The body is larger than the server reads.",
+    413: "The body is larger than the server reads, or the work larger than one request of this key may be.",
     415: "The body is not declared as application/json.",
-    429: "Too much work waits; `Retry-After` says when to come back.",
+    429: "The key has had what it may have for now, or too much work waits; `Retry-After` says when to come back.",
     503: "Too much work waits; `Retry-After` says when to come back.",
 }
 
@@ -190,9 +211,9 @@ def refusal_response(error: BaseException) -> ProblemResponse:
     pointer = getattr(error, "pointer", None)
     fields = [{"pointer": pointer, "message": message}] if pointer else []
     detail = f"{pointer} {message}" if pointer and message.startswith("must ") else message
-    return ProblemResponse(
-        status, code, detail, headers=headers_for(error), errors=fields, job=getattr(error, "job", None)
-    )
+    limit = asdict(error.limit) if isinstance(error, refusals.Limited) else None
+    job = getattr(error, "job", None)
+    return ProblemResponse(status, code, detail, headers=headers_for(error), errors=fields, job=job, limit=limit)
 
 
 def problem_body(error: BaseException) -> dict[str, Any]:
@@ -208,10 +229,23 @@ def headers_for(error: BaseException) -> dict[str, str]:
             return {"WWW-Authenticate": "Bearer"}
         case refusals.QueueFull():
             return {"Retry-After": str(error.retry_after)}
+        case refusals.LimitReached():
+            return {"Retry-After": str(error.retry_after)} | rate_headers(error.limit)
         case storage_errors.DatabaseUnavailable():
             return {"Retry-After": "1"}
         case _:
             return {}
+
+
+def rate_headers(limit: refusals.Numbers) -> dict[str, str]:
+    """Of a limit by the minute, as the IETF's draft on RateLimit header fields has them."""
+    if limit.window_seconds is None or limit.used is None:
+        return {}
+    left = max(0, int(limit.allowed - limit.used))
+    return {
+        "RateLimit-Policy": f'"{limit.name}";q={int(limit.allowed)};w={limit.window_seconds}',
+        "RateLimit": f'"{limit.name}";r={left};t={limit.retry_after}',
+    }
 
 
 def answer_http(_: Request, error: Exception) -> Response:

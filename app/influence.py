@@ -16,9 +16,10 @@ from uuid import UUID, uuid5
 
 from app.chat import rendered
 from app.complete import Request, run
+from app.costs import Cost, Estimate
 from app.deployments import model_named
 from app.device import Priority, Steps
-from app.explain import Explainer
+from app.explain import Explainer, own_or_shared
 from app.flights import Watch
 from app.influence_indexes import base_of, folder_of, index_for, mask_from
 from app.models import find_model, language_model, registration_of
@@ -87,7 +88,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What answering would take; `seconds` is None before a first answer was timed."""
+    """What answering would take; `seconds` is None before a first answer was timed. `cost` is what admission counts."""
 
     model_digest: str
     tokens: int
@@ -95,6 +96,7 @@ class Forecast:
     pairs: int
     bytes: int
     seconds: float | None
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,8 @@ async def influence_of(
 ) -> Found:
     """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
 
-    Raises `UnknownModel`, `IndexNotReady`, `QueueFull`, `StillRunning`, MissingCapability for a model without training
-    data, and what is wrong with the question.
+    Raises `UnknownModel`, `IndexNotReady`, `Limited`, `QueueFull`, `StillRunning`, MissingCapability for a model
+    without training data, and what is wrong with the question.
     """
     ready = await ready_for(explainer, tenant, question)
     key = digest_of(KIND, ready.digest, question.record)
@@ -132,15 +134,28 @@ async def influence_of(
     new = id or explanations.new_id()
 
     async def compute_and_store(priority: Priority, steps: Steps) -> Found:
-        found = await compute(explainer, ready, question, new, priority, steps)
+        async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
+            found = await compute(explainer, ready, question, new, priority, steps)
+            charge.seconds = found.seconds
         await store(explainer, ready, question, found, key)
         return found
 
     flight = (tenant, KIND, ready.registration, key)
-    answer: Found = await explainer.flights.join(
-        flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+    answer: Found = await own_or_shared(
+        explainer,
+        lambda: explainer.flights.join(
+            flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+        ),
     )
     return answer
+
+
+async def admit_job(explainer: Explainer, tenant: str, question: Question) -> None:
+    """Raises as `influence_of`, for a job."""
+    ready = await ready_for(explainer, tenant, question)
+    key = digest_of(KIND, ready.digest, question.record)
+    if await find_stored(explainer, tenant, ready.registration.name, key) is None:
+        await explainer.gate.check_job(lambda: estimated(explainer, ready, question))
 
 
 async def named(explainer: Explainer, tenant: str, question: Question) -> Question:
@@ -297,17 +312,24 @@ def pair_id(file: TrainingFile, line: int) -> UUID:
 
 async def forecast_influence(explainer: Explainer, tenant: str, question: Question) -> Forecast:
     """What answering would take at most; no model is run, and nothing stored. Raises as `influence_of`."""
-    ready = await ready_for(explainer, tenant, question)
+    return await forecast(explainer, await ready_for(explainer, tenant, question), question)
+
+
+async def estimated(explainer: Explainer, ready: Ready, question: Question) -> Estimate:
+    async def cost() -> Cost:
+        return (await forecast(explainer, ready, question)).cost
+
+    return Estimate(cost)
+
+
+async def forecast(explainer: Explainer, ready: Ready, question: Question) -> Forecast:
     tune = await tune_of(explainer, ready.registration)
     opened = await opened_of(explainer, ready, tune.model)
     example = await asyncio.to_thread(example_of, tune.model, question, question.answer, mask_from(ready.index.config))
     answer = ANSWER_TOKENS if question.answer is None else 0
     size = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in opened.index.folder.iterdir()))
-    return Forecast(
-        model_digest=tune.model.digest,
-        tokens=min(len(example.ids) + answer, tune.model.context_length),
-        forwards=answer + passes_of(tune),
-        pairs=len(opened.index.groups),
-        bytes=size,
-        seconds=explainer.rates.seconds(speed_of(ready), 1.0),
-    )
+    tokens, forwards = min(len(example.ids) + answer, tune.model.context_length), answer + passes_of(tune)
+    seconds = explainer.rates.seconds(speed_of(ready), 1.0)
+    pairs = len(opened.index.groups)
+    cost = Cost(tokens, pairs, forwards, size, seconds or 0.0, measured=seconds is not None)
+    return Forecast(tune.model.digest, tokens, forwards, pairs, size, seconds, cost)

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import logs
+from app.admission import limits_of
 from app.audit import Audit
 from app.auditing import AuditTrail
 from app.dependencies import Server
@@ -32,6 +33,7 @@ from explainers.loaders import use_cores
 from storage.database import Database
 from storage.embedded import revive
 from storage.errors import DatabaseUnavailable, StorageError
+from storage.limits import sweep as sweep_limits
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         secret = await first_key(server.explainer.database, settings)
         await sweep_files(server.explainer.database, settings.data_dir)
         await sweep_indexes(server.explainer.database, settings.data_dir)
+        await sweep_limits(server.explainer.database)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = server
@@ -93,7 +96,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         jobs = Jobs(explainer, problem_body)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
-            yield Server(settings, explainer, jobs, Audit(database, settings.audit))
+            yield Server(settings, explainer, jobs, Audit(database, settings.audit), limits_of(settings))
         finally:
             await end(refreshing)
             await jobs.close()

@@ -10,6 +10,9 @@ Refusal
 ├── UnsupportedMediaType   not declared as JSON
 ├── BodyTooLarge           more bytes than the server reads
 ├── TooCostly              more predictions than one answer may take
+├── Limited                by a limit of the key
+│   ├── TooLarge           more of the device than one request may take
+│   └── LimitReached       what it may have for now has been used
 ├── IndexNotReady          the model's influence index is missing, being built, or another model's
 ├── StillRunning           not ready within the deadline; the work goes on as a job
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
@@ -20,6 +23,8 @@ Messages name fields, counts and limits, never the text of a prompt.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class Refusal(Exception):
@@ -65,6 +70,39 @@ class TooCostly(Refusal):
         super().__init__(
             f"explaining one row takes up to {predictions:,} predictions; {most:,} are allowed: lower n_samples"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Of a limit: what was asked for and is allowed, in all or in a window of so many seconds; what was used of it, and
+    the whole seconds until there is likely to be room.
+    """
+
+    name: str
+    asked: float
+    allowed: float
+    used: float | None = None
+    window_seconds: int | None = None
+    retry_after: int | None = None
+
+
+class Limited(Refusal):
+    """`key` is the id of the key whose limit it is."""
+
+    def __init__(self, message: str, limit: Numbers, key: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.key = key
+
+
+class TooLarge(Limited):
+    pass
+
+
+class LimitReached(Limited):
+    @property
+    def retry_after(self) -> int:
+        return self.limit.retry_after or 1
 
 
 class IndexNotReady(Refusal):

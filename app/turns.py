@@ -53,3 +53,28 @@ class Turns(Generic[Outcome]):
                 next(self._steps)
         except StopIteration as stop:
             self.finished, self.outcome = True, stop.value
+
+
+class Spent:
+    """Seconds that work has kept the device, without its pauses."""
+
+    seconds = 0.0
+
+
+def timed(start: Start[Outcome], spent: Spent) -> Start[Outcome]:
+    """The same work, which tells its seconds while it goes on."""
+
+    def begin(checkpoint: Checkpoint) -> Generator[None, None, Outcome]:
+        steps = start(checkpoint)
+        while True:
+            began = time.perf_counter()
+            try:
+                next(steps)
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                return outcome
+            finally:
+                spent.seconds += time.perf_counter() - began
+            yield
+
+    return begin

@@ -58,9 +58,9 @@ INFERENCE_FILE = {
 
 
 def data_routes() -> list[BaseRoute]:
-    keyed = keyed_router(TAG)
+    keyed = keyed_router(TAG, counted=True)
     one = MODELS + "/{model_id}"
-    taken = problems(400, 401, 403, 404, 413, 415)
+    taken = problems(400, 401, 403, 404, 413, 415, 429)
     keyed.post(
         f"{one}/inferences", summary="Send inferences", status_code=207, response_model=Counted, responses=taken,
         openapi_extra=body_of("application/json", RECORDS, inference_example),
