@@ -89,6 +89,7 @@ class Backfill:
 
         outcomes, seconds = await self.explainer.runtime.run(work, Priority(nice=True))
         self.shard_rows = rows_of_next(len(shard), seconds)
+        self.explainer.meters.explained_rows.labels(self.config.algorithm).inc(len(shard))
         return checked(outcomes, scorer.reading.predicted(cells))
 
     async def store(self, session: Any, shard: Sequence[Any], outcomes: Sequence[Outcome], steps: Steps) -> bool:

@@ -22,6 +22,8 @@ from starlette.types import Message, Receive
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
+from app.metrics import Metrics
+from app.readiness import Readiness
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
 from app.tokens import is_token
@@ -46,6 +48,8 @@ class Server:
     settings: Settings
     explainer: Explainer
     jobs: Jobs
+    readiness: Readiness
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from uuid import UUID
 from app.device import Priority, Steps
 from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
+from app.meters import Meters
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import OpenIndexes
 from app.questions import Forecast, Question, answer, forecast
@@ -123,6 +124,10 @@ class Explainer:
     scorers: Scorers = field(default_factory=Scorers)
     indexes: OpenIndexes = field(default_factory=OpenIndexes)
 
+    @property
+    def meters(self) -> Meters:
+        return self.runtime.meters
+
 
 async def explain_completion(
     explainer: Explainer,
@@ -162,12 +167,17 @@ async def answer_once(
     key = asked.key
     registration, stored = await look_up(explainer.database, tenant, asked.model, key)
     if stored is not None and not fresh:
+        explainer.meters.answers.labels(kind, "stored").inc()
         return stored
     new = id or explanations.new_id()
 
     async def work_and_store(priority: Priority, steps: Steps) -> Explained:
-        explained = await work(registration, new, priority, steps)
-        await store(explainer.database, registration, kind, asked, explained)
+        with explainer.runtime.traces.span("answer", **{"whence.kind": kind, "whence.model": asked.model}) as span:
+            explained = await work(registration, new, priority, steps)
+            await store(explainer.database, registration, kind, asked, explained)
+            method = explained.attribution.method
+            span.set_attributes({"whence.method": method, "whence.forwards": explained.forwards})
+        explainer.meters.explanation_seconds.labels(method).observe(explained.seconds)
         return explained
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
@@ -175,6 +185,7 @@ async def answer_once(
     answer: Explained = await explainer.flights.join(
         flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
     )
+    explainer.meters.answers.labels(kind, "computed" if answer.id == new else "shared").inc()
     return answer
 
 

@@ -105,7 +105,9 @@ async def explained(
     def work(checkpoint: Checkpoint) -> list[Outcome]:
         return scorer.explain(algorithm, cells, [id], checkpoint, shared=shared)
 
-    return await explainer.runtime.run(work)
+    outcomes = await explainer.runtime.run(work)
+    explainer.meters.explained_rows.labels(algorithm).inc(len(outcomes))
+    return outcomes
 
 
 async def forecast_inference(
