@@ -50,9 +50,18 @@ def configure(level: str, form: Format = "auto") -> None:
         return
     root.addHandler(handler(form))
     root.setLevel(chosen if chosen == logging.DEBUG else max(chosen, logging.WARNING))
+    take_over()
     warnings.showwarning = tell_warning
     threading.excepthook = tell_thread
     sys.unraisablehook = tell_unraisable
+
+
+def take_over() -> None:
+    """Lines of libraries that write to stderr by themselves come to the root like all others."""
+    for logger in list(logging.getLogger().manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 def handler(form: Format, stream: Any = None) -> logging.Handler:

@@ -71,8 +71,15 @@ class Meters:
             registry=own,
         )
 
-    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
+    def answered(self, route: str | None, method: str, status: int | None, seconds: float, problem: str | None) -> None:
         """One request; `route` None: no route of ours, whose path is the client's own words."""
+        if problem is not None:
+            self.problems.labels(problem).inc()
         template, verb = route or "(none)", method if method in VERBS else "(other)"
         self.requests.labels(template, verb, str(status or 500)).inc()
         self.request_seconds.labels(template, verb).observe(seconds)
+
+    def ingested(self, kind: str, kept: int, refused: int) -> None:
+        """Records of one request or file."""
+        self.ingested_rows.labels(kind, "kept").inc(kept)
+        self.ingested_rows.labels(kind, "refused").inc(refused)

@@ -26,7 +26,7 @@ from app.readiness import PARTS, Readiness, Ready
 from app.traffic import Traffic
 from explainers.language_model import LanguageModel
 from storage import figures
-from storage.errors import StorageError
+from storage.errors import DatabaseUnavailable
 from storage.figures import JobFigure, LaneFigure
 from storage.queue import LANES
 
@@ -89,7 +89,7 @@ async def stored(explainer: Explainer) -> Stored | None:
     try:
         workers = await figures.workers(database, STALE_SECONDS)
         return Stored(await figures.jobs_by_kind(database), await figures.lanes(database), workers)
-    except StorageError:
+    except DatabaseUnavailable:
         return None
 
 

@@ -65,7 +65,13 @@ class Envelope:
                 await self.admit(passage, receive)
             finally:
                 passage.tell(span)
-                self.meters.answered(passage.route, scope["method"], passage.status, passage.seconds)
+                self.meters.answered(
+                    passage.route,
+                    scope["method"],
+                    passage.status,
+                    passage.seconds,
+                    passage.scope["state"].get("problem"),
+                )
                 reset_contextvars(**known)
 
     async def admit(self, passage: Passage, receive: Receive) -> None:
