@@ -92,6 +92,7 @@ class Backfill:
         self.shard_rows = rows_of_next(len(shard), seconds)
         predictions = len(shard) * scorer.predictions(self.config.algorithm)
         self.explainer.rates.note(stored_speed(scorer.predictor.digest, self.config.algorithm), predictions, seconds)
+        self.explainer.meters.explained_rows.labels(self.config.algorithm).inc(len(shard))
         return checked(outcomes, scorer.reading.predicted(cells))
 
     async def store(self, session: Any, shard: Sequence[Any], outcomes: Sequence[Outcome], steps: Steps) -> bool:

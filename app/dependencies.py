@@ -27,6 +27,8 @@ from app.costs import Cost, known
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
+from app.metrics import Metrics
+from app.readiness import Readiness
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
 from app.tokens import is_token
@@ -54,6 +56,8 @@ class Server:
     jobs: Jobs
     audit: Audit
     limits: Limits
+    readiness: Readiness
+    metrics: Metrics
 
     def explainer_for(self, caller: Caller) -> Explainer:
         """What answers this caller, within the limits of its key."""

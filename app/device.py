@@ -63,6 +63,7 @@ class Ticket:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.stopped = threading.Event()
+        self.arrived = time.monotonic()
 
     def checkpoint(self) -> None:
         if self.stopped.is_set():
@@ -123,6 +124,18 @@ class Device:
     def waiting(self) -> int:
         """Pieces of work in the queue."""
         return len(self._queue)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a piece of work holds the device."""
+        return self._running is not None
+
+    @property
+    def oldest(self) -> float:
+        """Seconds that the piece of work has waited that waits longest."""
+        with self._changed:
+            arrived = [ticket.arrived for ticket in self._queue]
+        return time.monotonic() - min(arrived) if arrived else 0.0
 
     def retry_after(self) -> int:
         """Whole seconds until a place in the queue is likely to be free."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app import refusals
 from explainers import errors as explainer_errors
@@ -41,6 +42,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.TooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.Limited: (429, "TOO_MANY_REQUESTS"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
+    refusals.ShuttingDown: (503, "SHUTTING_DOWN"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
     explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
@@ -192,6 +194,11 @@ class ProblemResponse(Response):
         body |= {"error": title, "code": code, "message": detail}
         body |= {name: value for name, value in more.items() if value}
         super().__init__(to_json(body), status, dict(headers or {}))
+        self.code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self.code  # for the log and the metrics
+        await super().__call__(scope, receive, send)
 
 
 def add_error_answers(app: FastAPI) -> None:

@@ -130,14 +130,18 @@ async def influence_of(
     key = digest_of(KIND, ready.digest, question.record)
     stored = await find_stored(explainer, tenant, ready.registration.name, key)
     if stored is not None:
+        explainer.meters.answers.labels(KIND, "stored").inc()
         return stored
     new = id or explanations.new_id()
 
     async def compute_and_store(priority: Priority, steps: Steps) -> Found:
-        async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
-            found = await compute(explainer, ready, question, new, priority, steps)
-            charge.seconds = found.seconds
-        await store(explainer, ready, question, found, key)
+        with explainer.runtime.traces.span("answer", **{"whence.kind": KIND, "whence.model": question.model}) as span:
+            async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
+                found = await compute(explainer, ready, question, new, priority, steps)
+                charge.seconds = found.seconds
+            await store(explainer, ready, question, found, key)
+            span.set_attributes({"whence.method": METHOD, "whence.forwards": found.forwards})
+        explainer.meters.explanation_seconds.labels(METHOD).observe(found.seconds)
         return found
 
     flight = (tenant, KIND, ready.registration, key)
@@ -147,6 +151,7 @@ async def influence_of(
             flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
         ),
     )
+    explainer.meters.answers.labels(KIND, "computed" if answer.id == new else "shared").inc()
     return answer
 
 

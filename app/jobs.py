@@ -111,7 +111,10 @@ class Jobs:
         self.problem = problem
         self._attempts: dict[UUID, Attempt] = {}
         self._watched: set[asyncio.Task[None]] = set()
-        self._leaving = False
+        self.left = asyncio.Event()
+        """Set once this process begins no more work on jobs."""
+        self.looking = False
+        """Whether this process looks for jobs in the queue at the moment."""
 
     @property
     def database(self) -> Database:
@@ -119,7 +122,7 @@ class Jobs:
 
     async def look(self, tenant: str, id: UUID) -> None:
         """Works on the job unless it is finished; raises `Later` when it must be looked at again."""
-        if self._leaving:
+        if self.left.is_set():
             raise Later(0)
         async with self.database.transaction(tenant=tenant) as session:
             most = await self._most_attempts(session, id)
@@ -167,7 +170,7 @@ class Jobs:
 
     def leave(self) -> None:
         """Stops all work, for good; the jobs go back into the queue."""
-        self._leaving = True
+        self.left.set()
         for attempt in self._attempts.values():
             attempt.leave()
 
@@ -224,12 +227,15 @@ class Jobs:
         if attempt.answering.cancelled():
             if attempt.left:
                 await self._release(job, counted=False)
+                self._ended(job, "left")
                 raise Later(0)
+            self._ended(job, "cancelled")
             return
         error = attempt.answering.exception()
         problem = self.problem(error) if error is not None else {}
         again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS[job.kind]
         if again and await self._release(job, counted=True):
+            self._ended(job, "to try again")
             raise Later(2**job.attempts)
         async with self.database.transaction(tenant=job.tenant_id) as session:
             if error is not None:
@@ -238,6 +244,10 @@ class Jobs:
             else:
                 result = attempt.answering.result()
                 await rows.succeed(session, job.id, job.attempts, total=attempt.steps.total, result=result)
+        self._ended(job, "failed" if error is not None else "succeeded")
+
+    def _ended(self, job: Job, outcome: str) -> None:
+        self.explainer.meters.jobs_ended.labels(job.kind, outcome).inc()
 
     async def _release(self, job: Job, *, counted: bool) -> bool:
         """Lets go of the job; False when it was ours no more. Without a database it is taken over when it is stale."""

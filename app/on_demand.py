@@ -128,6 +128,7 @@ async def explained(
     with suppress(InvalidRequest):  # a text that is too long has an outcome that says so, and no cost
         predictions = scorer.predictions_of(algorithm, cells)
         explainer.rates.note(speed(scorer.predictor.digest, algorithm), predictions, took.seconds)
+    explainer.meters.explained_rows.labels(algorithm).inc(len(outcomes))
     return outcomes
 
 

@@ -92,6 +92,19 @@ class Settings(BaseSettings):
         description="What the audit log keeps beside what was refused: changes, also computations, also reads; `off`: "
         "nothing at all.",
     )
+    shutdown_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        le=600,
+        description="Longest time that requests may still take once the server is told to end; those left get 503.",
+    )
+    traces: bool = Field(
+        default=False,
+        description="Whether OpenTelemetry spans are sent to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `otel`.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="How log lines look: JSON, or text for people; auto: text on a terminal, else JSON."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."
     )

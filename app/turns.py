@@ -25,7 +25,7 @@ async def take_turns(runtime: Runtime, start: Start[Outcome], priority: Priority
     """
     turns = Turns(start)
     while not turns.finished:
-        ticket = runtime.device.submit(turns.take, priority, bounded=not turns.begun)
+        ticket = runtime.device.submit(runtime.observed(turns.take), priority, bounded=not turns.begun)
         await runtime.device.result(ticket)
     return turns.outcome
 

@@ -146,6 +146,25 @@ class PackedRows:
     most: int | None = None
 
 
+@dataclass(slots=True)
+class Passes:
+    """What the passes of a network came to since it was loaded; written by whoever runs them, one thread at a time."""
+
+    forwards: int = 0
+    tokens: int = 0  # positions that were read, padding included
+    packed: int = 0  # of them in passes that are filled with several parts
+    room: int = 0  # what these passes had room for
+    halvings: int = 0  # passes that ran out of memory, and were tried again in smaller ones
+
+    def ran(self, tokens: int) -> None:
+        self.forwards += 1
+        self.tokens += tokens
+
+    def filled(self, rows: int, room: int) -> None:
+        self.packed += rows
+        self.room += max(rows, room)
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded causal LM whose attention is under our control (`explainers.attention_control`)."""
@@ -159,6 +178,7 @@ class LanguageModel:
     facts: Mapping[str, Any] = field(default_factory=dict)
     placeholders: frozenset[int] = frozenset()  # ids that mark where something else stands; no text may hold them
     packed_rows: PackedRows = field(default_factory=PackedRows, compare=False, kw_only=True)
+    passes: Passes = field(default_factory=Passes, compare=False, kw_only=True)
     chat: ChatTemplate | None = None
 
     @property
@@ -242,6 +262,7 @@ class LanguageModel:
             self.given(inputs),
         ):
             output = self.network(**inputs.arguments, logits_to_keep=rows, use_cache=False)
+        self.passes.ran(inputs.ids.numel())
         logits: Tensor = output.logits[0]
         if logits.shape[0] != rows.numel():
             raise MissingCapability(f"{self.architecture} cannot return logits at chosen positions only")

@@ -134,7 +134,8 @@ class Database:
             # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
             adapter = Transformer(connection)
             quoted = b", ".join(adapter.as_literal(values[name]) for name in statement.values)
-            result = await _exchange(connection, b"%bEXECUTE %b(%b)" % (opening, statement.name.encode(), quoted))
+            given = b"(%b)" % quoted if quoted else b""
+            result = await _exchange(connection, b"%bEXECUTE %b%b" % (opening, statement.name.encode(), given))
             adapter.set_pgresult(result)
             return adapter.load_row(0, _row_type(result)._make) if result.ntuples else None
         except psycopg.OperationalError as error:

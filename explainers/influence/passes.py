@@ -114,6 +114,7 @@ def answer_pass(model: LanguageModel, batch: Batch, embeddings: Tensor | None = 
     middle = blocks_of(network)[1][middle_layer(model) - 1]
     with _scoring(head, batch) as rows, _leaving(middle, batch) as questions:
         output = network(**read, attention_mask=batch.mask, use_cache=False)
+    model.passes.ran(batch.ids.numel())
     logits: Tensor = output.logits
     if len(rows) != 1 or len(questions) != 1 or logits.shape[:2] != (1, len(batch.rows)):
         raise MissingCapability(f"{model.architecture} does not make its logits by one output layer")
@@ -201,5 +202,6 @@ def _fitting(model: LanguageModel, examples: list[Example], checkpoint: Checkpoi
         if len(examples) == 1:
             reason = f"an example of {len(examples[0].ids)} tokens does not fit into the memory of the device"
             raise OutOfMemory(reason) from error
+    model.passes.halvings += 1
     half = len(examples) // 2
     return _fitting(model, examples[:half], checkpoint) + _fitting(model, examples[half:], checkpoint)
