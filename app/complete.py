@@ -85,12 +85,31 @@ async def run(
     explainer: Explainer, model: LanguageModel, asked: Request, priority: Priority, listen: Listener
 ) -> Completed:
     """Generates on the device thread, where `listen` is called too."""
+    told = Once(listen)
     completions = await take_turns(
         explainer.runtime,
-        lambda checkpoint: completing(model, asked.prompt, asked.config, checkpoint, listen),
+        lambda checkpoint: completing(model, asked.prompt, asked.config, checkpoint, told.from_the_start()),
         priority,
     )
     return Completed(model.digest, completions)
+
+
+class Once:
+    """Tells a listener every event once, also where the work has to begin again: it says the same again then."""
+
+    def __init__(self, listen: Listener) -> None:
+        self.listen = listen
+        self.told = self.heard = 0
+
+    def from_the_start(self) -> Listener:
+        self.heard = 0
+        return self.hear
+
+    def hear(self, event: Piece | Completion) -> None:
+        self.heard += 1
+        if self.heard > self.told:
+            self.told = self.heard
+            self.listen(event)
 
 
 async def within_deadline(explainer: Explainer, work: Awaitable[Outcome]) -> Outcome:

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
+from app.device import ASKED_BY
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
@@ -82,6 +83,7 @@ async def authenticate(request: Request) -> Caller:
         raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
     caller = Caller(row.tenant_id, str(row.id), row.name, frozenset(row.scopes))
     request.state.caller = caller
+    ASKED_BY.set((caller.tenant, caller.key))
     return caller
 
 

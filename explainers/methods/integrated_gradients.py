@@ -22,6 +22,7 @@ from explainers.errors import InvalidRequest, MissingCapability
 from explainers.predictors.artifact import library
 from explainers.sequence_classifier import SequenceClassifier
 from explainers.types import Attribution, Checkpoint, Feature, Span, Target, never_stop
+from explainers.undivided import undivided
 
 BATCH_TOKENS = 2048
 
@@ -93,14 +94,16 @@ def _gradients(
         return model.outputs_of(ids, there, types)
 
     engine: Any = library("captum.attr").LayerIntegratedGradients(forward, model.network.get_input_embeddings())
-    found = engine.attribute(
-        line[0],
-        baselines=line[1],
-        target=output,
-        additional_forward_args=others,
-        n_steps=steps,
-        internal_batch_size=max(1, BATCH_TOKENS // line[0].shape[1]),
-    )
+    checkpoint()  # the last at which others may go first: captum has hooks on the model until it is done
+    with undivided():
+        found = engine.attribute(
+            line[0],
+            baselines=line[1],
+            target=output,
+            additional_forward_args=others,
+            n_steps=steps,
+            internal_batch_size=max(1, BATCH_TOKENS // line[0].shape[1]),
+        )
     summed: NDArray[np.float64] = found.detach().double().sum(dim=-1)[0].cpu().numpy()
     return summed
 
