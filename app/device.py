@@ -186,7 +186,7 @@ class Device:
             self._schedule.arrive(ticket)
             self._news = True
             if self._running is None:
-                self._begin_turn(None)
+                self._begin_turn(self._next(), None)
         return ticket
 
     async def result(self, ticket: Ticket) -> Any:
@@ -265,13 +265,12 @@ class Device:
         if time.monotonic() < self._turn_ends and not self._news:
             return
         with self._changed:
-            if not self._must_wait(ticket):
+            following = self._overtaking(ticket)
+            if following is None:
                 return
-            self._charge()
             self.passed_on += 1
-            ticket.since = self._charged
             self._paused.append(ticket)
-            self._begin_turn(None)
+            self._begin_turn(following, None)
         ticket.turn.acquire()
         if ticket.stopped.is_set():
             raise Stopped
@@ -284,7 +283,7 @@ class Device:
             if not again:
                 self.service_seconds += 0.2 * (min(ticket.attained, QUANTUM) - self.service_seconds)
                 self._leave(ticket)
-            following = self._begin_turn(worker)
+            following = self._begin_turn(self._next(), worker)
             if following is None and not self.closed:
                 self._idle.append(worker)
         if not again:
@@ -293,28 +292,32 @@ class Device:
 
     # -- with the lock held --------------------------------------------------------------------------------------------
 
-    def _must_wait(self, ticket: Ticket) -> bool:
-        """Whether another piece has to go on before this one does. Raises `BegunTooSoon`."""
-        self._news = False
-        over = time.monotonic() >= self._turn_ends
+    def _overtaking(self, ticket: Ticket) -> Ticket | None:
+        """Who has to go on before the running piece does. Raises `BegunTooSoon`."""
+        self._charge()
+        self._news, over = False, self._charged >= self._turn_ends
         if over:
-            self._charge()
+            ticket.since = self._charged
             if not self._take_place(ticket):
                 raise BegunTooSoon
         if ticket not in self._placed:
-            return False
-        if any(other.stopped.is_set() for other in self._paused):
-            return True
-        others = list(self._ready())
-        if not over:
-            return not self._granted and self._schedule.overtaking(ticket, others) is not None
-        chosen, self._granted = self._schedule.next([*others, ticket]) or (ticket, False)
-        self._turn_ends = self._charged + QUANTUM
-        return chosen is not ticket
+            return None
+        if over or any(other.stopped.is_set() for other in self._paused):
+            following = self._next(ticket)
+            self._turn_ends = self._charged + QUANTUM
+            return None if following is ticket else following
+        return None if self._granted else self._schedule.overtaking(ticket, self._ready())
 
-    def _begin_turn(self, worker: Worker | None) -> Ticket | None:
-        """Gives the turn to the next piece; returns it when `worker`, which is free, is to run it itself."""
-        self._running = ticket = self._next()
+    def _next(self, *running: Ticket) -> Ticket | None:
+        """Whose turn it is. Those whose caller has gone are first: they only clear away."""
+        stopped = next((ticket for ticket in self._paused if ticket.stopped.is_set()), None)
+        ready = [*self._ready(), *running]
+        chosen, self._granted = (stopped, True) if stopped else self._schedule.next(ready) or (None, False)
+        return chosen
+
+    def _begin_turn(self, ticket: Ticket | None, worker: Worker | None) -> Ticket | None:
+        """Gives the turn to a piece; returns it when `worker`, which is free, is to run it itself."""
+        self._running = ticket
         if ticket is None:
             return None
         self._charged = time.monotonic()
@@ -330,12 +333,6 @@ class Device:
             self._idle.pop().call(ticket)
             return None
         return ticket
-
-    def _next(self) -> Ticket | None:
-        """Those whose caller has gone first: they only clear away."""
-        stopped = next((ticket for ticket in self._paused if ticket.stopped.is_set()), None)
-        chosen, self._granted = (stopped, True) if stopped else self._schedule.next(self._ready()) or (None, False)
-        return chosen
 
     def _ready(self) -> Iterator[Ticket]:
         """Pieces that can go on at once, or begin."""
