@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope
 from app.admission import Gate, Limits
 from app.audit import Audit
 from app.costs import Cost, known
+from app.device import ASKED_BY
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
@@ -107,6 +108,7 @@ def remember(request: Request, key: Any) -> Caller:
     limits = server_of(request).limits.of(key)
     caller = Caller(key.tenant_id, str(key.id), key.name, frozenset(key.scopes), limits)
     request.state.caller = caller
+    ASKED_BY.set((caller.tenant, caller.key))
     return caller
 
 

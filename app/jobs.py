@@ -22,7 +22,7 @@ from uuid import UUID
 from app import context, explainability, influence, influence_indexes
 from app.backfill import explain_stored
 from app.context import ContextAsked, asked_from, attribute_context
-from app.device import Steps
+from app.device import ASKED_BY, Steps
 from app.explain import Explained, Explainer, estimated, explain_completion, look_up
 from app.flights import Watch
 from app.influence import Found, influence_of
@@ -195,6 +195,7 @@ class Jobs:
         if job.kind in STORED and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
+        ASKED_BY.set((job.tenant_id,))
 
         def watch(steps: Steps) -> None:
             attempt.steps = steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from app.monitored import Monitored
 from app.records import digest_of
 from app.refusals import NotFound, TooCostly
 from app.rows import Row
+from app.runtime import Spent
 from app.scores import Explanation, explanation_of, rows_of, stored_explanation
 from app.scoring import Outcome, Scorer, algorithms_of, checked
-from app.turns import Spent
 from explainers.errors import InconsistentAnswer, InvalidRequest
 from explainers.types import Checkpoint
 from storage import inferences, scores
@@ -114,15 +113,11 @@ async def explained(
         return Estimate(cost)
 
     def work(checkpoint: Checkpoint) -> list[Outcome]:
-        began = time.perf_counter()
-        try:
-            return scorer.explain(algorithm, cells, [id], checkpoint, shared=shared)
-        finally:
-            took.seconds = time.perf_counter() - began
+        return scorer.explain(algorithm, cells, [id], checkpoint, shared=shared)
 
     async with explainer.gate.admitted(estimate) as charge:
         try:
-            outcomes = await explainer.runtime.run(work)
+            outcomes = await explainer.runtime.run(work, spent=took)
         finally:
             charge.seconds = took.seconds
     with suppress(InvalidRequest):  # a text that is too long has an outcome that says so, and no cost

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         description="CPU cores that models may use; without it all but one, which stays free for the server itself.",
     )
     queue_limit: int = Field(
-        default=64, ge=1, description="Requests that may wait for the device before new ones get 503."
+        default=256, ge=1, description="Requests that may wait for the device before new ones get 503."
     )
     deadline_seconds: float = Field(
         default=240.0,

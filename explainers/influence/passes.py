@@ -23,6 +23,7 @@ from explainers.influence.blocks import blocks_of
 from explainers.influence.examples import Example
 from explainers.language_model import LanguageModel
 from explainers.types import Checkpoint, never_stop
+from explainers.undivided import undivided
 
 TOKEN_BUDGET = 8192
 """Positions of one pass, padding included, unless the caller says otherwise."""
@@ -96,7 +97,8 @@ def plain_attention(model: LanguageModel) -> Iterator[None]:
     before = str(model.network.config.get_text_config()._attn_implementation)
     model.attend_with("sdpa" if model.network._supports_sdpa else "eager")
     try:
-        yield
+        with undivided():
+            yield
     finally:
         model.attend_with(before)
 
@@ -141,7 +143,8 @@ def _scoring(head: nn.Module, batch: Batch) -> Iterator[list[Tensor]]:
     rows: list[Tensor] = []  # (N, d) each
     hook = head.register_forward_pre_hook(select)
     try:
-        yield rows
+        with undivided():
+            yield rows
     finally:
         hook.remove()
 
@@ -157,7 +160,8 @@ def _leaving(block: nn.Module, batch: Batch) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
     hook = block.register_forward_hook(keep)
     try:
-        yield found
+        with undivided():
+            yield found
     finally:
         hook.remove()
 
@@ -184,10 +188,9 @@ def token_log_probs(
     called before each pass). The model is left as it was.
     """
     found: dict[int, NDArray[np.float64]] = {}
-    with torch.inference_mode(), plain_attention(model):
-        for indices in batches(model, examples, token_budget):
-            scores = _fitting(model, [examples[index] for index in indices], checkpoint)
-            found |= dict(zip(indices, scores, strict=True))
+    for indices in batches(model, examples, token_budget):
+        scores = _fitting(model, [examples[index] for index in indices], checkpoint)
+        found |= dict(zip(indices, scores, strict=True))
     return [found[index] for index in range(len(examples))]
 
 
@@ -195,8 +198,9 @@ def _fitting(model: LanguageModel, examples: list[Example], checkpoint: Checkpoi
     """The scores of one batch, or of its halves where it does not fit into memory."""
     checkpoint()
     try:
-        batch = batch_of(model, examples)
-        scores = chosen_log_probs(answer_pass(model, batch).logits, batch.targets).double().cpu().numpy()
+        with torch.inference_mode(), plain_attention(model):
+            batch = batch_of(model, examples)
+            scores = chosen_log_probs(answer_pass(model, batch).logits, batch.targets).double().cpu().numpy()
         return np.split(scores, np.cumsum(batch.counts)[:-1])
     except torch.OutOfMemoryError as error:
         if len(examples) == 1:
