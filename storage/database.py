@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
+from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, OutOfSpace, StorageError
 from storage.values import json_text, plain
 
 CONNECT_TIMEOUT_S = 5
@@ -41,8 +41,9 @@ POOL_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
-# 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
+# 08: connection lost or refused; 53: out of memory or connections; 57P: being shut down or started.
 UNAVAILABLE = ("08", "53", "57P")
+DISK_FULL = "53100"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,8 @@ def _translated(error: BaseException | None, *, lost: bool) -> StorageError:
     kind = type(error).__name__
     if lost or (state is None and kind == "OperationalError"):
         return DatabaseUnavailable("the database cannot be reached")
+    if state == DISK_FULL:
+        return OutOfSpace("the disk of the database is full")
     if kind == "ConnectionTimeout" or (state or "").startswith(UNAVAILABLE):
         return DatabaseUnavailable(f"the database cannot serve now ({kind})")
     if (state or "").startswith("22"):

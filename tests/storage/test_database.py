@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from storage import tenants
 from storage.database import Database, compiled, postgres_url
-from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
+from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, OutOfSpace, StorageError
 from storage.tables import Tenant
 from tests.postgres import Server, connection
 
@@ -208,3 +208,11 @@ async def test_settings_are_quoted(database: Database, value: str) -> None:
             text("SELECT current_setting('whence.tenant'), current_setting('whence.key_hash')")
         )
         assert shown.one() == (value, "00ff")
+
+
+async def test_a_full_disk_is_told(database: Database) -> None:
+    """With the code that Postgres has for it, raised by Postgres itself."""
+    raising = "DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$"
+    with pytest.raises(OutOfSpace, match="disk of the database"):
+        async with database.transaction() as session:
+            await session.execute(text(raising))
