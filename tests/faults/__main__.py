@@ -18,8 +18,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=None, help="Names of faults; all of them unless given.")
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--logs", type=Path, default=None, help="Folder for what the processes have said.")
     given = parser.parse_args()
-    report = run(given.rounds, given.seed, given.only)
+    report = run(given.rounds, given.seed, given.only, given.logs)
     text = json.dumps(report, indent=1) + "\n"
     given.result.write_text(text, encoding="utf-8")
     print(text)

@@ -78,7 +78,10 @@ class Audit:
             for check in (
                 self.explanations, self.jobs, self.inferences, self.files, self.models, self.indexes, self.keys,
             ):  # fmt: skip
-                check()
+                try:
+                    check()
+                except Exception as error:  # noqa: BLE001 - the other checks are worth having
+                    self.findings.wrong.append(f"{check.__name__}: {type(error).__name__} {error}"[:400])
         self.database()
         self.processes()
         self.leftovers()

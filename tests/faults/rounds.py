@@ -19,10 +19,10 @@ AFTER_SECONDS = 1.0
 """For which the load goes on once the server is back."""
 
 
-def run(rounds: int, seed: int, only: Sequence[str] | None = None) -> dict[str, Any]:
+def run(rounds: int, seed: int, only: Sequence[str] | None = None, logs: Path | None = None) -> dict[str, Any]:
     """The report of so many rounds; its `violations` are what must never be."""
     began = time.monotonic()
-    with world() as made:
+    with world(logs) as made:
         season = Season(made, seed, only)
         for number in range(rounds):
             season.round(number)

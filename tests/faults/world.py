@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,8 +108,11 @@ class World:
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """A world that is ready: three models and a monitored one, whose inferences are explained as they come in."""
+def world(logs: Path | None = None) -> Iterator[World]:
+    """A world that is ready: three models and a monitored one, whose inferences are explained as they come in.
+
+    What its processes have said is copied to `logs` at the end.
+    """
     with reachable_folder() as root:
         data_dir = root / "data"
         data_dir.mkdir()
@@ -127,6 +131,8 @@ def world() -> Iterator[World]:
             finally:
                 made.stop()
                 nursery.close()
+                if logs is not None:
+                    shutil.copytree(root, logs, ignore=shutil.ignore_patterns("data", "models"), dirs_exist_ok=True)
 
 
 @contextmanager
