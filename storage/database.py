@@ -128,7 +128,8 @@ class Database:
         try:
             known = self.planned.setdefault(connection, set())
             if statement.name not in known:
-                await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
+                with suppress(psycopg.errors.DuplicatePreparedStatement):  # by one that was cancelled just then
+                    await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
                 known.add(statement.name)
             # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
             adapter = Transformer(connection)

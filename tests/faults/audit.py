@@ -77,14 +77,12 @@ class Audit:
         with self.world.client() as self.client:
             for check in (
                 self.explanations, self.jobs, self.inferences, self.files, self.models, self.indexes, self.keys,
+                self.database, self.processes, self.leftovers,
             ):  # fmt: skip
                 try:
                     check()
                 except Exception as error:  # noqa: BLE001 - the other checks are worth having
                     self.findings.wrong.append(f"{check.__name__}: {type(error).__name__} {error}"[:400])
-        self.database()
-        self.processes()
-        self.leftovers()
         return self.findings
 
     def some(self, entries: list[Any]) -> list[Any]:

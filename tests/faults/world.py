@@ -104,7 +104,7 @@ class World:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self.database() as connection:
-            return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, values or None).fetchall()  # type: ignore[arg-type]
 
 
 @contextmanager

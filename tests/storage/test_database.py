@@ -210,6 +210,17 @@ async def test_settings_are_quoted(database: Database, value: str) -> None:
         assert shown.one() == (value, "00ff")
 
 
+async def test_a_question_cancelled_while_it_was_planned_harms_nobody(postgres: Server) -> None:
+    """It was planned all the same, and nobody took note of it."""
+    database = Database.connect(postgres.url, pool_size=4)
+    asked = compiled(text("SELECT CAST(:a AS text) AS a"))
+    assert (await database.ask(asked, {"a": "one"})).a == "one"
+    database.planned.clear()
+    for _ in range(3):
+        assert (await database.ask(asked, {"a": "two"})).a == "two"
+    await database.close()
+
+
 async def test_a_full_disk_is_told(database: Database) -> None:
     """With the code that Postgres has for it, raised by Postgres itself."""
     raising = "DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$"
