@@ -91,12 +91,11 @@ class Load:
         dice = random.Random(f"{self.seed} {number}")
         with self.world.client() as client:
             actor = Actor(self.world, self.books, client, dice, f"{self.seed}-{number}")
-            while not self.ended.is_set():
+            while not self.ended.wait(dice.uniform(0.02, PAUSES.get(act.__name__, 0.2))):
                 try:
                     act(actor)
                 except Exception as error:  # noqa: BLE001 - a thread that ends in silence proves nothing
                     self.books.surprises.append(f"{act.__name__}: {type(error).__name__} {error}"[:300])
-                self.ended.wait(dice.uniform(0.02, PAUSES.get(act.__name__, 0.2)))
 
 
 @dataclass
@@ -257,14 +256,14 @@ def vanish(actor: Actor) -> None:
 
 
 ACTS: list[Act] = [
-    explain, explain, explain_later, infer, infer, ask, send_file, register_model, trace, build_index, make_key, vanish,
+    explain, explain, explain_later, infer, ask, send_file, register_model, trace, build_index, make_key, vanish,
 ]  # fmt: skip
 PAUSES = {
-    "build_index": 12.0,
-    "make_key": 15.0,
+    "build_index": 15.0,
+    "make_key": 10.0,
     "send_file": 0.6,
     "register_model": 2.0,
     "trace": 1.0,
     "explain_later": 0.5,
 }
-"""Longest pause of a client between two acts, in seconds."""
+"""Longest pause of a client before an act, in seconds; less than that of a round for what is done in each."""
