@@ -306,8 +306,12 @@ def escaped(step: str | int) -> str:
 
 
 def internal_error(error: BaseException) -> ProblemResponse:
-    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt."""
+    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt.
+
+    A refused statement is told: storage names its kind, tables and constraints, never values.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    log.error("unhandled %s%s", type(error).__name__, where)
+    what = f" ({error})" if type(error) is storage_errors.StorageError else ""
+    log.error("unhandled %s%s%s", type(error).__name__, what, where)
     return ProblemResponse(500, "INTERNAL", "the server failed on this request; its log says where")

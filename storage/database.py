@@ -126,15 +126,11 @@ class Database:
         pooled = self.kept.pop() if self.kept else await self.engine.raw_connection()
         connection: Any = pooled.driver_connection
         try:
-            known = self.planned.setdefault(connection, set())
-            if statement.name not in known:
-                with suppress(psycopg.errors.DuplicatePreparedStatement):  # by one that was cancelled just then
-                    await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
-                known.add(statement.name)
             # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
             adapter = Transformer(connection)
             quoted = b", ".join(adapter.as_literal(values[name]) for name in statement.values)
-            result = await _exchange(connection, b"%bEXECUTE %b(%b)" % (opening, statement.name.encode(), quoted))
+            message = b"%bEXECUTE %b(%b)" % (opening, statement.name.encode(), quoted)
+            result = await self._execute(connection, statement, message)
             adapter.set_pgresult(result)
             return adapter.load_row(0, _row_type(result)._make) if result.ntuples else None
         except psycopg.OperationalError as error:
@@ -147,6 +143,18 @@ class Database:
                 self.kept.append(pooled)
             else:
                 await greenlet_spawn(pooled.close if idle else pooled.invalidate)
+
+    async def _execute(self, connection: Any, statement: Statement, message: bytes) -> Any:
+        """The result of a message that executes the statement, which is planned first where it has to be."""
+        known = self.planned.setdefault(connection, set())
+        if statement.name in known:
+            with suppress(psycopg.errors.InvalidSqlStatementName):
+                return await _exchange(connection, message)
+            known.clear()  # a rollback may have the driver forget all that a connection has planned, ours too
+        with suppress(psycopg.errors.DuplicatePreparedStatement):  # by a question that was cancelled just then
+            await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
+        known.add(statement.name)
+        return await _exchange(connection, message)
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable unless the database answers."""

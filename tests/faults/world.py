@@ -30,7 +30,7 @@ from tests.fine_tunes import save_base, save_fine_tune, training_file
 from tests.postgres import reachable_folder
 
 SECRET = "a-secret-among-faults"
-DISK = "1200m"
+DISK = "700m"
 START_SECONDS = 240.0
 WORKERS = 2
 

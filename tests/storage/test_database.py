@@ -221,6 +221,22 @@ async def test_a_question_cancelled_while_it_was_planned_harms_nobody(postgres: 
     await database.close()
 
 
+async def test_a_question_is_planned_again_after_a_rollback(postgres: Server) -> None:
+    """The driver plans what it runs often, and forgets all plans of the connection, ours too, when it rolls back."""
+    database = Database.connect(postgres.url, pool_size=1)
+    asked = compiled(text("SELECT CAST(:a AS text) AS a"))
+    assert (await database.ask(asked, {"a": "one"})).a == "one"
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as session:
+            for _ in range(10):
+                await session.execute(text("SELECT CAST(:b AS text)"), {"b": "often"})
+            raise ZeroDivisionError
+    async with database.transaction() as session:
+        await session.execute(text("SELECT CAST(:b AS text)"), {"b": "again"})
+    assert (await database.ask(asked, {"a": "two"})).a == "two"
+    await database.close()
+
+
 async def test_a_full_disk_is_told(database: Database) -> None:
     """With the code that Postgres has for it, raised by Postgres itself."""
     raising = "DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$"
