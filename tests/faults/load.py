@@ -17,7 +17,7 @@ from typing import Any, Literal
 import httpx
 
 from tests.app.predictors import rows
-from tests.faults.world import World, records
+from tests.faults.world import World
 from tests.fine_tunes import PAIRS, training_file
 
 State = Literal["asked", "there", "removing", "removed"]
@@ -156,7 +156,7 @@ def infer(actor: Actor) -> None:
     name, count = actor.name(), actor.dice.choice([1, 1, 8, 120])
     values = rows(count, seed=actor.dice.randrange(2**31)).tolist()
     batch = actor.books.batches[name] = Batch({f"{name}-{place}": tuple(row) for place, row in enumerate(values)})
-    sent = records(name, values)
+    sent = actor.world.records(name, values)
     path = f"/api/v3/models/{actor.world.monitored}/inferences"
     if actor.dice.random() < 0.3:
         content = json.dumps(sent).encode()

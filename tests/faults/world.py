@@ -4,7 +4,6 @@ mount one.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
@@ -44,6 +43,7 @@ class World:
     disk: bool
     port: int
     nursery: Nursery
+    linear: LogisticRegression
     processes: dict[str, Process] = field(default_factory=dict)
     monitored: str = ""
 
@@ -94,6 +94,19 @@ class World:
     def postmaster(self) -> int:
         return int((self.cluster / "postmaster.pid").read_text().split()[0])
 
+    def records(self, batch: str, values: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+        """Inferences of one batch, as they travel, with what the model says to them."""
+        outputs = [{"stays": stays, "leaves": leaves} for stays, leaves in self.linear.predict_proba(values).tolist()]
+        return [
+            {
+                "partner_inference_id": f"{batch}-{place}",
+                "inference_timestamp": WHEN,
+                "batch_id": batch,
+                "inference_data": dict(zip(INPUTS, row, strict=True)) | output,
+            }
+            for place, (row, output) in enumerate(zip(values, outputs, strict=True))
+        ]
+
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection[Any]]:
         """Past the program and its row-level security."""
@@ -121,8 +134,7 @@ def world(logs: Path | None = None) -> Iterator[World]:
             (data_dir / "tmp").mkdir()
             settings = {"WHENCE_API_KEY": SECRET, "WHENCE_MODELS_DIR": str(root / "models")}
             nursery = Nursery(environment(data_dir, **settings, TMPDIR=str(data_dir / "tmp")), root / "nursery.log")
-            made = World(root, data_dir, disk, free_port(), nursery)
-            make_models(root / "models")
+            made = World(root, data_dir, disk, free_port(), nursery, make_models(root / "models"))
             try:
                 made.mend()
                 register(made)
@@ -154,7 +166,8 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def make_models(folder: Path) -> None:
+def make_models(folder: Path) -> LogisticRegression:
+    """The files of all models; the monitored one as an object."""
     folder.mkdir()
     tiny_models.save(folder / "tiny")
     save_fine_tune(folder / "tuned", save_base(folder / "base"))
@@ -163,6 +176,7 @@ def make_models(folder: Path) -> None:
     model = LogisticRegression().fit(values, (values[:, 0] > values[:, 1]).astype(int))
     skops.io.dump(model, folder / "linear.skops")
     (folder / "facts.jsonl").write_bytes(training_file())
+    return model
 
 
 def register(made: World) -> None:
@@ -186,26 +200,12 @@ def post(client: httpx.Client, path: str, **given: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def records(batch: str, values: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """Inferences of one batch, as they travel. What they say of the output is near what the model says."""
-    chances = [1 / (1 + math.exp(row[1] - row[0])) for row in values]
-    return [
-        {
-            "partner_inference_id": f"{batch}-{place}",
-            "inference_timestamp": WHEN,
-            "batch_id": batch,
-            "inference_data": dict(zip(INPUTS, row, strict=True)) | {"stays": 1 - chance, "leaves": chance},
-        }
-        for place, (row, chance) in enumerate(zip(values, chances, strict=True))
-    ]
-
-
 def monitor(made: World) -> str:
     """The id of the monitored model of `linear`."""
     with made.client() as client:
         created = client.post("/api/v3/models", json=definition("linear")).raise_for_status().json()
         path = f"/api/v3/models/{created['id']}/enrichments/explainability"
-        first = records("first", rows(30, seed=5).tolist())  # what the others are explained against
+        first = made.records("first", rows(30, seed=5).tolist())  # what the others are explained against
         post(client, f"/api/v3/models/{created['id']}/inferences", json=first)
         body = {"enabled": True, "config": {"explanation_algo": "shap"}}
         answer = client.patch(path, json=body)
