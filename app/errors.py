@@ -6,6 +6,7 @@ limits; they never echo what the caller sent.
 
 from __future__ import annotations
 
+import errno
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.Limited: (429, "TOO_MANY_REQUESTS"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
     refusals.ShuttingDown: (503, "SHUTTING_DOWN"),
+    refusals.ShortOfMemory: (503, "UNAVAILABLE"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
     explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
@@ -52,6 +54,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     explainer_errors.PredictorFailed: (500, "INTERNAL"),
     explainer_errors.OutOfMemory: (413, "PAYLOAD_TOO_LARGE"),
     storage_errors.DatabaseUnavailable: (503, "UNAVAILABLE"),
+    storage_errors.OutOfSpace: (507, "OUT_OF_SPACE"),
     storage_errors.NotFound: (404, "NOT_FOUND"),
     storage_errors.AlreadyExists: (409, "CONFLICT"),
     storage_errors.InUse: (409, "CONFLICT"),
@@ -70,6 +73,10 @@ HTTP_CODES = {
     503: "QUEUE_FULL",
 }
 """Codes of the framework's own errors, by status."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK_SECONDS = 10
+"""Somebody has to make room first."""
 
 MOST_FIELDS = 20
 """Mistakes named in one answer."""
@@ -171,6 +178,7 @@ MEANINGS = {
     415: "The body is not declared as application/json.",
     429: "The key has had what it may have for now, or too much work waits; `Retry-After` says when to come back.",
     503: "Too much work waits; `Retry-After` says when to come back.",
+    507: "The disk of the server is full; `Retry-After` says when to come back.",
 }
 
 
@@ -204,12 +212,31 @@ class ProblemResponse(Response):
 def add_error_answers(app: FastAPI) -> None:
     for error in ANSWERS:
         app.add_exception_handler(error, answer_refusal)
+    for kind in (OSError, MemoryError):
+        app.add_exception_handler(kind, answer_exhaustion)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
 
 
 def answer_refusal(_: Request, error: Exception) -> Response:
     return refusal_response(error)
+
+
+def answer_exhaustion(_: Request, error: Exception) -> Response:
+    """Of the disk or the memory; other errors of the system are defects."""
+    short = exhaustion(error)
+    if short is error:
+        raise error
+    return refusal_response(short)
+
+
+def exhaustion(error: BaseException) -> BaseException:
+    """What a client is told of a full disk or too little memory, in place of the system's error; others as they are."""
+    if isinstance(error, MemoryError):
+        return refusals.ShortOfMemory("the server has too little memory at the moment")
+    if isinstance(error, OSError) and error.errno in FULL:
+        return storage_errors.OutOfSpace("the disk of the server is full")
+    return error
 
 
 def refusal_response(error: BaseException) -> ProblemResponse:
@@ -225,6 +252,7 @@ def refusal_response(error: BaseException) -> ProblemResponse:
 
 def problem_body(error: BaseException) -> dict[str, Any]:
     """What a client would be told of this error, for one that is told later."""
+    error = exhaustion(error)
     known = any(kind in ANSWERS for kind in type(error).__mro__)
     body: dict[str, Any] = from_json(bytes((refusal_response(error) if known else internal_error(error)).body))
     return body
@@ -238,8 +266,10 @@ def headers_for(error: BaseException) -> dict[str, str]:
             return {"Retry-After": str(error.retry_after)}
         case refusals.LimitReached():
             return {"Retry-After": str(error.retry_after)} | rate_headers(error.limit)
-        case storage_errors.DatabaseUnavailable():
+        case storage_errors.DatabaseUnavailable() | refusals.ShortOfMemory():
             return {"Retry-After": "1"}
+        case storage_errors.OutOfSpace():
+            return {"Retry-After": str(FULL_DISK_SECONDS)}
         case _:
             return {}
 
@@ -317,8 +347,12 @@ def escaped(step: str | int) -> str:
 
 
 def internal_error(error: BaseException) -> ProblemResponse:
-    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt."""
+    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt.
+
+    A refused statement is told: storage names its kind, tables and constraints, never values.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    log.error("unhandled %s%s", type(error).__name__, where)
+    what = f" ({error})" if type(error) is storage_errors.StorageError else ""
+    log.error("unhandled %s%s%s", type(error).__name__, what, where)
     return ProblemResponse(500, "INTERNAL", "the server failed on this request; its log says where")

@@ -2,6 +2,7 @@
 
 StorageError                  also: a statement that Postgres turned down for a reason the program did not foresee
 ├── DatabaseUnavailable       no connection now: not started, restarting, all connections taken; worth trying again
+├── OutOfSpace                the disk is full; worth trying again once there is room
 ├── DatabaseRefused           this program must not use that database as it is; the message says what to do
 ├── EmbeddedServerFailed      the server that Whence starts itself cannot run here; the message says what to do
 ├── DumpFailed                pg_dump or pg_restore could not do it; the message is theirs
@@ -25,6 +26,10 @@ class StorageError(Exception):
 
 class DatabaseUnavailable(StorageError):
     """The database cannot be reached at the moment."""
+
+
+class OutOfSpace(StorageError):
+    """The disk of the database, or of the contents beside it, is full."""
 
 
 class DatabaseRefused(StorageError):
