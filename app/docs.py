@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from app.dependencies import JsonResponse, KeyedRoute
-from app.errors import Problem
+from app.errors import Problem, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,21 @@ def description(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = problem_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            operation["responses"].pop("422", None)
+        for path in document["paths"].values():
+            for operation in path.values():
+                complete(operation)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def complete(operation: dict[str, Any]) -> None:
+    """Adds the refusals that need no word of the route: of what is read, and of what needs the database."""
+    responses = operation["responses"]
+    statuses = [400] if responses.pop("422", None) else []
+    statuses += [503] if "security" in operation else []
+    for status, refusal in problems(*statuses).items():
+        responses.setdefault(str(status), refusal)
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def problem_schema() -> dict[str, Any]:
