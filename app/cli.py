@@ -1,4 +1,4 @@
-"""The `whence` command: serve, demo, worker, keys, models, audit, check, migrate, backup, restore.
+"""The `whence` command: serve, demo, worker, keys, models, audit, check, openapi, migrate, backup, restore.
 
 Every command works beside a running server: it opens the same database (the embedded one is shared by all processes on
 a data directory), writes, and leaves; the server sees a new key or model without a restart.
@@ -10,6 +10,7 @@ need them. Failures are one line on stderr and exit status 1 (2 for a misused op
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -85,6 +86,14 @@ def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, no_work
     settings = settings_from(host=host, port=port, data_dir=data_dir, open_docs=True, worker=worker)
     named = settings.context_model or CONTEXT_MODEL
     run_server(settings.model_copy(update={"context_model": named}), prepare_demo)
+
+
+@program.command()
+def openapi() -> None:
+    """Print the description of the API, as a server has it at /openapi.json."""
+    from app.main import create_app  # noqa: PLC0415 - brings PyTorch and the web server
+
+    typer.echo(json.dumps(create_app(Settings()).openapi(), indent=2, sort_keys=True, ensure_ascii=False))
 
 
 @program.command()

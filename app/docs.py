@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from app.dependencies import JsonResponse, KeyedRoute
-from app.errors import Problem
+from app.errors import Problem, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,9 @@ def description(app: FastAPI) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         say_scopes(app, document)
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            operation["responses"].pop("422", None)
+        for path in document["paths"].values():
+            for operation in path.values():
+                complete(operation)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -95,6 +96,16 @@ def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
             operation["security"] = [{"key": [scope]} for scope in route.needs.scopes]
             words = " or ".join(f"`{scope}`" for scope in route.needs.scopes)
             operation["description"] += f"\n\nNeeds a key with the scope {words}."
+
+
+def complete(operation: dict[str, Any]) -> None:
+    """Adds the refusals that need no word of the route: of what is read, and of what needs the database."""
+    responses = operation["responses"]
+    statuses = [400] if responses.pop("422", None) else []
+    statuses += [503] if "security" in operation else []
+    for status, refusal in problems(*statuses).items():
+        responses.setdefault(str(status), refusal)
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def problem_schema() -> dict[str, Any]:

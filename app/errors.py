@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from app import refusals
@@ -177,7 +178,7 @@ MEANINGS = {
     413: "The body is larger than the server reads, or the work larger than one request of this key may be.",
     415: "The body is not declared as application/json.",
     429: "The key has had what it may have for now, or too much work waits; `Retry-After` says when to come back.",
-    503: "Too much work waits; `Retry-After` says when to come back.",
+    503: "Too much work waits, or the database is away; `Retry-After` says when to come back.",
     507: "The disk of the server is full; `Retry-After` says when to come back.",
 }
 
@@ -285,12 +286,20 @@ def rate_headers(limit: refusals.Numbers) -> dict[str, str]:
     }
 
 
-def answer_http(_: Request, error: Exception) -> Response:
+def answer_http(request: Request, error: Exception) -> Response:
     """The framework's own errors: unknown path, wrong method."""
     error = cast(HTTPException, error)
+    headers = {"Allow": ", ".join(methods_of(request))} if error.status_code == 405 else error.headers
     code = HTTP_CODES.get(error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL")
     detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
-    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=error.headers)
+    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=headers)
+
+
+def methods_of(request: Request) -> list[str]:
+    """All methods that a path takes: each route of it knows its own alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next(route.path_format for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in routes if route.path_format == path for method in route.methods or ()})
 
 
 def answer_invalid(_: Request, error: Exception) -> Response:

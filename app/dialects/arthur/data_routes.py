@@ -44,7 +44,11 @@ def body_of(kind: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {kind: content}}}
 
 
-RECORDS = {"type": "array", "items": {"type": "object"}, "maxItems": MOST_RECORDS}
+RECORDS = {
+    "type": "array",
+    "items": {"description": "A record: an object. What is none is told as a bad one, in its place."},
+    "maxItems": MOST_RECORDS,
+}
 FILE = {"type": "string", "format": "binary", "description": "Parquet, or a JSON array of rows."}
 REFERENCE_FILE = {"type": "object", "properties": {"reference_data": FILE}, "required": ["reference_data"]}
 INFERENCE_FILE = {
