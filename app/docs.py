@@ -79,8 +79,8 @@ def description(app: FastAPI) -> dict[str, Any]:
             schemas.pop(name, None)
         say_scopes(app, document)
         for path in document["paths"].values():
-            for operation in path.values():
-                complete(operation)
+            for method, operation in path.items():
+                complete(method, operation)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -98,11 +98,12 @@ def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
             operation["description"] += f"\n\nNeeds a key with the scope {words}."
 
 
-def complete(operation: dict[str, Any]) -> None:
-    """Adds the refusals that need no word of the route: of what is read, and of what needs the database."""
+def complete(method: str, operation: dict[str, Any]) -> None:
+    """Adds the refusals that need no word of the route: of what is read, of what needs the database, of what is kept."""
     responses = operation["responses"]
     statuses = [400] if responses.pop("422", None) else []
-    statuses += [503] if "security" in operation else []
+    statuses += [503] if "security" in operation or method == "post" else []
+    statuses += [507] if "security" in operation and method != "get" else []
     for status, refusal in problems(*statuses).items():
         responses.setdefault(str(status), refusal)
     operation["responses"] = dict(sorted(responses.items()))

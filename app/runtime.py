@@ -141,7 +141,7 @@ class Runtime:
         """Loads files on the device thread without registering anything; those of a fine-tune with its `base`."""
         load = loader_of(kind, base)
         where = device or self._default_device
-        work = self.observed(lambda _: load(Path(path), dtype, where))
+        work = self.observed(lambda _: load(Path(path), dtype, where), Spent())
         ticket = self.device.submit(work, Priority(), bounded=False)
         model: Model = await self.device.result(ticket)
         return model
