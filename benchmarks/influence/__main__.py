@@ -1,7 +1,7 @@
 """Who said it, and what would be gone with them: the server's method and others on models that can be retrained.
 
     python -m benchmarks.influence [--seeds 0] [--kinds full lora] [--tangled] [--cache DIR]
-                                   [--retrainings 24] [--again 24] [--removed 15] [--checkpoints]
+                                   [--retrainings 24] [--runs 2] [--removed 15] [--checkpoints]
 
 Prints a table for each model and writes results/influence.json, where it replaces what was measured there before under
 the same name. All that is trained is kept in the cache: a broken-off run goes on. One thread.
@@ -34,7 +34,7 @@ def main() -> None:
         for kind in asked.kinds:
             name = f"{'tangled' if asked.tangled else 'plain'} world {seed}, {kind}"
             made = bed(seed, kind, asked.cache, tangled=asked.tangled)
-            found = evaluated(made, asked.retrainings, asked.again, asked.removed, checkpoints=asked.checkpoints)
+            found = evaluated(made, asked.retrainings, asked.runs, asked.removed, checkpoints=asked.checkpoints)
             show(name, found)
             keep(name, found)
 
@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tangled", action="store_true", help="the harder world")
     parser.add_argument("--cache", type=Path, default=Path(".bed"))
     parser.add_argument("--retrainings", type=int, default=24, help="on random halves, for the LDS; 0 leaves it out")
-    parser.add_argument("--again", type=int, default=24, help="of them done a second time, for the noise ceiling")
+    parser.add_argument("--runs", type=int, default=2, help="of each of them, in other orders; their mean is forecast")
     parser.add_argument("--removed", type=int, default=15, help="queries whose pairs are taken out")
     parser.add_argument("--checkpoints", action="store_true", help="TracInCP too")
     return parser.parse_args()

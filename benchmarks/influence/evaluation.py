@@ -23,8 +23,8 @@ from explainers.influence.tracing import Traced
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Floats]
-ORDERS = 100, 101
-"""Seeds of the retrainings: no retraining has the seed of the model itself."""
+FIRST_ORDER = 100
+"""Seed of the first run of each retraining, the next one's is one more: none has the seed of the model itself."""
 TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
 SPLITS = 50
@@ -57,8 +57,8 @@ def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[s
         return dict(scores)
 
 
-def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoints: bool) -> dict[str, Any]:
-    """`retrainings` on halves of the set, `again` of them a second time, `removed` queries' pairs taken out.
+def evaluated(bed: Bed, retrainings: int, runs: int, removed: int, *, checkpoints: bool) -> dict[str, Any]:
+    """`retrainings` on halves of the set, `runs` times each, `removed` queries' pairs taken out.
 
     Raises ValueError for a model that learnt no fact: there is nothing to ask it.
     """
@@ -73,7 +73,7 @@ def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoin
     }
     about_right = {name: each[: len(right)] for name, each in scores.items()}
     if retrainings:
-        found["lds"] = forecasts(bed, right, about_right, retrainings, again)
+        found["lds"] = forecasts(bed, right, about_right, retrainings, runs)
     if removed:
         found["removal"] = removals(bed, made, right[:removed], about_right)
     return found
@@ -102,16 +102,21 @@ def sources(bed: Bed, scores: Floats, right: Sequence[Query], poisoned: Sequence
     }
 
 
-def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, again: int) -> dict[str, Any]:
-    """LDS of each method, and what two runs of the same subset have in common."""
+def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, runs: int) -> dict[str, Any]:
+    """LDS of each method against the mean of `runs` on each of `count` halves, and what two runs have in common.
+
+    A mean, for the order of training is no pair's influence (TRAK, arXiv 2303.14186, section 2.3).
+    """
     held = halves(bed, count)
-    after = losses_after(bed, queries, held, ORDERS[0])
+    after = np.array([losses_after(bed, queries, held, FIRST_ORDER + run) for run in range(runs)])  # (runs, R, Q)
     oracle = {"knowing the sources": relevant(bed, queries).astype(float)}
-    found = {name: rounded(metrics.datamodelling(each, held, after)) for name, each in {**scores, **oracle}.items()}
-    if again:
-        second = losses_after(bed, queries, held[:again], ORDERS[1])
-        found["two runs, r"] = rounded(metrics.ceiling(after[:again], second))
-    return {"retrainings": count, "second runs": again, "methods": found}
+    methods = {
+        name: rounded(metrics.datamodelling(each, held, after.mean(0))) for name, each in {**scores, **oracle}.items()
+    }
+    found = {"retrainings": count, "runs": runs, "methods": methods}
+    if runs > 1:
+        found |= {"two runs, r": rounded(metrics.agreement(after)), "ceiling": rounded(metrics.ceiling(after))}
+    return found
 
 
 def levels(made: Own, bed: Bed) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def rises(bed: Bed, queries: Sequence[Query], removed: Sequence[NDArray[np.int_]
     for start in range(0, len(queries), TOGETHER):
         rows = [query.row for query in queries[start : start + TOGETHER]]
         held = without(bed, np.unique(np.concatenate(removed[start : start + TOGETHER])).tolist())
-        weights = retrained(bed, held, ORDERS[0])
+        weights = retrained(bed, held, FIRST_ORDER)
         found.append((losses(bed.tuned, rows, weights) - losses(bed.tuned, rows)).double().numpy())
     return np.concatenate(found)
 
