@@ -18,7 +18,8 @@ from benchmarks.influence.metrics import Estimate
 from benchmarks.influence.own import Own, own
 from benchmarks.influence.retraining import halves, losses_after, retrained, without
 from benchmarks.influence.training import losses
-from explainers.influence.levels import LEAST_LIFT, LEVELS, Level
+from explainers.influence.index import Found
+from explainers.influence.levels import LEAST_LIFT, LEVELS, Level, Thresholds
 from explainers.influence.tracing import Traced
 
 Floats = NDArray[np.float64]
@@ -142,15 +143,20 @@ def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
 
 def generic_tops(made: Own, queries: Sequence[Query]) -> list[Level]:
     """The highest level of each generic question, half of them tested after the other half made the thresholds."""
-    best = made.scores(queries)["ours, list"].max(1)
-    made_by_tuning = np.array([made.traced(query).lift or 0.0 for query in queries]) >= LEAST_LIFT
+    each, lifts = made.searched(queries)
+    best, answered = np.array([one.scores.max() for one in each]), lifts >= LEAST_LIFT
     draw, found = np.random.default_rng(0), list[Level]()
     for _ in range(SPLITS):
         tested, calibration = np.split(draw.permutation(len(queries)), 2)
-        thresholds = replace(made.thresholds, generic=tuple(sorted(best[calibration].tolist())))
-        for place in tested.tolist():
-            found.append(thresholds.levels(best[place : place + 1])[0] if made_by_tuning[place] else "irrelevant")
+        reached, marked = np.sort(best[calibration]), np.sort(best[calibration[answered[calibration]]])
+        thresholds = replace(made.thresholds, generic=tuple(reached.tolist()), made=tuple(marked.tolist()))
+        found += [_highest(thresholds, each[place]) if answered[place] else "irrelevant" for place in tested]
     return found
+
+
+def _highest(thresholds: Thresholds, found: Found) -> Level:
+    near = found.scores > thresholds.bound("low")
+    return min(thresholds.levels(found.scores[near], found.questions[near]), key=LEVELS.index, default="irrelevant")
 
 
 def _top(answer: Traced) -> Level:
