@@ -4,7 +4,8 @@
                                    [--retrainings 24] [--runs 2] [--removed 15] [--checkpoints]
 
 Prints a table for each model and writes results/influence.json, where it replaces what was measured there before under
-the same name. All that is trained is kept in the cache: a broken-off run goes on. One thread.
+the same name; what is left out with 0 stays. All that is trained is kept in the cache: a broken-off run goes on. One
+thread.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in asked.seeds:
         for kind in asked.kinds:
-            name = f"{'tangled' if asked.tangled else 'plain'} world {seed}, {kind}"
+            name = name_of(seed, kind, asked.tangled)
             made = bed(seed, kind, asked.cache, tangled=asked.tangled)
             found = evaluated(made, asked.retrainings, asked.runs, asked.removed, checkpoints=asked.checkpoints)
             show(name, found)
-            keep(name, found)
+            keep(name, known(name) | found)
 
 
 def arguments() -> argparse.Namespace:
@@ -52,13 +53,23 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def name_of(seed: int, kind: str, tangled: bool) -> str:
+    return f"{'tangled' if tangled else 'plain'} world {seed}, {kind}"
+
+
+def known(name: str) -> dict[str, Any]:
+    """What was measured before of a model."""
+    models = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
+    return dict(models.get(name, {}))
+
+
 def keep(name: str, found: Mapping[str, Any]) -> None:
     packages = ("torch", "transformers", "tokenizers", "numpy", "scipy")
-    known = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
+    before = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
     result = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
-        "models": {**known, name: found},
+        "models": {**before, name: found},
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -32,22 +32,23 @@ SPLITS = 50
 """Of the generic questions into those that make thresholds and those that test them."""
 FILTERED = 10
 """Pairs without a level that are removed for a query, drawn from all of them."""
+ELSEWHERE = ("__main__", "cost", "evaluation", "kronfluence_oracle", "metrics", "own", "retraining")
+"""Files here on which other methods' scores do not depend."""
 IRRELEVANT: tuple[QueryKind, ...] = ("known", "forgotten", "unknown")
 
 
 def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bool) -> dict[str, Floats]:
     found = {"BM25": baselines.lexical(bed, queries), "hidden state cosine": baselines.hidden_cosine(bed, queries)}
-    found |= _kept(bed, "gradients", lambda: baselines.gradient_scores(bed, queries))
+    found |= kept(bed, "gradients", lambda: baselines.gradient_scores(bed, queries))
     if checkpoints:
-        found |= _kept(bed, "checkpoints", lambda: {"TracInCP": baselines.traced(bed, queries)})
+        found |= kept(bed, "checkpoints", lambda: {"TracInCP": baselines.traced(bed, queries)})
     return {**found, **made.scores(queries)}
 
 
-def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
+def kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
     """The scores of other methods, from the cache while neither the model nor any line of code here has changed."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    own_figures = {"__main__.py", "cost.py", "evaluation.py", "metrics.py", "own.py", "retraining.py"}
-    held = [*(file for file in sources if file.name not in own_figures), bed.folder / f"{bed.kind}.safetensors"]
+    held = [*(file for file in sources if file.stem not in ELSEWHERE), bed.folder / f"{bed.kind}.safetensors"]
     digest = sha256(b"".join(sha256(file.read_bytes()).digest() for file in held)).hexdigest()[:16]
     place = bed.folder / f"{bed.kind}-{name}-{digest}.npz"
     if not place.exists():
@@ -109,7 +110,7 @@ def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, ru
     A mean, for the order of training is no pair's influence (TRAK, arXiv 2303.14186, section 2.3).
     """
     held = halves(bed, count)
-    after = np.array([losses_after(bed, queries, held, FIRST_ORDER + run) for run in range(runs)])  # (runs, R, Q)
+    after = runs_of(bed, queries, held, runs)
     oracle = {"knowing the sources": relevant(bed, queries).astype(float)}
     methods = {
         name: rounded(metrics.datamodelling(each, held, after.mean(0))) for name, each in {**scores, **oracle}.items()
@@ -118,6 +119,11 @@ def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, ru
     if runs > 1:
         found |= {"two runs, r": rounded(metrics.agreement(after)), "ceiling": rounded(metrics.ceiling(after))}
     return found
+
+
+def runs_of(bed: Bed, queries: Sequence[Query], held: NDArray[np.bool_], runs: int) -> Floats:  # (runs, R, Q)
+    """Loss of each query's answer after each run on each of the subsets `held` (R, n)."""
+    return np.array([losses_after(bed, queries, held, FIRST_ORDER + run) for run in range(runs)])
 
 
 def levels(made: Own, bed: Bed) -> dict[str, Any]:
