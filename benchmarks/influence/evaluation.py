@@ -42,7 +42,10 @@ def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bo
     found |= kept(bed, "gradients", lambda: baselines.gradient_scores(bed, queries))
     if checkpoints:
         found |= kept(bed, "checkpoints", lambda: {"TracInCP": baselines.traced(bed, queries)})
-    return {**found, **made.scores(queries)}
+    found |= made.scores(queries)
+    states = found["ours, hidden states alone"]
+    # The most that a second look at a shortlist can give, as two forward passes along EK-FAC's direction would.
+    return {**found, "impact with exact EK-FAC": found["EK-FAC normed"] * np.maximum(states, 0)}
 
 
 def kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
