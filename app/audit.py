@@ -1,12 +1,12 @@
 """The audit log: who did what, with which key, and what came of it.
 
-Context: a log that loses rows when a server is killed proves nothing, and one that costs a round trip to the disk slows
-every answer. Decision: a change is written down before it begins, on the disk, and is refused where that fails; its
-outcome, and that of everything else, is written before the answer is sent, without waiting for the disk. Consequence:
-no change without a row and no answer without an outcome, whatever kills the server; a killed change stands as
-`unanswered`. Who has no key belongs to no tenant: a 401 is in the access log alone. Rows of the last seven days cannot
-be removed; the owner of the tables could still take the trigger away, so where operators are not trusted, ship the
-access log elsewhere too.
+Context: a log that loses rows when a server is killed proves nothing, and one that costs a round trip to the database
+slows every answer. Decision: a change is written down before it begins, on the disk, and is refused where that fails;
+its outcome is written before its answer is sent, that of everything else as soon as it has been sent. Consequence: no
+change without a row, whatever kills the server, and a killed change stands as `unanswered`; a computation waits for
+nothing, and only one that was answered in the very moment of a kill may lack its row. Who has no key belongs to no
+tenant: a 401 is in the access log alone. Rows of the last seven days cannot be removed; the owner of the tables could
+still take the trigger away, so where operators are not trusted, ship the access log elsewhere too.
 """
 
 from __future__ import annotations
