@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -21,10 +21,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
 
+from app.admission import Gate, Limits
 from app.audit import Audit
+from app.costs import Cost, known
+from app.device import ASKED_BY
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
+from app.metrics import Metrics
+from app.readiness import Readiness
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
 from app.tokens import is_token
@@ -51,16 +56,26 @@ class Server:
     explainer: Explainer
     jobs: Jobs
     audit: Audit
+    limits: Limits
+    readiness: Readiness
+    metrics: Metrics
+
+    def explainer_for(self, caller: Caller) -> Explainer:
+        """What answers this caller, within the limits of its key."""
+        patience = self.explainer.runtime.device.retry_after
+        gate = Gate(caller.limits, self.explainer.database, caller.tenant, caller.key, patience)
+        return replace(self.explainer, gate=gate)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the tenant, and the id, name and scopes of the key."""
+    """Who asks: the tenant, and the id, name, scopes and limits of the key."""
 
     tenant: str
     key: str
     name: str
     scopes: frozenset[str]
+    limits: Limits
 
     def may(self, *scopes: str) -> bool:
         """Whether one of these scopes is theirs; `admin` implies all."""
@@ -90,8 +105,10 @@ async def authenticate(request: Request) -> Caller:
 
 def remember(request: Request, key: Any) -> Caller:
     """The owner of the request, for all who ask later."""
-    caller = Caller(key.tenant_id, str(key.id), key.name, frozenset(key.scopes))
+    limits = server_of(request).limits.of(key)
+    caller = Caller(key.tenant_id, str(key.id), key.name, frozenset(key.scopes), limits)
     request.state.caller = caller
+    ASKED_BY.set((caller.tenant, caller.key))
     return caller
 
 
@@ -250,6 +267,29 @@ def audit_entry(scope: Scope, caller: Caller, **made: str) -> Entry:
     )
 
 
+class CountedRoute(KeyedRoute):
+    """A route whose work is the database's: a request of the key like any other, and none when it is refused.
+
+    What is computed for is counted by its use case, which knows what is stored already.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            caller = await authenticate(request)
+            gate = server_of(request).explainer_for(caller).gate.for_requests()
+            announced = request.headers.get("content-length", "")
+            cost = Cost(bytes=int(announced) if announced.isdecimal() else 0)
+            async with gate.admitted(known(cost)) as charge:
+                charge.free = True
+                response = await answer(request)
+                charge.free = response.status_code >= 400
+                return response
+
+        return handle
+
+
 class OpenRoute(APIRoute):
     """A route that strangers may ask, with a body of JSON, of which no more is kept than such a body needs."""
 
@@ -264,9 +304,10 @@ class OpenRoute(APIRoute):
         return handle
 
 
-def keyed_router(tag: str, prefix: str = "") -> APIRouter:
+def keyed_router(tag: str, prefix: str = "", *, counted: bool = False) -> APIRouter:
     """A router whose routes need a key; below a prefix they are the same routes again, left out of the description."""
-    return APIRouter(prefix=prefix, route_class=KeyedRoute, tags=[tag], include_in_schema=not prefix)
+    kind = CountedRoute if counted else KeyedRoute
+    return APIRouter(prefix=prefix, route_class=kind, tags=[tag], include_in_schema=not prefix)
 
 
 async def read_json(request: JsonRequest) -> None:

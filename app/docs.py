@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from app.dependencies import JsonResponse, KeyedRoute
-from app.errors import Problem
+from app.errors import Problem, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,9 @@ def description(app: FastAPI) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         say_scopes(app, document)
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            operation["responses"].pop("422", None)
+        for path in document["paths"].values():
+            for method, operation in path.items():
+                complete(method, operation)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -97,10 +98,22 @@ def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
             operation["description"] += f"\n\nNeeds a key with the scope {words}."
 
 
+def complete(method: str, operation: dict[str, Any]) -> None:
+    """Adds the refusals that need no word of the route: of what is read, of what needs the database, of what is kept."""
+    responses = operation["responses"]
+    statuses = [400] if responses.pop("422", None) else []
+    statuses += [503] if "security" in operation or method == "post" else []
+    statuses += [507] if "security" in operation and method != "get" else []
+    for status, refusal in problems(*statuses).items():
+        responses.setdefault(str(status), refusal)
+    operation["responses"] = dict(sorted(responses.items()))
+
+
 def problem_schema() -> dict[str, Any]:
     schema = Problem.model_json_schema()
-    fields = schema.pop("$defs")["FieldProblem"]
-    schema["properties"]["errors"]["anyOf"][0]["items"] = fields
+    parts = schema.pop("$defs")
+    schema["properties"]["errors"]["anyOf"][0]["items"] = parts["FieldProblem"]
+    schema["properties"]["limit"]["anyOf"][0] = parts["LimitProblem"]
     return schema
 
 

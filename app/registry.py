@@ -35,6 +35,13 @@ key_commands = typer.Typer(no_args_is_help=True, help="API keys: create, list, r
 model_commands = typer.Typer(no_args_is_help=True, help="Models: add, list, remove.")
 
 
+KeyId = Annotated[UUID, typer.Argument(metavar="ID", help="As `whence keys list` shows it.")]
+Rate = Annotated[int | None, typer.Option(min=0, help="Requests that compute, in a minute.")]
+Budget = Annotated[float | None, typer.Option(min=0, help="Seconds of the device, in a minute.")]
+Concurrency = Annotated[int | None, typer.Option(min=0, help="Requests under way at a time.")]
+Largest = Annotated[float | None, typer.Option(min=0, help="Seconds of the device that one request may take.")]
+
+
 class Scope(StrEnum):
     read = "read"
     explain = "explain"
@@ -53,17 +60,24 @@ def create_key(
         list[Scope] | None, typer.Option(help="What it may do; repeatable. Default: read and explain.")
     ] = None,
     expires: Annotated[str | None, typer.Option(help="Time until it expires: 90d, 12h, 4w. Default: never.")] = None,
+    rate: Rate = None,
+    budget: Budget = None,
+    concurrency: Concurrency = None,
+    largest: Largest = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create an API key and show its secret, this once."""
+    """Create an API key and show its secret, this once. Limits that are not given are the server's; 0: none."""
+    limits = limits_from(rate, budget, concurrency, largest)
     scopes = [str(chosen) for chosen in scope or (Scope.read, Scope.explain)]
     until = None if expires is None else datetime.now(UTC) + duration(expires)
 
     async def create(database: Database) -> Row:
         async with database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
-            row, secret = await api_keys.create(session, tenant=tenant, name=name, scopes=scopes, expires_at=until)
+            row, secret = await api_keys.create(
+                session, tenant=tenant, name=name, scopes=scopes, expires_at=until, limits=limits
+            )
             made = {"id": str(row.id), "scopes": ",".join(row.scopes)}
             await audit.add(session, command("keys create", **made), DONE)
             return key_record(row) | {"secret": secret}
@@ -83,9 +97,39 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None, as_json
     show([key_record(row) for row in in_tenant(data_dir, tenant, api_keys.list_all)], as_json=as_json)
 
 
+@key_commands.command("limit")
+def limit_key(
+    key_id: KeyId,
+    rate: Rate = None,
+    budget: Budget = None,
+    concurrency: Concurrency = None,
+    largest: Largest = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the limits of a key, from its next request on; those not given stay. 0: no limit."""
+    limits = limits_from(rate, budget, concurrency, largest)
+    row = in_tenant(data_dir, tenant, lambda session: api_keys.change_limits(session, key_id, limits))
+    show([key_record(row)], as_json=as_json)
+
+
+def limits_from(
+    rate: int | None, budget: float | None, concurrency: int | None, largest: float | None
+) -> dict[str, float | None]:
+    """Those that are given, by the names of their columns."""
+    given = {
+        "requests_per_minute": rate,
+        "seconds_per_minute": budget,
+        "concurrency": concurrency,
+        "request_seconds": largest,
+    }
+    return {name: limit for name, limit in given.items() if limit is not None}
+
+
 @key_commands.command("revoke")
 def revoke_key(
-    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `whence keys list` shows it.")],
+    key_id: KeyId,
     tenant: Tenant = DEFAULT_TENANT,
     data_dir: DataDir = None,
 ) -> None:
@@ -108,6 +152,7 @@ def key_record(row: Any) -> dict[str, Any]:
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
+        **{name: getattr(row, name) for name in api_keys.LIMITS},
     }
 
 

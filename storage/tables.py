@@ -27,7 +27,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from storage.values import PlainText
@@ -90,10 +90,19 @@ class Tenant(Table):
 
 
 class ApiKey(Table):
-    """A bearer key; only the sha256 of its secret is stored. Readable by its tenant and by whoever has the secret."""
+    """A bearer key; only the sha256 of its secret is stored. Readable by its tenant and by whoever has the secret.
+
+    Its own limits go before the server's: null leaves it to the server, 0 is none at all.
+    """
 
     __tablename__ = "api_keys"
-    __table_args__ = (_of_tenant(),)
+    __table_args__ = (
+        _of_tenant(),
+        CheckConstraint(
+            "request_seconds >= 0 AND requests_per_minute >= 0 AND seconds_per_minute >= 0 AND concurrency >= 0",
+            name="limits",
+        ),
+    )
 
     tenant_id: Mapped[str] = _tenant_id()
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -103,6 +112,40 @@ class ApiKey(Table):
     created_at: Mapped[datetime] = _created_at()
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    request_seconds: Mapped[float | None]
+    requests_per_minute: Mapped[int | None]
+    seconds_per_minute: Mapped[float | None]
+    concurrency: Mapped[int | None]
+
+
+class LimitCounter(Table):
+    """What was counted in a window of so many `seconds` and in the one before; `at` is the time of the last hit, or of
+    the first one where the window begins with it, in seconds since 1970. A crash of Postgres empties it.
+    """
+
+    __tablename__ = "limit_counters"
+    __table_args__ = (_of_tenant(), {"prefixes": ["UNLOGGED"]})
+
+    tenant_id: Mapped[str] = _tenant_id()
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seconds: Mapped[int]
+    at: Mapped[float]
+    current: Mapped[int] = mapped_column(BigInteger())
+    previous: Mapped[int] = mapped_column(BigInteger(), server_default="0")
+
+
+class LimitPlaces(Table):
+    """Who holds one of a limited number of places: for each holder the time at which its place is free again, in
+    seconds since 1970; `until` is the last of them. A crash of Postgres empties it.
+    """
+
+    __tablename__ = "limit_places"
+    __table_args__ = (_of_tenant(), {"prefixes": ["UNLOGGED"]})
+
+    tenant_id: Mapped[str] = _tenant_id()
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holders: Mapped[dict[str, Any]] = mapped_column(JSONB())
+    until: Mapped[float]
 
 
 class Model(Table):
