@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
+from app.meters import Meters
 from storage import audit as rows
 from storage import tenants
 from storage.audit import Entry, Kind, Page
@@ -34,12 +35,12 @@ KEPT: Mapping[Level, tuple[Kind, ...]] = {
 
 
 class Audit:
-    """The log as one server writes it. `lost` counts the rows that could not be written."""
+    """The log as one server writes it; rows that could not be written are counted and told of."""
 
-    def __init__(self, database: Database, level: Level) -> None:
+    def __init__(self, database: Database, level: Level, meters: Meters) -> None:
         self.database = database
         self.level = level
-        self.lost = 0
+        self.meters = meters
 
     def keeps(self, kind: Kind, status: int) -> bool:
         """Whether such an outcome is written; what was refused or failed always is."""
@@ -65,7 +66,7 @@ class Audit:
             self.tell(entry, str(status), error)
 
     def tell(self, entry: Entry, outcome: str, error: StorageError) -> None:
-        self.lost += 1
+        self.meters.audit_lost.inc()
         log.error("not audited: %s %s %s: %s", entry.method, entry.route, outcome, error)
 
 
