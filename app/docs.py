@@ -99,7 +99,7 @@ def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
 
 
 def complete(method: str, operation: dict[str, Any]) -> None:
-    """Adds the refusals that need no word of the route: of what is read, of what needs the database, of what is kept."""
+    """Adds the refusals that need no word of the route: of what is read, of the database, of what is kept."""
     responses = operation["responses"]
     statuses = [400] if responses.pop("422", None) else []
     statuses += [503] if "security" in operation or method == "post" else []
