@@ -22,12 +22,11 @@ from uuid import UUID
 from app import context, explainability, influence, influence_indexes
 from app.backfill import explain_stored
 from app.context import ContextAsked, asked_from, attribute_context
-from app.device import Steps
-from app.explain import Explained, Explainer, explain_completion
+from app.device import ASKED_BY, Steps
+from app.explain import Explained, Explainer, estimated, explain_completion, look_up
 from app.flights import Watch
 from app.influence import Found, influence_of
 from app.influence_build import build_index, compute_shards
-from app.models import find_model
 from app.questions import Question, question_from
 from app.records import Record
 from app.refusals import Conflict, NotFound, QueueFull, ShuttingDown, StillRunning, WorkerLost
@@ -196,6 +195,7 @@ class Jobs:
         if job.kind in STORED and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
+        ASKED_BY.set((job.tenant_id,))
 
         def watch(steps: Steps) -> None:
             attempt.steps = steps
@@ -296,6 +296,9 @@ KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] 
 STORED = (KIND, context.KIND, influence.KIND)
 """Kinds whose result is an explanation with the id of the job."""
 
+PARTS = (influence_indexes.SHARDS,)
+"""Kinds that nobody asked for: another job called them, and tells how far all of them are together."""
+
 ALONE = (explainability.KIND, influence_indexes.KIND)
 """Kinds of which no two jobs of one model run at a time."""
 
@@ -307,10 +310,17 @@ async def look_again_unless_finished(session: Any, id: UUID) -> None:
             raise Later(LOOK_AGAIN_SECONDS)
 
 
-async def submit(jobs: Jobs, tenant: str, order: Order | TraceOrder) -> Job:
-    """A new job, which a worker will look at; raises `UnknownModel`."""
+async def submit(explainer: Explainer, jobs: Jobs, tenant: str, order: Order) -> Job:
+    """A new job, which a worker will look at; raises `UnknownModel`, `Limited`, and why its model cannot be loaded."""
+    asked = order.question
+    registration, stored = await look_up(jobs.database, tenant, asked.model, asked.key)
+    if stored is None or order.fresh:
+        await explainer.gate.check_job(lambda: estimated(explainer, registration, asked))
+    return await add(jobs, tenant, order)
+
+
+async def add(jobs: Jobs, tenant: str, order: Order | TraceOrder) -> Job:
     model = order.question.model
-    await find_model(jobs.database, tenant, model)
     async with jobs.database.transaction(tenant=tenant) as session:
         job = await rows.add(session, id=time_ordered(), kind=order.kind, model=model, request=order.record)
     assert job is not None  # noqa: S101 - its id is new
@@ -353,9 +363,9 @@ async def trace_or_submit(
 
 
 async def submit_trace(explainer: Explainer, jobs: Jobs, tenant: str, question: influence.Question) -> Job:
-    """A new job; raises at once what stands against any answer of that model."""
-    await influence.ready_for(explainer, tenant, question)
-    return await submit(jobs, tenant, TraceOrder(question))
+    """A new job; raises at once what stands against any answer of that model, and `Limited`."""
+    await influence.admit_job(explainer, tenant, question)
+    return await add(jobs, tenant, TraceOrder(question))
 
 
 async def go_on(jobs: Jobs, tenant: str, id: UUID, kind: str, model: str, record: Record) -> None:
@@ -381,9 +391,9 @@ async def fetch_job(database: Database, tenant: str, name: str) -> Job:
 
 
 async def list_jobs(database: Database, tenant: str, **filters: Any) -> Page:
-    """One page of the tenant's jobs, newest first."""
+    """One page of the tenant's jobs, newest first, without the parts that a job has called to its help."""
     async with database.transaction(tenant=tenant) as session:
-        return await rows.page(session, **filters)
+        return await rows.page(session, without=PARTS, **filters)
 
 
 async def cancel_job(jobs: Jobs, tenant: str, name: str) -> Job:

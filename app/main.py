@@ -12,6 +12,9 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from app import logs
+from app.admission import limits_of
+from app.audit import Audit
+from app.auditing import AuditTrail
 from app.dependencies import Server
 from app.dialects import DIALECTS
 from app.docs import add_docs
@@ -36,6 +39,7 @@ from explainers.loaders import use_cores
 from storage.database import Database
 from storage.embedded import revive
 from storage.errors import DatabaseUnavailable, StorageError
+from storage.limits import sweep as sweep_limits
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     app.state.traffic, app.state.meters, app.state.traces = traffic, meters, traces
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.body_limit_bytes, uploads=settings.upload_limit_bytes)
+    app.add_middleware(AuditTrail)
     app.add_middleware(Envelope, traffic=traffic, meters=meters, traces=traces)
     add_error_answers(app)
     for routes in DIALECTS.values():
@@ -92,6 +97,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         secret = await first_key(server.explainer.database, settings)
         await sweep_files(server.explainer.database, settings.data_dir)
         await sweep_indexes(server.explainer.database, settings.data_dir)
+        await sweep_limits(server.explainer.database)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = server
@@ -116,7 +122,8 @@ async def open_server(settings: Settings, traffic: Traffic, meters: Meters, trac
         readiness = Readiness(explainer, jobs, traffic, working=settings.worker)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
-            yield Server(settings, explainer, jobs, readiness, Metrics(explainer, readiness, traffic))
+            audit, metrics = Audit(database, settings.audit), Metrics(explainer, readiness, traffic)
+            yield Server(settings, explainer, jobs, audit, limits_of(settings), readiness, metrics)
         finally:
             await end(refreshing)
             await jobs.close()

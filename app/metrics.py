@@ -118,8 +118,13 @@ def of_device(explainer: Explainer) -> Iterator[Metric]:
     device = explainer.runtime.device
     yield gauge("whence_device_waiting", "Pieces of work that wait for the device.", device.waiting)
     yield gauge("whence_device_waiting_limit", "Pieces of work that may wait.", device.limit)
-    yield gauge("whence_device_oldest_seconds", "How long the piece that waits longest has waited.", device.oldest)
-    yield gauge("whence_device_busy", "Whether a piece of work holds the device (1).", float(device.busy))
+    yield gauge(
+        "whence_device_oldest_seconds",
+        "How long the piece that waits longest has waited.",
+        device.oldest_waiting_seconds,
+    )
+    yield gauge("whence_device_paused", "Pieces of work under way that wait for their next turn.", device.paused)
+    yield gauge("whence_device_busy", "Whether a piece of work has the device's turn (1).", device.running)
     yield gauge("whence_flights", "Computations under way.", len(explainer.flights))
     yield gauge("whence_flight_waiters", "Requests and jobs that wait for them.", explainer.flights.waiters)
 

@@ -93,7 +93,7 @@ class Passage:
         given = Headers(scope=scope).get("x-request-id", "")
         self.id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         self.trace = trace
-        self.scope.setdefault("state", {})
+        self.scope.setdefault("state", {})["request_id"] = self.id
 
     @property
     def route(self) -> str | None:

@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 from app.device import Device, Outcome, Priority, Work
 from app.meters import Meters
 from app.tracing import Traces
+from explainers import clock
 from explainers.errors import ExplainerError, MissingCapability
 from explainers.language_model import LanguageModel, Passes
 from explainers.loaders import FINE_TUNES, LOADERS, Model
@@ -77,6 +78,12 @@ class Loaded:
     model: Model
 
 
+class Spent:
+    """Seconds that work has kept the device for, without its pauses."""
+
+    seconds = 0.0
+
+
 class Runtime:
     """The loaded models of all tenants, and the device they share."""
 
@@ -90,27 +97,31 @@ class Runtime:
         self._known: dict[tuple[str, str], Loaded | Refused] = {}
         self._loading: dict[Registration, asyncio.Task[Model]] = {}
 
-    async def run(self, work: Work[Outcome], priority: Priority | None = None) -> Outcome:
-        """Runs blocking work on the device thread; cancelling this stops it at its next checkpoint.
+    async def run(
+        self, work: Work[Outcome], priority: Priority | None = None, *, spent: Spent | None = None
+    ) -> Outcome:
+        """Runs blocking work in a thread of the device; cancelling this stops it at its next checkpoint.
 
-        Raises `QueueFull` at once when too much work waits already.
+        What it keeps the device for is added to `spent`. Raises `QueueFull` at once when too much work waits already.
         """
-        ticket = self.device.submit(self.observed(work), priority or Priority())
+        ticket = self.device.submit(self.observed(work, spent or Spent()), priority or Priority())
         outcome: Outcome = await self.device.result(ticket)
         return outcome
 
-    def observed(self, work: Work[Outcome]) -> Work[Outcome]:
+    def observed(self, work: Work[Outcome], spent: Spent) -> Work[Outcome]:
         """The same work, whose waiting and doing is timed; its log lines and spans belong to who submits it now."""
         context, asked = copy_context(), time.time_ns()
 
         def observe(checkpoint: Checkpoint) -> Outcome:
-            began = time.time_ns()
+            began, started = time.time_ns(), clock.working()
             self.meters.device_wait.observe((began - asked) / 1e9)
             try:
                 with self.traces.work(asked, began):
                     return work(checkpoint)
             finally:
-                self.meters.device_work.observe((time.time_ns() - began) / 1e9)
+                seconds = clock.working() - started
+                spent.seconds += seconds
+                self.meters.device_work.observe(seconds)
 
         return lambda checkpoint: context.run(observe, checkpoint)
 
@@ -130,7 +141,7 @@ class Runtime:
         """Loads files on the device thread without registering anything; those of a fine-tune with its `base`."""
         load = loader_of(kind, base)
         where = device or self._default_device
-        work = self.observed(lambda _: load(Path(path), dtype, where))
+        work = self.observed(lambda _: load(Path(path), dtype, where), Spent())
         ticket = self.device.submit(work, Priority(), bounded=False)
         model: Model = await self.device.result(ticket)
         return model

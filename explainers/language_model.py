@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from explainers.attention_control import AttentionPass, only_rows
 from explainers.chat_template import ChatTemplate
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
+from explainers.memory import told_alike
 from explainers.pictures import Picture
 from explainers.sizes import Sizes, sizes_of
 from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
@@ -255,6 +256,7 @@ class LanguageModel:
         repeated = self._first_projections if attention.knows_first_layer else []
         recording = torch.enable_grad() if differentiable else torch.inference_mode()
         with (
+            told_alike(),
             recording,
             attention.active(),
             only_rows(self._read_at_rows_only, rows),

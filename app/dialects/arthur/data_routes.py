@@ -44,7 +44,11 @@ def body_of(kind: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {kind: content}}}
 
 
-RECORDS = {"type": "array", "items": {"type": "object"}, "maxItems": MOST_RECORDS}
+RECORDS = {
+    "type": "array",
+    "items": {"description": "A record: an object. What is none is told as a bad one, in its place."},
+    "maxItems": MOST_RECORDS,
+}
 FILE = {"type": "string", "format": "binary", "description": "Parquet, or a JSON array of rows."}
 REFERENCE_FILE = {"type": "object", "properties": {"reference_data": FILE}, "required": ["reference_data"]}
 INFERENCE_FILE = {
@@ -58,9 +62,9 @@ INFERENCE_FILE = {
 
 
 def data_routes() -> list[BaseRoute]:
-    keyed = keyed_router(TAG)
+    keyed = keyed_router(TAG, counted=True)
     one = MODELS + "/{model_id}"
-    taken = problems(400, 401, 403, 404, 413, 415)
+    taken = problems(400, 401, 403, 404, 413, 415, 429)
     keyed.post(
         f"{one}/inferences", summary="Send inferences", status_code=207, response_model=Counted, responses=taken,
         openapi_extra=body_of("application/json", RECORDS, inference_example),
