@@ -95,6 +95,22 @@ class Wire(BaseModel):
         return schema
 
 
+class CostFields(BaseModel):
+    """What a request takes at most, counted before anything is done: what the limits of a key are held against."""
+
+    tokens: int = Field(description="Tokens that the model reads and writes.", examples=[17])
+    chunks: int = Field(description="Pieces, inputs or training pairs that are compared.", examples=[3])
+    forwards: int = Field(description="Passes through the model; of a predictor rows or texts.", examples=[2])
+    bytes: int = Field(description="Memory beyond the weights, estimated.", examples=[4194304])
+    seconds: float = Field(description="Seconds of the device, predicted.", examples=[0.021])
+    measured: bool = Field(
+        description="Whether such work was timed since the server started; if not it takes at least `seconds`.",
+        examples=[True],
+    )
+
+
+COST: Any = Field(description="What the limits of the key are held against.")
+
 ABOUT = ("title", "description", "examples", "default")
 
 

@@ -34,7 +34,7 @@ ChatBody = Annotated[
 ]
 Nice = Annotated[bool, Query(description="Queue behind all requests that are not nice.", examples=[True])]
 
-EVERY = (400, 401, 403, 404, 409, 413, 415, 503)
+EVERY = (400, 401, 403, 404, 409, 413, 415, 429, 503)
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -65,7 +65,7 @@ async def chat(request: Request, server: ServerState, caller: Asker, body: ChatB
     The messages are put together by the chat template that came with the model; a model without one is refused.
     """
     asked = body.to_domain()
-    explainer, tenant = server.explainer, caller.tenant
+    explainer, tenant = server.explainer_for(caller), caller.tenant
     completion = await while_connected(request, as_completion(explainer, tenant, asked))
     if not body.stream:
         work = complete_prompt(explainer, tenant, completion, nice=nice)

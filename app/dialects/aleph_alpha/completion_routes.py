@@ -75,7 +75,7 @@ CompleteBody = Annotated[
 ]
 Nice = Annotated[bool, Query(description="Queue behind all requests that are not nice.", examples=[True])]
 
-EVERY = (400, 401, 403, 404, 409, 413, 415, 503)
+EVERY = (400, 401, 403, 404, 409, 413, 415, 429, 503)
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -113,7 +113,7 @@ async def evaluate(
     the one without.
     """
     asked = body.to_domain()
-    work = evaluate_completion(server.explainer, caller.tenant, asked, nice=nice)
+    work = evaluate_completion(server.explainer_for(caller), caller.tenant, asked, nice=nice)
     return JsonResponse(evaluate_answer(await while_connected(request, work)))
 
 
@@ -129,7 +129,7 @@ async def complete(
     """
     asked = body.to_domain()
     if not body.stream:
-        work = complete_prompt(server.explainer, caller.tenant, asked, nice=nice)
+        work = complete_prompt(server.explainer_for(caller), caller.tenant, asked, nice=nice)
         return JsonResponse(complete_answer(await while_connected(request, work), body))
-    events = stream_completion(server.explainer, caller.tenant, asked, nice=nice)
+    events = stream_completion(server.explainer_for(caller), caller.tenant, asked, nice=nice)
     return await event_stream(request, complete_events(events, body), lambda problem: {**problem, "type": "error"})

@@ -90,7 +90,7 @@ def index_routes() -> list[BaseRoute]:
         summary="Build a model's influence index",
         status_code=202,
         response_model=JobResponse,
-        responses=BUILDING | problems(400, 401, 403, 404, 409, 413, 415),
+        responses=BUILDING | problems(400, 401, 403, 404, 409, 413, 415, 429),
     )(build)
     keyed.get(
         "/models/{name:path}/influence-index",
@@ -106,7 +106,9 @@ async def build(request: Request, server: ServerState, caller: Ingester, name: N
 
     The index is of exactly the registered weights. It answers once it is whole; an older one answers until then.
     """
-    job = await while_connected(request, start_index(server.explainer, caller.tenant, name, body.to_domain()))
+    job = await while_connected(
+        request, start_index(server.explainer_for(caller), caller.tenant, name, body.to_domain())
+    )
     return JsonResponse(job_answer(job), 202, {"Location": f"/jobs/{job.id}"})
 
 

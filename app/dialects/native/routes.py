@@ -12,10 +12,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
+from app.dialects.native.audit_routes import audit_routes
 from app.dialects.native.file_routes import file_routes
 from app.dialects.native.health import health_routes
 from app.dialects.native.index_routes import index_routes
 from app.dialects.native.jobs import job_routes
+from app.dialects.native.key_routes import key_routes
 from app.dialects.native.model_routes import model_routes
 from app.dialects.native.schemas import (
     ExplanationPage,
@@ -61,7 +63,17 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page."
 
 
 def native_routes() -> list[BaseRoute]:
-    return [*health_routes(), *explanation_routes(), *job_routes(), *file_routes(), *index_routes(), *model_routes()]
+    routes = (
+        health_routes,
+        explanation_routes,
+        job_routes,
+        key_routes,
+        file_routes,
+        index_routes,
+        model_routes,
+        audit_routes,
+    )
+    return [route for made in routes for route in made()]
 
 
 def explanation_routes() -> list[BaseRoute]:

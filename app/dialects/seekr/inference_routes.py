@@ -126,7 +126,7 @@ def telling(body: FlowChatRequest | FlowCompletionRequest, asked: Completion) ->
 
 
 async def completed(request: Request, server: Server, caller: Caller, asked: Completion) -> Completed:
-    found = await while_connected(request, complete_prompt(server.explainer, caller.tenant, asked))
+    found = await while_connected(request, complete_prompt(server.explainer_for(caller), caller.tenant, asked))
     await note(server, caller, asked, found)
     return found
 
@@ -135,7 +135,7 @@ async def streamed(
     request: Request, server: Server, caller: Caller, body: Answering, asked: Completion, delta: Delta, kind: str
 ) -> Response:
     async def counted() -> AsyncGenerator[Event, None]:
-        async with aclosing(stream_completion(server.explainer, caller.tenant, asked)) as events:
+        async with aclosing(stream_completion(server.explainer_for(caller), caller.tenant, asked)) as events:
             async for event in events:
                 if isinstance(event, Completed):
                     await note(server, caller, asked, event)
