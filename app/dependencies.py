@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Security
@@ -24,6 +24,7 @@ from app.jobs import Jobs
 from app.login import token_owner
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
+from app.throttle import Throttle
 from app.tokens import is_token
 from storage import api_keys
 
@@ -46,6 +47,7 @@ class Server:
     settings: Settings
     explainer: Explainer
     jobs: Jobs
+    logins: Throttle = field(default_factory=Throttle)
 
 
 @dataclass(frozen=True, slots=True)
