@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import Any
 from uuid import UUID
 
+from app import costs
+from app.costs import Estimate
 from app.deployments import model_named
 from app.device import Priority, Steps
 from app.explain import CONTEXT_KIND, Explained, Explainer, answer_once
@@ -115,8 +117,12 @@ async def attribute_context(
 ) -> Explained:
     """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
 
-    Raises `UnknownModel`, `QueueFull`, `StillRunning`, InvalidRequest and its kin.
+    Raises `UnknownModel`, `Limited`, `QueueFull`, `StillRunning`, InvalidRequest and its kin.
     """
+
+    async def estimate(registration: Registration) -> Estimate:
+        model = language_model(await explainer.runtime.model(registration))
+        return costs.attributing(explainer.rates, registration, model, asked.question)
 
     async def work(registration: Registration, new: UUID, priority: Priority, _: Steps) -> Explained:
         model = language_model(await explainer.runtime.model(registration))
@@ -124,6 +130,8 @@ async def attribute_context(
             explainer.runtime, lambda checkpoint: attributing(model, asked.question, checkpoint), priority
         )
         facts = found.facts
-        return Explained(new, model.digest, found, float(facts["seconds"]), int(facts["forwards"]))
+        seconds = float(facts["seconds"])
+        await asyncio.to_thread(costs.note_attribution, explainer.rates, registration, model, asked.question, seconds)
+        return Explained(new, model.digest, found, seconds, int(facts["forwards"]))
 
-    return await answer_once(explainer, tenant, KIND, asked, work, fresh=fresh, nice=nice, id=id, watch=watch)
+    return await answer_once(explainer, tenant, KIND, asked, work, estimate, fresh=fresh, nice=nice, id=id, watch=watch)

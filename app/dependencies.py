@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
+from app.admission import Gate, Limits
+from app.audit import Audit
+from app.costs import Cost, known
 from app.device import ASKED_BY
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
+from app.metrics import Metrics
+from app.readiness import Readiness
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
 from app.tokens import is_token
 from storage import api_keys
+from storage.audit import Entry, Kind
 
 Answer = TypeVar("Answer")
 
@@ -47,16 +55,27 @@ class Server:
     settings: Settings
     explainer: Explainer
     jobs: Jobs
+    audit: Audit
+    limits: Limits
+    readiness: Readiness
+    metrics: Metrics
+
+    def explainer_for(self, caller: Caller) -> Explainer:
+        """What answers this caller, within the limits of its key."""
+        patience = self.explainer.runtime.device.retry_after
+        gate = Gate(caller.limits, self.explainer.database, caller.tenant, caller.key, patience)
+        return replace(self.explainer, gate=gate)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the tenant, and the id, name and scopes of the key."""
+    """Who asks: the tenant, and the id, name, scopes and limits of the key."""
 
     tenant: str
     key: str
     name: str
     scopes: frozenset[str]
+    limits: Limits
 
     def may(self, *scopes: str) -> bool:
         """Whether one of these scopes is theirs; `admin` implies all."""
@@ -81,7 +100,13 @@ async def authenticate(request: Request) -> Caller:
     row = await key_of(request)
     if row is None:
         raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
-    caller = Caller(row.tenant_id, str(row.id), row.name, frozenset(row.scopes))
+    return remember(request, row)
+
+
+def remember(request: Request, key: Any) -> Caller:
+    """The owner of the request, for all who ask later."""
+    limits = server_of(request).limits.of(key)
+    caller = Caller(key.tenant_id, str(key.id), key.name, frozenset(key.scopes), limits)
     request.state.caller = caller
     ASKED_BY.set((caller.tenant, caller.key))
     return caller
@@ -113,16 +138,24 @@ def cookie_token(request: Request) -> str:
     return token if is_token(token) else ""
 
 
-def allowed(*scopes: str) -> Callable[..., Awaitable[Caller]]:
+@dataclass(frozen=True, slots=True)
+class Allowed:
     """A dependency: the caller, whose key has one of these scopes."""
 
-    async def caller(request: Request, _: Annotated[Any, Security(bearer)]) -> Caller:
-        found = await authenticate(request)
-        if not found.may(*scopes):
-            raise Forbidden(f"this key lacks the scope: {' or '.join(scopes)}")
-        return found
+    scopes: tuple[str, ...]
 
-    return caller
+    async def __call__(self, request: Request, _: Annotated[Any, Security(bearer)]) -> Caller:
+        return self.check(await authenticate(request))
+
+    def check(self, caller: Caller) -> Caller:
+        """Raises `Forbidden`."""
+        if not caller.may(*self.scopes):
+            raise Forbidden(f"this key lacks the scope: {' or '.join(self.scopes)}")
+        return caller
+
+
+def allowed(*scopes: str) -> Allowed:
+    return Allowed(scopes)
 
 
 ServerState = Annotated[Server, Depends(current_server)]
@@ -170,18 +203,89 @@ class ShortRequest(JsonRequest):
 
 
 class KeyedRoute(APIRoute):
-    """A route that needs a key, and reads its body only after the key has been found good."""
+    """A route that needs a key, and reads its body only after the key has been found good, and good enough.
+
+    A change is written down in the audit log before it begins.
+    """
+
+    needs: Allowed | None = None
+    """Which scopes; None: any key will do."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
         has_body = self.body_field is not None
+        self.needs = needed(self.dependant)
 
         async def handle(request: Request) -> Response:
-            await authenticate(request)
+            caller = await authenticate(request)
+            if self.needs is not None:
+                self.needs.check(caller)
+            if self.kind(request.method) == "change":
+                await begin_change(request, caller)
             if has_body:
                 request = JsonRequest(request.scope, request.receive)
                 await read_json(request)
             return await answer(request)
+
+        return handle
+
+    def kind(self, method: str) -> Kind:
+        """What the audit log takes a request for, by the scope that it needs."""
+        scopes = () if self.needs is None else self.needs.scopes
+        if method == "DELETE" or (method != "GET" and scopes in CHANGING):
+            return "change"
+        return "computation" if scopes == ("explain",) else "read"
+
+
+CHANGING = (("ingest",), ("admin",))
+
+
+def needed(dependant: Dependant) -> Allowed | None:
+    """The scopes that the dependencies of a route ask for."""
+    if isinstance(dependant.call, Allowed):
+        return dependant.call
+    return next(filter(None, map(needed, dependant.dependencies)), None)
+
+
+async def begin_change(request: Request, caller: Caller) -> None:
+    """Raises DatabaseUnavailable where the log cannot be written."""
+    request.state.audit_entry = entry = audit_entry(request.scope, caller)
+    await server_of(request).audit.begin(caller.tenant, entry)
+
+
+def audit_entry(scope: Scope, caller: Caller, **made: str) -> Entry:
+    """What the audit log keeps of a request: names in its path, never its query or body."""
+    route = scope.get("route")
+    return Entry(
+        kind=route.kind(scope["method"]) if isinstance(route, KeyedRoute) else "change",  # a login
+        method=scope["method"],
+        route=getattr(route, "path_format", ""),
+        object={name: str(value) for name, value in scope.get("path_params", {}).items()} | made,
+        key=UUID(caller.key),
+        key_name=caller.name,
+        request_id=scope["state"].get("request_id"),
+    )
+
+
+class CountedRoute(KeyedRoute):
+    """A route whose work is the database's: a request of the key like any other, and none when it is refused.
+
+    What is computed for is counted by its use case, which knows what is stored already.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            caller = await authenticate(request)
+            gate = server_of(request).explainer_for(caller).gate.for_requests()
+            announced = request.headers.get("content-length", "")
+            cost = Cost(bytes=int(announced) if announced.isdecimal() else 0)
+            async with gate.admitted(known(cost)) as charge:
+                charge.free = True
+                response = await answer(request)
+                charge.free = response.status_code >= 400
+                return response
 
         return handle
 
@@ -200,9 +304,10 @@ class OpenRoute(APIRoute):
         return handle
 
 
-def keyed_router(tag: str, prefix: str = "") -> APIRouter:
+def keyed_router(tag: str, prefix: str = "", *, counted: bool = False) -> APIRouter:
     """A router whose routes need a key; below a prefix they are the same routes again, left out of the description."""
-    return APIRouter(prefix=prefix, route_class=KeyedRoute, tags=[tag], include_in_schema=not prefix)
+    kind = CountedRoute if counted else KeyedRoute
+    return APIRouter(prefix=prefix, route_class=kind, tags=[tag], include_in_schema=not prefix)
 
 
 async def read_json(request: JsonRequest) -> None:

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from app.refusals import QueueFull, ShuttingDown
 from app.schedule import FAIR_SHARE, QUANTUM, Owner, Piece, Schedule
+from explainers import clock
 from explainers.errors import OutOfMemory
 from explainers.types import Checkpoint
 from explainers.undivided import is_undivided
@@ -271,7 +272,8 @@ class Device:
             self.passed_on += 1
             self._paused.append(ticket)
             self._begin_turn(following, None)
-        ticket.turn.acquire()
+        with clock.pausing():
+            ticket.turn.acquire()
         if ticket.stopped.is_set():
             raise Stopped
 

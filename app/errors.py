@@ -6,9 +6,11 @@ limits; they never echo what the caller sent.
 
 from __future__ import annotations
 
+import errno
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
@@ -18,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from app import refusals
 from explainers import errors as explainer_errors
@@ -37,7 +41,11 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.UnsupportedMediaType: (415, "UNSUPPORTED_MEDIA_TYPE"),
     refusals.BodyTooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.TooCostly: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.TooLarge: (413, "PAYLOAD_TOO_LARGE"),
+    refusals.Limited: (429, "TOO_MANY_REQUESTS"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
+    refusals.ShuttingDown: (503, "SHUTTING_DOWN"),
+    refusals.ShortOfMemory: (503, "UNAVAILABLE"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
     explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
@@ -47,6 +55,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     explainer_errors.PredictorFailed: (500, "INTERNAL"),
     explainer_errors.OutOfMemory: (413, "PAYLOAD_TOO_LARGE"),
     storage_errors.DatabaseUnavailable: (503, "UNAVAILABLE"),
+    storage_errors.OutOfSpace: (507, "OUT_OF_SPACE"),
     storage_errors.NotFound: (404, "NOT_FOUND"),
     storage_errors.AlreadyExists: (409, "CONFLICT"),
     storage_errors.InUse: (409, "CONFLICT"),
@@ -65,6 +74,10 @@ HTTP_CODES = {
     503: "QUEUE_FULL",
 }
 """Codes of the framework's own errors, by status."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK_SECONDS = 10
+"""Somebody has to make room first."""
 
 MOST_FIELDS = 20
 """Mistakes named in one answer."""
@@ -106,6 +119,23 @@ class FieldProblem(BaseModel):
     message: str = Field(description="What is wrong with it.", examples=["must be >= 0"])
 
 
+class LimitProblem(BaseModel):
+    """The limit that a request has run into, and its numbers."""
+
+    name: str = Field(
+        description="`request_seconds` or `job_seconds` (predicted, of one), `requests` or `seconds` (of a minute), "
+        "`seconds_per_minute` (one request alone is more), or `concurrency` (requests under way).",
+        examples=["requests"],
+    )
+    asked: float = Field(description="What the request asks for.", examples=[1])
+    allowed: float = Field(description="What the key may have.", examples=[60])
+    used: float | None = Field(description="What it has had, in that window or now.", examples=[60])
+    window_seconds: int | None = Field(description="Seconds that a rate is of; else null.", examples=[60])
+    retry_after: int | None = Field(
+        description="Seconds until there is likely to be room; null where there never is.", examples=[12]
+    )
+
+
 class Problem(BaseModel):
     """Every error of every route (RFC 9457), with the members that the vendors' clients read beside the standard's."""
 
@@ -136,6 +166,7 @@ class Problem(BaseModel):
         description="With `STILL_RUNNING`: the job that goes on; also the id of its result. With `INDEX_NOT_READY`: "
         "the job that builds the index.",
     )
+    limit: LimitProblem | None = Field(None, description="With a 413 or 429 for the sake of a limit: its numbers.")
 
 
 MEANINGS = {
@@ -144,10 +175,11 @@ MEANINGS = {
     403: "The key lacks the scope.",
     404: "No such thing, or it belongs to another tenant.",
     409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
-    413: "The body is larger than the server reads.",
+    413: "The body is larger than the server reads, or the work larger than one request of this key may be.",
     415: "The body is not declared as application/json.",
-    429: "Too much work waits; `Retry-After` says when to come back.",
-    503: "Too much work waits; `Retry-After` says when to come back.",
+    429: "The key has had what it may have for now, or too much work waits; `Retry-After` says when to come back.",
+    503: "Too much work waits, or the database is away; `Retry-After` says when to come back.",
+    507: "The disk of the server is full; `Retry-After` says when to come back.",
 }
 
 
@@ -171,11 +203,18 @@ class ProblemResponse(Response):
         body |= {"error": title, "code": code, "message": detail}
         body |= {name: value for name, value in more.items() if value}
         super().__init__(to_json(body), status, dict(headers or {}))
+        self.code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self.code  # for the log and the metrics
+        await super().__call__(scope, receive, send)
 
 
 def add_error_answers(app: FastAPI) -> None:
     for error in ANSWERS:
         app.add_exception_handler(error, answer_refusal)
+    for kind in (OSError, MemoryError):
+        app.add_exception_handler(kind, answer_exhaustion)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
 
@@ -184,19 +223,37 @@ def answer_refusal(_: Request, error: Exception) -> Response:
     return refusal_response(error)
 
 
+def answer_exhaustion(_: Request, error: Exception) -> Response:
+    """Of the disk or the memory; other errors of the system are defects."""
+    short = exhaustion(error)
+    if short is error:
+        raise error
+    return refusal_response(short)
+
+
+def exhaustion(error: BaseException) -> BaseException:
+    """What a client is told of a full disk or too little memory, in place of the system's error; others as they are."""
+    if isinstance(error, MemoryError):
+        return refusals.ShortOfMemory("the server has too little memory at the moment")
+    if isinstance(error, OSError) and error.errno in FULL:
+        return storage_errors.OutOfSpace("the disk of the server is full")
+    return error
+
+
 def refusal_response(error: BaseException) -> ProblemResponse:
     status, code = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     message = str(error)
     pointer = getattr(error, "pointer", None)
     fields = [{"pointer": pointer, "message": message}] if pointer else []
     detail = f"{pointer} {message}" if pointer and message.startswith("must ") else message
-    return ProblemResponse(
-        status, code, detail, headers=headers_for(error), errors=fields, job=getattr(error, "job", None)
-    )
+    limit = asdict(error.limit) if isinstance(error, refusals.Limited) else None
+    job = getattr(error, "job", None)
+    return ProblemResponse(status, code, detail, headers=headers_for(error), errors=fields, job=job, limit=limit)
 
 
 def problem_body(error: BaseException) -> dict[str, Any]:
     """What a client would be told of this error, for one that is told later."""
+    error = exhaustion(error)
     known = any(kind in ANSWERS for kind in type(error).__mro__)
     body: dict[str, Any] = from_json(bytes((refusal_response(error) if known else internal_error(error)).body))
     return body
@@ -208,18 +265,41 @@ def headers_for(error: BaseException) -> dict[str, str]:
             return {"WWW-Authenticate": "Bearer"}
         case refusals.QueueFull():
             return {"Retry-After": str(error.retry_after)}
-        case storage_errors.DatabaseUnavailable():
+        case refusals.LimitReached():
+            return {"Retry-After": str(error.retry_after)} | rate_headers(error.limit)
+        case storage_errors.DatabaseUnavailable() | refusals.ShortOfMemory():
             return {"Retry-After": "1"}
+        case storage_errors.OutOfSpace():
+            return {"Retry-After": str(FULL_DISK_SECONDS)}
         case _:
             return {}
 
 
-def answer_http(_: Request, error: Exception) -> Response:
+def rate_headers(limit: refusals.Numbers) -> dict[str, str]:
+    """Of a limit by the minute, as the IETF's draft on RateLimit header fields has them."""
+    if limit.window_seconds is None or limit.used is None:
+        return {}
+    left = max(0, int(limit.allowed - limit.used))
+    return {
+        "RateLimit-Policy": f'"{limit.name}";q={int(limit.allowed)};w={limit.window_seconds}',
+        "RateLimit": f'"{limit.name}";r={left};t={limit.retry_after}',
+    }
+
+
+def answer_http(request: Request, error: Exception) -> Response:
     """The framework's own errors: unknown path, wrong method."""
     error = cast(HTTPException, error)
+    headers = {"Allow": ", ".join(methods_of(request))} if error.status_code == 405 else error.headers
     code = HTTP_CODES.get(error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL")
     detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
-    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=error.headers)
+    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=headers)
+
+
+def methods_of(request: Request) -> list[str]:
+    """All methods that a path takes: each route of it knows its own alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next(route.path_format for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in routes if route.path_format == path for method in route.methods or ()})
 
 
 def answer_invalid(_: Request, error: Exception) -> Response:
@@ -276,8 +356,12 @@ def escaped(step: str | int) -> str:
 
 
 def internal_error(error: BaseException) -> ProblemResponse:
-    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt."""
+    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt.
+
+    A refused statement is told: storage names its kind, tables and constraints, never values.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    log.error("unhandled %s%s", type(error).__name__, where)
+    what = f" ({error})" if type(error) is storage_errors.StorageError else ""
+    log.error("unhandled %s%s%s", type(error).__name__, what, where)
     return ProblemResponse(500, "INTERNAL", "the server failed on this request; its log says where")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.complete import within_deadline
+from app import costs
+from app.complete import Loaded, find_loaded, within_deadline
+from app.costs import Estimate
 from app.device import Priority
 from app.explain import Explainer
-from app.models import load_model
+from app.runtime import Spent
 from app.turns import take_turns
+from explainers.decoding import Steps
 from explainers.evaluation import Evaluation, EvaluationConfig, evaluating
-from explainers.types import Prompt
+from explainers.types import Checkpoint, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,27 @@ class Evaluated:
 async def evaluate_completion(
     explainer: Explainer, tenant: str, asked: Expectation, *, nice: bool = False
 ) -> Evaluated:
-    """Raises `UnknownModel`, `QueueFull`, `Conflict` past the deadline, InvalidRequest and its kin."""
-    model = await load_model(explainer.database, explainer.runtime, tenant, asked.model)
-    work = take_turns(
-        explainer.runtime,
-        lambda checkpoint: evaluating(model, asked.prompt, asked.expected, asked.config, checkpoint),
-        Priority(nice=nice),
-    )
-    return Evaluated(model.digest, await within_deadline(explainer, work))
+    """Raises `UnknownModel`, `Limited`, `QueueFull`, `Conflict` past the deadline, InvalidRequest and its kin."""
+    loaded = await find_loaded(explainer, tenant, asked.model)
+    evaluation = await within_deadline(explainer, admitted(explainer, loaded, asked, Priority(nice=nice)))
+    return Evaluated(loaded.model.digest, evaluation)
+
+
+async def admitted(explainer: Explainer, loaded: Loaded, asked: Expectation, priority: Priority) -> Evaluation:
+    """When the key may have it; it pays for what the device has done, also where it is stopped."""
+    rates, registration, model, spent = explainer.rates, loaded.registration, loaded.model, Spent()
+
+    async def estimate() -> Estimate:
+        return costs.evaluating(rates, registration, model, asked.prompt, asked.expected)
+
+    def start(checkpoint: Checkpoint) -> Steps[Evaluation]:
+        return evaluating(model, asked.prompt, asked.expected, asked.config, checkpoint)
+
+    async with explainer.gate.admitted(estimate) as charge:
+        try:
+            found = await take_turns(explainer.runtime, start, priority, spent=spent)
+        finally:
+            charge.seconds = spent.seconds
+    operations = costs.evaluation_cost(model, found.prompt_tokens + found.tokens, found.tokens).operations
+    costs.note(rates, registration, costs.EVALUATING, operations, spent.seconds)
+    return found

@@ -6,22 +6,26 @@ only after its transaction has been committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
+from app import costs
+from app.admission import Gate
+from app.costs import Cost, Estimate
 from app.device import Priority, Steps
 from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
+from app.meters import Meters
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import OpenIndexes
 from app.questions import Forecast, Question, answer, forecast
 from app.records import Record, attribution_from, attribution_record
-from app.refusals import NotFound, UnknownModel
+from app.refusals import Limited, NotFound, UnknownModel
 from app.runtime import Registration, Runtime
 from app.scoring import Scorers
 from explainers.types import Attribution
@@ -62,18 +66,23 @@ class Asked(Protocol):
         """The name of the question: with exact weights it names one computation."""
 
 
+Estimating: TypeAlias = Callable[[Registration], Coroutine[Any, Any, Estimate]]
+
+Answer = TypeVar("Answer")
+
 Work: TypeAlias = Callable[[Registration, UUID, Priority, Steps], Coroutine[Any, Any, Explained]]
 """Answers under the id that it is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecasted:
-    """`seconds` is None as long as no answer of this model has been timed."""
+    """`seconds` is None as long as no answer of this model has been timed; `cost` is what admission counts with."""
 
     model_digest: str
     method: str
     forecast: Forecast
     seconds: float | None
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ class Explainer:
     """What answering needs: the store, the models and the flights of requests under way.
 
     `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes. What is kept on disk
-    lies in `data_dir`.
+    lies in `data_dir`. What is computed has to pass the `gate` of whoever asks.
     """
 
     database: Database
@@ -122,6 +131,11 @@ class Explainer:
     rates: Rates = field(default_factory=Rates)
     scorers: Scorers = field(default_factory=Scorers)
     indexes: OpenIndexes = field(default_factory=OpenIndexes)
+    gate: Gate = field(default_factory=Gate)
+
+    @property
+    def meters(self) -> Meters:
+        return self.runtime.meters
 
 
 async def explain_completion(
@@ -137,13 +151,23 @@ async def explain_completion(
     """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
 
     `id` is what a new one is stored under, unless somebody else's is on its way already.
-    Raises `UnknownModel`, `QueueFull`, `StillRunning`, and what the method says about the question.
+    Raises `UnknownModel`, `Limited`, `QueueFull`, `StillRunning`, and what the method says about the question.
     """
+
+    async def estimate(registration: Registration) -> Estimate:
+        return await estimated(explainer, registration, question)
 
     async def work(registration: Registration, new: UUID, priority: Priority, steps: Steps) -> Explained:
         return await compute(explainer, registration, question, new, priority, steps)
 
-    return await answer_once(explainer, tenant, KIND, question, work, fresh=fresh, nice=nice, id=id, watch=watch)
+    return await answer_once(
+        explainer, tenant, KIND, question, work, estimate, fresh=fresh, nice=nice, id=id, watch=watch
+    )
+
+
+async def estimated(explainer: Explainer, registration: Registration, question: Question) -> Estimate:
+    model = language_model(await explainer.runtime.model(registration))
+    return costs.explaining(explainer.rates, registration, model, question)
 
 
 async def answer_once(
@@ -152,6 +176,7 @@ async def answer_once(
     kind: str,
     asked: Asked,
     work: Work,
+    estimate: Estimating,
     *,
     fresh: bool = False,
     nice: bool = False,
@@ -162,20 +187,41 @@ async def answer_once(
     key = asked.key
     registration, stored = await look_up(explainer.database, tenant, asked.model, key)
     if stored is not None and not fresh:
+        explainer.meters.answers.labels(kind, "stored").inc()
         return stored
     new = id or explanations.new_id()
 
     async def work_and_store(priority: Priority, steps: Steps) -> Explained:
-        explained = await work(registration, new, priority, steps)
-        await store(explainer.database, registration, kind, asked, explained)
+        with explainer.runtime.traces.span("answer", **{"whence.kind": kind, "whence.model": asked.model}) as span:
+            async with explainer.gate.admitted(lambda: estimate(registration)) as charge:
+                explained = await work(registration, new, priority, steps)
+                charge.seconds = explained.seconds
+            await store(explainer.database, registration, kind, asked, explained)
+            method = explained.attribution.method
+            span.set_attributes({"whence.method": method, "whence.forwards": explained.forwards})
+        explainer.meters.explanation_seconds.labels(method).observe(explained.seconds)
         return explained
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
     flight = (tenant, registration, key, fresh)
-    answer: Explained = await explainer.flights.join(
-        flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+    answer: Explained = await own_or_shared(
+        explainer,
+        lambda: explainer.flights.join(
+            flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+        ),
     )
+    explainer.meters.answers.labels(kind, "computed" if answer.id == new else "shared").inc()
     return answer
+
+
+async def own_or_shared(explainer: Explainer, join: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What a flight brings; one that was not let in for the sake of somebody else's limit is begun anew."""
+    while True:
+        try:
+            return await join()
+        except Limited as refusal:
+            if refusal.key == explainer.gate.key:
+                raise
 
 
 async def look_up(database: Database, tenant: str, model: str, key: bytes) -> tuple[Registration, Explained | None]:
@@ -204,7 +250,7 @@ async def compute(
     model = language_model(await explainer.runtime.model(registration))
     attribution = await explainer.runtime.run(lambda checkpoint: answer(model, question, checkpoint, steps), priority)
     facts = attribution.facts
-    explainer.rates.note(speed_of(registration, question), facts["operations"], facts["explaining_seconds"])
+    costs.note(explainer.rates, registration, question.method, facts["operations"], facts["explaining_seconds"])
     return Explained(new, model.digest, attribution, float(facts["seconds"]), int(facts["forwards"]))
 
 
@@ -213,13 +259,10 @@ async def forecast_completion(explainer: Explainer, tenant: str, question: Quest
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
     model = language_model(await explainer.runtime.model(registration))
     found = await explainer.runtime.run(lambda _: forecast(model, question))
-    seconds = explainer.rates.seconds(speed_of(registration, question), found.cost.operations)
-    return Forecasted(model.digest, question.method, found, seconds)
-
-
-def speed_of(registration: Registration, question: Question) -> tuple[object, ...]:
-    """What answers must have in common for the time of one to tell that of another."""
-    return (*registration.weights, question.method)
+    speed = costs.speeds_of(registration, question.method)[0]
+    seconds = explainer.rates.seconds(speed, found.cost.operations)
+    cost = costs.of_forecast(explainer.rates, registration, model, question, found)
+    return Forecasted(model.digest, question.method, found, seconds, cost)
 
 
 async def store(database: Database, registration: Registration, kind: str, asked: Asked, explained: Explained) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.backgrounds import background_from, background_record
 from app.bindings import Reading, bound, reading_of
+from app.costs import Cost, Estimate, predicting
 from app.explain import Explainer
 from app.models import registration_of
 from app.monitored import Monitored, find_active, find_named, monitored_from
@@ -29,7 +31,7 @@ from explainers.errors import ExplainerError, InvalidRequest
 from explainers.loaders import PREDICTORS
 from explainers.surrogates import SurrogateConfig
 from storage import explainability as rows
-from storage import jobs, models, monitored_models, reference
+from storage import inferences, jobs, models, monitored_models, reference
 from storage.ids import time_ordered
 from storage.queue import SCORES
 from storage.samples import sample
@@ -251,7 +253,21 @@ async def prepared(explainer: Explainer, tenant: str, model: Monitored, wanted: 
     scorer.check_samples("/config/explanation_nsamples")
     if scorer.predictions(wanted.acting.algorithm) > MOST_PREDICTIONS:
         raise TooCostly(scorer.predictions(wanted.acting.algorithm), MOST_PREDICTIONS)
+    await explainer.gate.check_job(lambda: backfilling(explainer, tenant, model, scorer, wanted.acting))
     return replace(wanted, status=READY, detail=None, fingerprint=scorer.fingerprint, background=background)
+
+
+async def backfilling(explainer: Explainer, tenant: str, model: Monitored, scorer: Scorer, config: Config) -> Estimate:
+    """Of explaining all inferences that are stored, as if none of them had scores yet."""
+
+    async def cost() -> Cost:
+        async with explainer.database.transaction(tenant=tenant) as session:
+            rows = math.ceil(config.share * await inferences.count(session, model.id))
+        predictions, inputs = rows * scorer.predictions(config.algorithm), len(scorer.reading.inputs)
+        digest = scorer.predictor.digest
+        return predicting(explainer.rates, digest, config.algorithm, predictions, inputs, stored=True)
+
+    return Estimate(cost)
 
 
 def missing(model: Monitored) -> str:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 REMEMBERED = 64
 NEAREST = 5
+FASTEST = {"cpu": 2e12, "cuda": 2e15}
+"""Operations per second that no such device exceeds: as long as nothing was timed, work takes at least so long."""
+MOST_PREDICTIONS_PER_SECOND = 1e8
+"""The same of rows that a predictor is asked for."""
 
 
 class Taken(NamedTuple):
     operations: float
     seconds: float
+
+
+class Expected(NamedTuple):
+    """Seconds of work to come; not `measured`: at least so many, since nothing like it was timed."""
+
+    seconds: float
+    measured: bool
 
 
 class Rates:
@@ -34,3 +45,10 @@ class Rates:
             return None
         nearest = sorted(known, key=lambda taken: abs(math.log(taken.operations / operations)))[:NEAREST]
         return operations * statistics.median(taken.seconds / taken.operations for taken in nearest)
+
+    def expected(self, keys: Sequence[Hashable], operations: float, fastest: float) -> Expected:
+        """By the first of these keys that was measured; else as long as it takes at `fastest` operations a second."""
+        for key in keys:
+            if (seconds := self.seconds(key, operations)) is not None:
+                return Expected(seconds, True)
+        return Expected(operations / fastest, False)

@@ -8,7 +8,6 @@ since fewer are the head of more.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,16 +15,17 @@ from uuid import UUID, uuid5
 
 from app.chat import rendered
 from app.complete import Request, run
+from app.costs import Cost, Estimate
 from app.deployments import model_named
 from app.device import Priority, Steps
-from app.explain import Explainer
+from app.explain import Explainer, own_or_shared
 from app.flights import Watch
 from app.influence_indexes import base_of, folder_of, index_for, mask_from
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import Opened
 from app.records import Record, digest_of
 from app.refusals import IndexNotReady
-from app.runtime import Registration
+from app.runtime import Registration, Spent
 from app.turns import take_turns
 from explainers.chat_template import Message
 from explainers.decoding import Completion, CompletionConfig, nobody
@@ -87,7 +87,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What answering would take; `seconds` is None before a first answer was timed."""
+    """What answering would take; `seconds` is None before a first answer was timed. `cost` is what admission counts."""
 
     model_digest: str
     tokens: int
@@ -95,6 +95,7 @@ class Forecast:
     pairs: int
     bytes: int
     seconds: float | None
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +122,44 @@ async def influence_of(
 ) -> Found:
     """The stored answer to this very question, or a new one, computed once for all who ask at the same time.
 
-    Raises `UnknownModel`, `IndexNotReady`, `QueueFull`, `StillRunning`, MissingCapability for a model without training
-    data, and what is wrong with the question.
+    Raises `UnknownModel`, `IndexNotReady`, `Limited`, `QueueFull`, `StillRunning`, MissingCapability for a model
+    without training data, and what is wrong with the question.
     """
     ready = await ready_for(explainer, tenant, question)
     key = digest_of(KIND, ready.digest, question.record)
     stored = await find_stored(explainer, tenant, ready.registration.name, key)
     if stored is not None:
+        explainer.meters.answers.labels(KIND, "stored").inc()
         return stored
     new = id or explanations.new_id()
 
     async def compute_and_store(priority: Priority, steps: Steps) -> Found:
-        found = await compute(explainer, ready, question, new, priority, steps)
-        await store(explainer, ready, question, found, key)
+        with explainer.runtime.traces.span("answer", **{"whence.kind": KIND, "whence.model": question.model}) as span:
+            async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
+                found = await compute(explainer, ready, question, new, priority, steps)
+                charge.seconds = found.seconds
+            await store(explainer, ready, question, found, key)
+            span.set_attributes({"whence.method": METHOD, "whence.forwards": found.forwards})
+        explainer.meters.explanation_seconds.labels(METHOD).observe(found.seconds)
         return found
 
     flight = (tenant, KIND, ready.registration, key)
-    answer: Found = await explainer.flights.join(
-        flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+    answer: Found = await own_or_shared(
+        explainer,
+        lambda: explainer.flights.join(
+            flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
+        ),
     )
+    explainer.meters.answers.labels(KIND, "computed" if answer.id == new else "shared").inc()
     return answer
+
+
+async def admit_job(explainer: Explainer, tenant: str, question: Question) -> None:
+    """Raises as `influence_of`, for a job."""
+    ready = await ready_for(explainer, tenant, question)
+    key = digest_of(KIND, ready.digest, question.record)
+    if await find_stored(explainer, tenant, ready.registration.name, key) is None:
+        await explainer.gate.check_job(lambda: estimated(explainer, ready, question))
 
 
 async def named(explainer: Explainer, tenant: str, question: Question) -> Question:
@@ -187,20 +206,19 @@ async def compute(
     explainer: Explainer, ready: Ready, question: Question, new: UUID, priority: Priority, steps: Steps
 ) -> Found:
     """Answers where there is no answer yet, then traces it."""
-    started, steps.total = time.perf_counter(), 2
+    spent, steps.total = Spent(), 2
     tune = await tune_of(explainer, ready.registration)
     opened = await opened_of(explainer, ready, tune.model)
     answer, mask, passes = question.answer, mask_from(ready.index.config), 0
     if answer is None:
-        said = await generated(explainer, tune.model, question, priority)
+        said = await generated(explainer, tune.model, question, priority, spent)
         answer, passes = said.text, len(said.generated)
         if said.finish_reason == "maximum_tokens":  # an end that was never said explains nothing
             mask = replace(mask, end=False)
     steps.done = 1
-    content = await traced(explainer, ready, tune, opened, question, answer, mask, priority)
-    seconds = time.perf_counter() - started
-    explainer.rates.note(speed_of(ready), 1.0, seconds)
-    return Found(new, tune.model.digest, content, seconds, passes + passes_of(tune))
+    content = await traced(explainer, ready, tune, opened, question, answer, mask, priority, spent)
+    explainer.rates.note(speed_of(ready), 1.0, spent.seconds)
+    return Found(new, tune.model.digest, content, spent.seconds, passes + passes_of(tune))
 
 
 def passes_of(tune: FineTune) -> int:
@@ -208,7 +226,7 @@ def passes_of(tune: FineTune) -> int:
 
 
 def speed_of(ready: Ready) -> tuple[object, ...]:
-    return (*ready.registration.weights, KIND)
+    return (ready.registration.tenant, *ready.registration.weights, KIND)
 
 
 async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
@@ -219,14 +237,16 @@ async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
 
 async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) -> Opened:
     folder = folder_of(explainer.data_dir, ready.registration.tenant, ready.index.id)
-    return await explainer.indexes.get(ready.index.id, folder, model)
+    return await explainer.indexes.get(folder, model)
 
 
-async def generated(explainer: Explainer, model: LanguageModel, question: Question, priority: Priority) -> Completion:
+async def generated(
+    explainer: Explainer, model: LanguageModel, question: Question, priority: Priority, spent: Spent
+) -> Completion:
     """What chat completions say at temperature 0. Raises InvalidRequest for no answer."""
     prompt, config = await prompt_of(explainer, model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
     asked = Request(question.model, prompt, config)
-    (said,) = (await run(explainer, model, asked, priority, nobody)).completions.items
+    (said,) = (await run(explainer, model, asked, priority, nobody, spent=spent)).completions.items
     if not said.text:
         raise InvalidRequest("the model answers this question with nothing at all: give an answer", "/answer")
     return said
@@ -255,6 +275,7 @@ async def traced(
     answer: str,
     mask: Mask,
     priority: Priority,
+    spent: Spent,
 ) -> dict[str, Any]:
     """What is stored of an answer."""
     example = await asyncio.to_thread(example_of, tune.model, question, answer, mask)
@@ -262,6 +283,7 @@ async def traced(
         explainer.runtime,
         lambda checkpoint: tracing(tune, opened.projection, opened.index, opened.thresholds, example, checkpoint),
         priority,
+        spent=spent,
     )
     best = found.results[:MOST_RESULTS]
     pairs = await asyncio.to_thread(read_pairs, opened.index.folder, [result.record for result in best])
@@ -297,17 +319,24 @@ def pair_id(file: TrainingFile, line: int) -> UUID:
 
 async def forecast_influence(explainer: Explainer, tenant: str, question: Question) -> Forecast:
     """What answering would take at most; no model is run, and nothing stored. Raises as `influence_of`."""
-    ready = await ready_for(explainer, tenant, question)
+    return await forecast(explainer, await ready_for(explainer, tenant, question), question)
+
+
+async def estimated(explainer: Explainer, ready: Ready, question: Question) -> Estimate:
+    async def cost() -> Cost:
+        return (await forecast(explainer, ready, question)).cost
+
+    return Estimate(cost)
+
+
+async def forecast(explainer: Explainer, ready: Ready, question: Question) -> Forecast:
     tune = await tune_of(explainer, ready.registration)
     opened = await opened_of(explainer, ready, tune.model)
     example = await asyncio.to_thread(example_of, tune.model, question, question.answer, mask_from(ready.index.config))
     answer = ANSWER_TOKENS if question.answer is None else 0
     size = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in opened.index.folder.iterdir()))
-    return Forecast(
-        model_digest=tune.model.digest,
-        tokens=min(len(example.ids) + answer, tune.model.context_length),
-        forwards=answer + passes_of(tune),
-        pairs=len(opened.index.groups),
-        bytes=size,
-        seconds=explainer.rates.seconds(speed_of(ready), 1.0),
-    )
+    tokens, forwards = min(len(example.ids) + answer, tune.model.context_length), answer + passes_of(tune)
+    seconds = explainer.rates.seconds(speed_of(ready), 1.0)
+    pairs = len(opened.index.groups)
+    cost = Cost(tokens, pairs, forwards, size, seconds or 0.0, measured=seconds is not None)
+    return Forecast(tune.model.digest, tokens, forwards, pairs, size, seconds, cost)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from app import costs
+from app.costs import Cost, Estimate
 from app.explain import Explainer
 from app.models import find_model, language_model, registration_of
 from app.refusals import Conflict, IndexNotReady, NotFound
@@ -25,9 +27,10 @@ from app.runtime import Registration
 from app.training_files import id_of
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.influence.examples import Mask
+from explainers.language_model import LanguageModel
 from explainers.loaders import FINE_TUNES
 from storage import errors as storage_errors
-from storage import influence, jobs, tenants
+from storage import influence, jobs, tenants, training_files
 from storage.database import Database
 from storage.jobs import Job
 from storage.queue import INDEXES
@@ -81,6 +84,7 @@ async def start_index(explainer: Explainer, tenant: str, name: str, new: NewInde
         raise MissingCapability(f"training pairs are traced for models of kind {' or '.join(FINE_TUNES)}")
     model = language_model(await explainer.runtime.model(registration))
     base = await base_of(explainer, registration)
+    await explainer.gate.check_job(lambda: indexing(explainer, registration, model, files))
     id, job_id = influence.new_id(), influence.new_id()
     async with explainer.database.transaction(tenant=tenant) as session:
         await make_room(session, name)
@@ -89,6 +93,19 @@ async def start_index(explainer: Explainer, tenant: str, name: str, new: NewInde
         job = await jobs.add(session, id=job_id, kind=KIND, model=name, request=request, lane=INDEXES)
     assert job is not None  # noqa: S101 - its id is new
     return job
+
+
+async def indexing(
+    explainer: Explainer, registration: Registration, model: LanguageModel, files: Collection[UUID]
+) -> Estimate:
+    """Of an index of these files, as if no shard of it was there yet."""
+
+    async def cost() -> Cost:
+        async with explainer.database.transaction(tenant=registration.tenant) as session:
+            examples, size = await training_files.sizes(session, files)
+        return costs.indexing(explainer.rates, registration, model, examples, size)
+
+    return Estimate(cost)
 
 
 async def add_row(

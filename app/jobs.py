@@ -23,11 +23,10 @@ from app import context, explainability, influence, influence_indexes
 from app.backfill import explain_stored
 from app.context import ContextAsked, asked_from, attribute_context
 from app.device import ASKED_BY, Steps
-from app.explain import Explained, Explainer, explain_completion
+from app.explain import Explained, Explainer, estimated, explain_completion, look_up
 from app.flights import Watch
 from app.influence import Found, influence_of
 from app.influence_build import build_index, compute_shards
-from app.models import find_model
 from app.questions import Question, question_from
 from app.records import Record
 from app.refusals import Conflict, NotFound, QueueFull, ShuttingDown, StillRunning, WorkerLost
@@ -112,7 +111,10 @@ class Jobs:
         self.problem = problem
         self._attempts: dict[UUID, Attempt] = {}
         self._watched: set[asyncio.Task[None]] = set()
-        self._leaving = False
+        self.left = asyncio.Event()
+        """Set once this process begins no more work on jobs."""
+        self.looking = False
+        """Whether this process looks for jobs in the queue at the moment."""
 
     @property
     def database(self) -> Database:
@@ -120,7 +122,7 @@ class Jobs:
 
     async def look(self, tenant: str, id: UUID) -> None:
         """Works on the job unless it is finished; raises `Later` when it must be looked at again."""
-        if self._leaving:
+        if self.left.is_set():
             raise Later(0)
         async with self.database.transaction(tenant=tenant) as session:
             most = await self._most_attempts(session, id)
@@ -168,7 +170,7 @@ class Jobs:
 
     def leave(self) -> None:
         """Stops all work, for good; the jobs go back into the queue."""
-        self._leaving = True
+        self.left.set()
         for attempt in self._attempts.values():
             attempt.leave()
 
@@ -226,12 +228,15 @@ class Jobs:
         if attempt.answering.cancelled():
             if attempt.left:
                 await self._release(job, counted=False)
+                self._ended(job, "left")
                 raise Later(0)
+            self._ended(job, "cancelled")
             return
         error = attempt.answering.exception()
         problem = self.problem(error) if error is not None else {}
         again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS[job.kind]
         if again and await self._release(job, counted=True):
+            self._ended(job, "to try again")
             raise Later(2**job.attempts)
         async with self.database.transaction(tenant=job.tenant_id) as session:
             if error is not None:
@@ -240,6 +245,10 @@ class Jobs:
             else:
                 result = attempt.answering.result()
                 await rows.succeed(session, job.id, job.attempts, total=attempt.steps.total, result=result)
+        self._ended(job, "failed" if error is not None else "succeeded")
+
+    def _ended(self, job: Job, outcome: str) -> None:
+        self.explainer.meters.jobs_ended.labels(job.kind, outcome).inc()
 
     async def _release(self, job: Job, *, counted: bool) -> bool:
         """Lets go of the job; False when it was ours no more. Without a database it is taken over when it is stale."""
@@ -287,6 +296,9 @@ KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] 
 STORED = (KIND, context.KIND, influence.KIND)
 """Kinds whose result is an explanation with the id of the job."""
 
+PARTS = (influence_indexes.SHARDS,)
+"""Kinds that nobody asked for: another job called them, and tells how far all of them are together."""
+
 ALONE = (explainability.KIND, influence_indexes.KIND)
 """Kinds of which no two jobs of one model run at a time."""
 
@@ -298,10 +310,17 @@ async def look_again_unless_finished(session: Any, id: UUID) -> None:
             raise Later(LOOK_AGAIN_SECONDS)
 
 
-async def submit(jobs: Jobs, tenant: str, order: Order | TraceOrder) -> Job:
-    """A new job, which a worker will look at; raises `UnknownModel`."""
+async def submit(explainer: Explainer, jobs: Jobs, tenant: str, order: Order) -> Job:
+    """A new job, which a worker will look at; raises `UnknownModel`, `Limited`, and why its model cannot be loaded."""
+    asked = order.question
+    registration, stored = await look_up(jobs.database, tenant, asked.model, asked.key)
+    if stored is None or order.fresh:
+        await explainer.gate.check_job(lambda: estimated(explainer, registration, asked))
+    return await add(jobs, tenant, order)
+
+
+async def add(jobs: Jobs, tenant: str, order: Order | TraceOrder) -> Job:
     model = order.question.model
-    await find_model(jobs.database, tenant, model)
     async with jobs.database.transaction(tenant=tenant) as session:
         job = await rows.add(session, id=time_ordered(), kind=order.kind, model=model, request=order.record)
     assert job is not None  # noqa: S101 - its id is new
@@ -344,9 +363,9 @@ async def trace_or_submit(
 
 
 async def submit_trace(explainer: Explainer, jobs: Jobs, tenant: str, question: influence.Question) -> Job:
-    """A new job; raises at once what stands against any answer of that model."""
-    await influence.ready_for(explainer, tenant, question)
-    return await submit(jobs, tenant, TraceOrder(question))
+    """A new job; raises at once what stands against any answer of that model, and `Limited`."""
+    await influence.admit_job(explainer, tenant, question)
+    return await add(jobs, tenant, TraceOrder(question))
 
 
 async def go_on(jobs: Jobs, tenant: str, id: UUID, kind: str, model: str, record: Record) -> None:
@@ -372,9 +391,9 @@ async def fetch_job(database: Database, tenant: str, name: str) -> Job:
 
 
 async def list_jobs(database: Database, tenant: str, **filters: Any) -> Page:
-    """One page of the tenant's jobs, newest first."""
+    """One page of the tenant's jobs, newest first, without the parts that a job has called to its help."""
     async with database.transaction(tenant=tenant) as session:
-        return await rows.page(session, **filters)
+        return await rows.page(session, without=PARTS, **filters)
 
 
 async def cancel_job(jobs: Jobs, tenant: str, name: str) -> Job:

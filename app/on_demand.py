@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.costs import Cost, Estimate, predicting, speed
 from app.explain import Explainer
 from app.explainability import MOST_SAMPLES, State, find_state, scorer_of, state_of
 from app.monitored import Monitored
 from app.records import digest_of
 from app.refusals import NotFound, TooCostly
 from app.rows import Row
+from app.runtime import Spent
 from app.scores import Explanation, explanation_of, rows_of, stored_explanation
 from app.scoring import Outcome, Scorer, algorithms_of, checked
 from explainers.errors import InconsistentAnswer, InvalidRequest
@@ -42,8 +45,8 @@ async def explain_inference(
 ) -> Explanation:
     """The stored explanation, or a new one, which is stored if it has the configured number of samples.
 
-    Raises `UnknownModel`, `NotFound`, `TooCostly`, and InvalidRequest for an algorithm that is not offered, or where
-    explanations were never enabled.
+    Raises `UnknownModel`, `NotFound`, `TooCostly`, `Limited`, and InvalidRequest for an algorithm that is not offered,
+    or where explanations were never enabled.
     """
     model, state, scorer = await ready(explainer, tenant, name)
     chosen = algorithm_of(state, scorer, algorithm)
@@ -101,22 +104,42 @@ async def explained(
 ) -> list[Outcome]:
     if scorer.predictions(algorithm) > MOST_PREDICTIONS:
         raise TooCostly(scorer.predictions(algorithm), MOST_PREDICTIONS)
+    took = Spent()
+
+    async def cost() -> Cost:
+        return cost_of(explainer, scorer, algorithm, scorer.predictions_of(algorithm, cells))
+
+    async def estimate() -> Estimate:
+        return Estimate(cost)
 
     def work(checkpoint: Checkpoint) -> list[Outcome]:
         return scorer.explain(algorithm, cells, [id], checkpoint, shared=shared)
 
-    return await explainer.runtime.run(work)
+    async with explainer.gate.admitted(estimate) as charge:
+        try:
+            outcomes = await explainer.runtime.run(work, spent=took)
+        finally:
+            charge.seconds = took.seconds
+    with suppress(InvalidRequest):  # a text that is too long has an outcome that says so, and no cost
+        predictions = scorer.predictions_of(algorithm, cells)
+        explainer.rates.note(speed(scorer.predictor.digest, algorithm), predictions, took.seconds)
+    explainer.meters.explained_rows.labels(algorithm).inc(len(outcomes))
+    return outcomes
+
+
+def cost_of(explainer: Explainer, scorer: Scorer, algorithm: str, predictions: int) -> Cost:
+    return predicting(explainer.rates, scorer.predictor.digest, algorithm, predictions, len(scorer.reading.inputs))
 
 
 async def forecast_inference(
     explainer: Explainer, tenant: str, name: str, inference: str, algorithm: str | None, samples: int | None
-) -> int:
-    """How many predictions explaining an inference takes at most, were it not stored. Raises as `explain_inference`."""
+) -> Cost:
+    """What explaining an inference takes at most, were it not stored. Raises as `explain_inference`."""
     model, state, scorer = await ready(explainer, tenant, name)
     chosen = algorithm_of(state, scorer, algorithm)
     row = await found(explainer, tenant, model, inference)
     asked = scorer if samples is None else with_samples(scorer, samples)
-    return asked.predictions_of(chosen, scorer.reading.cells([row]))
+    return cost_of(explainer, asked, chosen, asked.predictions_of(chosen, scorer.reading.cells([row])))
 
 
 async def forecast_what_if(
@@ -127,7 +150,7 @@ async def forecast_what_if(
     *,
     algorithm: str | None = None,
     original: str | None = None,
-) -> int:
+) -> Cost:
     """As `forecast_inference`, for `what_if`."""
     model, state, scorer = await ready(explainer, tenant, name)
     check_compared(scorer, original)
@@ -135,7 +158,8 @@ async def forecast_what_if(
         await found(explainer, tenant, model, original)
     cells = scorer.reading.cells([row_of(model, given)])
     own = 1 if original is None else 2
-    return own + scorer.predictions_of(algorithm_of(state, scorer, algorithm), cells)
+    chosen = algorithm_of(state, scorer, algorithm)
+    return cost_of(explainer, scorer, chosen, own + scorer.predictions_of(chosen, cells))
 
 
 async def store(

@@ -10,8 +10,12 @@ Refusal
 ├── UnsupportedMediaType   not declared as JSON
 ├── BodyTooLarge           more bytes than the server reads
 ├── TooCostly              more predictions than one answer may take
+├── Limited                by a limit of the key
+│   ├── TooLarge           more of the device than one request may take
+│   └── LimitReached       what it may have for now has been used
 ├── IndexNotReady          the model's influence index is missing, being built, or another model's
 ├── StillRunning           not ready within the deadline; the work goes on as a job
+├── ShortOfMemory          the process has too little memory at the moment
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
     └── ShuttingDown       the server takes no new work
@@ -20,6 +24,8 @@ Messages name fields, counts and limits, never the text of a prompt.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class Refusal(Exception):
@@ -67,6 +73,39 @@ class TooCostly(Refusal):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Of a limit: what was asked for and is allowed, in all or in a window of so many seconds; what was used of it, and
+    the whole seconds until there is likely to be room.
+    """
+
+    name: str
+    asked: float
+    allowed: float
+    used: float | None = None
+    window_seconds: int | None = None
+    retry_after: int | None = None
+
+
+class Limited(Refusal):
+    """`key` is the id of the key whose limit it is."""
+
+    def __init__(self, message: str, limit: Numbers, key: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.key = key
+
+
+class TooLarge(Limited):
+    pass
+
+
+class LimitReached(Limited):
+    @property
+    def retry_after(self) -> int:
+        return self.limit.retry_after or 1
+
+
 class IndexNotReady(Refusal):
     """`job` is the id of the job that builds it, or that last tried to."""
 
@@ -81,6 +120,10 @@ class StillRunning(Refusal):
     def __init__(self, job: str) -> None:
         super().__init__("the work goes on in the background: repeat the request later to get its stored result")
         self.job = job
+
+
+class ShortOfMemory(Refusal):
+    pass
 
 
 class WorkerLost(Refusal):

@@ -14,12 +14,14 @@ from uuid import UUID
 
 import typer
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.audit import DONE, command
 from app.console import AsJson, DataDir, Name, Row, Tenant, in_tenant, opened, settings_from, show, with_database
 from app.refusals import Refusal
 from app.settings import Settings
 from app.start import DEFAULT_TENANT
-from storage import api_keys, models, tenants
+from storage import api_keys, audit, models, tenants
 from storage.database import Database
 
 if TYPE_CHECKING:
@@ -31,6 +33,13 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 key_commands = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 model_commands = typer.Typer(no_args_is_help=True, help="Models: add, list, remove.")
+
+
+KeyId = Annotated[UUID, typer.Argument(metavar="ID", help="As `whence keys list` shows it.")]
+Rate = Annotated[int | None, typer.Option(min=0, help="Requests that compute, in a minute.")]
+Budget = Annotated[float | None, typer.Option(min=0, help="Seconds of the device, in a minute.")]
+Concurrency = Annotated[int | None, typer.Option(min=0, help="Requests under way at a time.")]
+Largest = Annotated[float | None, typer.Option(min=0, help="Seconds of the device that one request may take.")]
 
 
 class Scope(StrEnum):
@@ -51,17 +60,26 @@ def create_key(
         list[Scope] | None, typer.Option(help="What it may do; repeatable. Default: read and explain.")
     ] = None,
     expires: Annotated[str | None, typer.Option(help="Time until it expires: 90d, 12h, 4w. Default: never.")] = None,
+    rate: Rate = None,
+    budget: Budget = None,
+    concurrency: Concurrency = None,
+    largest: Largest = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create an API key and show its secret, this once."""
+    """Create an API key and show its secret, this once. Limits that are not given are the server's; 0: none."""
+    limits = limits_from(rate, budget, concurrency, largest)
     scopes = [str(chosen) for chosen in scope or (Scope.read, Scope.explain)]
     until = None if expires is None else datetime.now(UTC) + duration(expires)
 
     async def create(database: Database) -> Row:
         async with database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
-            row, secret = await api_keys.create(session, tenant=tenant, name=name, scopes=scopes, expires_at=until)
+            row, secret = await api_keys.create(
+                session, tenant=tenant, name=name, scopes=scopes, expires_at=until, limits=limits
+            )
+            made = {"id": str(row.id), "scopes": ",".join(row.scopes)}
+            await audit.add(session, command("keys create", **made), DONE)
             return key_record(row) | {"secret": secret}
 
     record = with_database(data_dir, create)
@@ -79,14 +97,49 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir = None, as_json
     show([key_record(row) for row in in_tenant(data_dir, tenant, api_keys.list_all)], as_json=as_json)
 
 
+@key_commands.command("limit")
+def limit_key(
+    key_id: KeyId,
+    rate: Rate = None,
+    budget: Budget = None,
+    concurrency: Concurrency = None,
+    largest: Largest = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the limits of a key, from its next request on; those not given stay. 0: no limit."""
+    limits = limits_from(rate, budget, concurrency, largest)
+    row = in_tenant(data_dir, tenant, lambda session: api_keys.change_limits(session, key_id, limits))
+    show([key_record(row)], as_json=as_json)
+
+
+def limits_from(
+    rate: int | None, budget: float | None, concurrency: int | None, largest: float | None
+) -> dict[str, float | None]:
+    """Those that are given, by the names of their columns."""
+    given = {
+        "requests_per_minute": rate,
+        "seconds_per_minute": budget,
+        "concurrency": concurrency,
+        "request_seconds": largest,
+    }
+    return {name: limit for name, limit in given.items() if limit is not None}
+
+
 @key_commands.command("revoke")
 def revoke_key(
-    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="As `whence keys list` shows it.")],
+    key_id: KeyId,
     tenant: Tenant = DEFAULT_TENANT,
     data_dir: DataDir = None,
 ) -> None:
     """Revoke a key: it stops working at once."""
-    in_tenant(data_dir, tenant, lambda session: api_keys.revoke(session, key_id))
+
+    async def revoke(session: AsyncSession) -> None:
+        await api_keys.revoke(session, key_id)
+        await audit.add(session, command("keys revoke", id=str(key_id)), DONE)
+
+    in_tenant(data_dir, tenant, revoke)
     typer.echo(f"revoked {key_id}")
 
 
@@ -99,6 +152,7 @@ def key_record(row: Any) -> dict[str, Any]:
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
+        **{name: getattr(row, name) for name in api_keys.LIMITS},
     }
 
 
@@ -148,11 +202,15 @@ def add_model(
         from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
 
         new = NewModel(name, kind, place.name, dtype, device, description, base)
-        if not training_data:
-            return await register(database, settings, tenant, new, place.parent, schema)
-        files = training_files_in(training_data)
-        async with explainer_of(database, settings) as explainer:
-            await add_and_index(explainer, tenant, new, place.parent, files)
+        entry = command("models add", name=name)
+        await audit.write(database, tenant, entry)
+        if training_data:
+            files = training_files_in(training_data)
+            async with explainer_of(database, settings) as explainer:
+                await add_and_index(explainer, tenant, new, place.parent, files)
+        else:
+            await register(database, settings, tenant, new, place.parent, schema)
+        await audit.write(database, tenant, entry, DONE)
         return model_record(await find(database, tenant, name))
 
     record = asyncio.run(opened(settings, add))
@@ -176,6 +234,7 @@ def remove_model(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir 
     async def remove(database: Database) -> None:
         async with database.transaction(tenant=tenant) as session:
             await models.remove(session, name)
+            await audit.add(session, command("models remove", name=name), DONE)
         from app.explainability import renew_named  # noqa: PLC0415 - brings PyTorch
 
         async with explainer_of(database, settings) as explainer:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
 from app.device import Priority
-from app.runtime import Runtime
+from app.runtime import Runtime, Spent
 from explainers.decoding import outcome_of
 from explainers.types import Checkpoint
 
@@ -16,9 +16,11 @@ Start: TypeAlias = Callable[[Checkpoint], Generator[None, None, Outcome]]
 """Begins the work, from the start each time it is called."""
 
 
-async def take_turns(runtime: Runtime, start: Start[Outcome], priority: Priority) -> Outcome:
+async def take_turns(
+    runtime: Runtime, start: Start[Outcome], priority: Priority, *, spent: Spent | None = None
+) -> Outcome:
     """The outcome of the work; cancelling this stops it at its next checkpoint.
 
     Raises `QueueFull` at once when too much work waits already, but not once the work has begun.
     """
-    return await runtime.run(lambda checkpoint: outcome_of(start(checkpoint)), priority)
+    return await runtime.run(lambda checkpoint: outcome_of(start(checkpoint)), priority, spent=spent)

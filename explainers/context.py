@@ -149,6 +149,12 @@ def ablated(
     return kept, [_sequence(model, question, response, sources, choice) for choice in kept]
 
 
+def largest(model: LanguageModel, question: ContextQuestion) -> TokenSequence:
+    """What the model reads with all sources; raises ContextLengthExceeded when they do not fit."""
+    sources = sources_of(question.context, question.granularity)
+    return _sequence(model, question, _tokens(model, question.response), sources, np.ones(len(sources)))
+
+
 def prompt_text(model: LanguageModel, context: str, query: str) -> str:
     """What the model reads before the response; a start token in it is left out where the model gets one anyway."""
     said = "\n".join(part for part in (context, query) if part)

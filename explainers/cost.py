@@ -1,4 +1,4 @@
-"""What answering a plan will take, counted before anything is run.
+"""What answering a plan will take, counted before anything is run; and what completing or reading a prompt will.
 
 Counts of passes and rows follow from the plan. Bytes and arithmetic are estimates from the sizes of the model: of the
 linear layers (two operations per weight and row), of attention (rows times columns) and of the logits.
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from explainers.faithfulness import ORDERS, steps
+from explainers.decoding import CompletionConfig, encoded, most_generated
+from explainers.faithfulness import ORDERS, STEPS, steps
+from explainers.language_model import LanguageModel
 from explainers.noise import SHIFTS
 from explainers.plan import Plan
-from explainers.types import AblationConfig, ScreenedConfig
+from explainers.types import AblationConfig, Prompt, ScreenedConfig
 
 ROWS_AT_ONCE = 1024
 """About as many rows make one pass of several chunks."""
@@ -79,10 +81,57 @@ def _packed(rows: Sequence[int]) -> int:
 
 
 def _operations(asked: Plan, rows: int) -> float:
-    sizes = asked.model.sizes
-    attention = 4.0 * sizes.layers * sizes.width * asked.sequence.positions
     scored = len(asked.sequence.target) * (1 + len(asked.variants))
+    return arithmetic(asked.model, rows, asked.sequence.positions, scored)
+
+
+def arithmetic(model: LanguageModel, rows: int, columns: int, scored: int) -> float:
+    """Operations of so many rows that attend to `columns` each, and of logits at the `scored` ones."""
+    sizes = model.sizes
+    attention = 4.0 * sizes.layers * sizes.width * columns
     return rows * (2.0 * sizes.weights + attention) + 2.0 * scored * sizes.width * sizes.vocabulary
+
+
+def most_arithmetic(
+    model: LanguageModel, chunks: int, *, gradient: bool, evaluate: bool = False, uncertainty: bool = False
+) -> float:
+    """Operations that no explanation of so many chunks (or in so many samples) exceeds, whatever the prompt."""
+    positions = model.context_length
+    passes = (1 + len(SHIFTS) * uncertainty) * (1 + chunks + (1 + positions) * gradient)
+    rows = positions * (passes + (1 + STEPS * (1 + ORDERS)) * evaluate)
+    return arithmetic(model, rows, positions, rows)
+
+
+def completion_cost(model: LanguageModel, prompt: Prompt, config: CompletionConfig) -> tuple[int, Cost]:
+    """Tokens of the prompt and of all candidates, and what they take at most; raises what completing would raise."""
+    sequence = encoded(model, prompt)
+    return generation_cost(model, sequence.positions, most_generated(model, sequence, config), candidates(config))
+
+
+def candidates(config: CompletionConfig) -> int:
+    return config.best_of or config.n
+
+
+def generation_cost(model: LanguageModel, positions: int, tokens: int, branches: int) -> tuple[int, Cost]:
+    """The same for so many positions of a prompt, behind which each branch reads so many tokens."""
+    generated, columns = tokens * branches, positions + tokens
+    size = kept_bytes(model, positions + generated) + columns * columns * model.layers
+    operations = arithmetic(model, positions + generated, columns, generated)
+    return positions + generated, Cost(max(1, tokens), 0, positions + generated, size, operations)
+
+
+def reading_cost(model: LanguageModel, positions: int, target: int, times: int) -> Cost:
+    """Of reading so many positions, with a target, so many times: an upper bound where beginnings are shared."""
+    rows = positions * times
+    passes = 1 + -(-rows // ROWS_AT_ONCE)
+    size = kept_bytes(model, positions + min(rows, ROWS_AT_ONCE))
+    return Cost(passes, 0, rows, size, arithmetic(model, rows, positions, target * times))
+
+
+def kept_bytes(model: LanguageModel, rows: int) -> int:
+    """Keys and values of all layers for so many rows, and what one pass over them holds at a time."""
+    sizes = model.sizes
+    return rows * (2 * sizes.layers * sizes.keys * sizes.itemsize + sizes.bytes_per_row)
 
 
 def _bytes(asked: Plan, chunks: Sequence[int], gradient: bool) -> int:

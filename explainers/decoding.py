@@ -121,7 +121,7 @@ def completing(
     """`complete`, which pauses after each pass."""
     _check(model, config)
     sequence = encoded(model, prompt)
-    limit = _limit(model, sequence, config)
+    limit = most_generated(model, sequence, config)
     try:
         finished = yield from _Decoder(model, sequence, prompt, config, checkpoint, listen).run(limit)
     except torch.OutOfMemoryError as error:
@@ -173,7 +173,7 @@ def _check(model: LanguageModel, config: CompletionConfig) -> None:
             raise InvalidRequest(f"token ids go from 0 to {model.vocabulary_size - 1}", f"/logit_bias/{token}")
 
 
-def _limit(model: LanguageModel, sequence: TokenSequence, config: CompletionConfig) -> int:
+def most_generated(model: LanguageModel, sequence: TokenSequence, config: CompletionConfig) -> int:
     """How many tokens may be generated; all tokens but the last are read too."""
     room = model.context_length - sequence.positions
     wanted = config.maximum_tokens

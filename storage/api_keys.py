@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,8 @@ from storage.ids import time_ordered
 from storage.tables import ApiKey
 
 SCOPES = ("read", "explain", "ingest", "admin")
+LIMITS = ("request_seconds", "requests_per_minute", "seconds_per_minute", "concurrency")
+"""What a key may be limited in, by the names of its columns: null leaves it to the server, 0 is no limit."""
 MIN_SECRET_LENGTH = 16
 IN_USE = and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 USABLE = compiled(select(ApiKey).where(ApiKey.key_hash == bindparam("key_hash"), IN_USE))
@@ -33,12 +35,15 @@ async def create(
     scopes: Collection[str],
     expires_at: datetime | None = None,
     secret: str | None = None,
+    limits: Mapping[str, float | None] | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key with its secret, or with the given one (at least 16 characters).
+    """A new key with its secret, or with the given one (at least 16 characters); `limits` by the names in LIMITS.
 
-    Raises InvalidValue for an unknown scope, a time without zone or a short secret, AlreadyExists for a secret in use.
+    Raises InvalidValue for an unknown scope or limit, a time without zone or a short secret, AlreadyExists for a secret
+    in use.
     """
     _check(scopes, expires_at)
+    _check_limits(limits or {})
     secret = f"whence_{secrets.token_urlsafe(32)}" if secret is None else secret
     if len(secret) < MIN_SECRET_LENGTH:
         raise InvalidValue(f"an API key has at least {MIN_SECRET_LENGTH} characters")
@@ -49,6 +54,7 @@ async def create(
         "key_hash": digest(secret),
         "scopes": [scope for scope in SCOPES if scope in scopes],
         "expires_at": expires_at,
+        **(limits or {}),
     }
     key = await session.scalar(insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey))
     if key is None:
@@ -62,6 +68,25 @@ def _check(scopes: Collection[str], expires_at: datetime | None) -> None:
         raise InvalidValue(f"the scopes of an API key are one or more of {', '.join(SCOPES)}")
     if expires_at is not None and expires_at.tzinfo is None:
         raise InvalidValue("the time at which an API key expires needs a time zone")
+
+
+def _check_limits(limits: Mapping[str, float | None]) -> None:
+    for name, limit in limits.items():
+        if name not in LIMITS:
+            raise InvalidValue(f"the limits of an API key are {', '.join(LIMITS)}")
+        if limit is not None and not 0 <= limit < 2**31:
+            raise InvalidValue(f"{name} must be 0 (no limit) or more, and below {2**31}")
+
+
+async def change_limits(session: AsyncSession, id: UUID, limits: Mapping[str, float | None]) -> ApiKey:
+    """The key with other limits, from its next request on; those not named stay. Raises InvalidValue, NotFound."""
+    _check_limits(limits)
+    values = {"id": ApiKey.id, **limits}
+    statement = update(ApiKey).where(ApiKey.id == id).values(**values).returning(ApiKey)
+    key: ApiKey | None = await session.scalar(statement)
+    if key is None:
+        raise NotFound("no such API key")
+    return key
 
 
 def digest(secret: str) -> bytes:

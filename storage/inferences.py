@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.cells import Cells
@@ -166,6 +166,12 @@ async def set_all_truths(
     while (truths := await asyncio.to_thread(next, waiting, None)) is not None:
         outcome = outcome.plus(truths.partner_inference_ids, await set_truths(session, model_id, truths, attributes))
     return outcome
+
+
+async def count(session: AsyncSession, model_id: UUID) -> int:
+    """How many are stored."""
+    query = select(func.count()).select_from(Inference).where(Inference.model_id == model_id)
+    return int(await session.scalar(query) or 0)
 
 
 async def find(session: AsyncSession, model_id: UUID, partner_inference_id: str) -> Inference | None:

@@ -27,7 +27,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from storage.values import PlainText
@@ -90,10 +90,19 @@ class Tenant(Table):
 
 
 class ApiKey(Table):
-    """A bearer key; only the sha256 of its secret is stored. Readable by its tenant and by whoever has the secret."""
+    """A bearer key; only the sha256 of its secret is stored. Readable by its tenant and by whoever has the secret.
+
+    Its own limits go before the server's: null leaves it to the server, 0 is none at all.
+    """
 
     __tablename__ = "api_keys"
-    __table_args__ = (_of_tenant(),)
+    __table_args__ = (
+        _of_tenant(),
+        CheckConstraint(
+            "request_seconds >= 0 AND requests_per_minute >= 0 AND seconds_per_minute >= 0 AND concurrency >= 0",
+            name="limits",
+        ),
+    )
 
     tenant_id: Mapped[str] = _tenant_id()
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -103,6 +112,40 @@ class ApiKey(Table):
     created_at: Mapped[datetime] = _created_at()
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    request_seconds: Mapped[float | None]
+    requests_per_minute: Mapped[int | None]
+    seconds_per_minute: Mapped[float | None]
+    concurrency: Mapped[int | None]
+
+
+class LimitCounter(Table):
+    """What was counted in a window of so many `seconds` and in the one before; `at` is the time of the last hit, or of
+    the first one where the window begins with it, in seconds since 1970. A crash of Postgres empties it.
+    """
+
+    __tablename__ = "limit_counters"
+    __table_args__ = (_of_tenant(), {"prefixes": ["UNLOGGED"]})
+
+    tenant_id: Mapped[str] = _tenant_id()
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seconds: Mapped[int]
+    at: Mapped[float]
+    current: Mapped[int] = mapped_column(BigInteger())
+    previous: Mapped[int] = mapped_column(BigInteger(), server_default="0")
+
+
+class LimitPlaces(Table):
+    """Who holds one of a limited number of places: for each holder the time at which its place is free again, in
+    seconds since 1970; `until` is the last of them. A crash of Postgres empties it.
+    """
+
+    __tablename__ = "limit_places"
+    __table_args__ = (_of_tenant(), {"prefixes": ["UNLOGGED"]})
+
+    tenant_id: Mapped[str] = _tenant_id()
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holders: Mapped[dict[str, Any]] = mapped_column(JSONB())
+    until: Mapped[float]
 
 
 class Model(Table):
@@ -490,3 +533,33 @@ class Deployment(Table):
     input_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
     output_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
     changed_at: Mapped[datetime | None]
+
+
+class AuditEntry(Table):
+    """Who did what, and what came of it. Only added to (see the migration), and refers to no row: it outlives them all.
+
+    `status` is that of the answer, and 0 in the row that is added before a change begins; the two have one `id`.
+    `object` has what the route's path names, and the address of what was made.
+    """
+
+    __tablename__ = "audit"
+
+    tenant_id: Mapped[str] = _tenant_id()
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    status: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime] = _created_at()
+    kind: Mapped[str]
+    method: Mapped[str]
+    route: Mapped[str]
+    object: Mapped[dict[str, Any]]
+    key_id: Mapped[UUID | None]
+    key_name: Mapped[str | None]
+    request_id: Mapped[str | None]
+
+
+Index(
+    "audit_newest_idx",
+    AuditEntry.__table__.c.tenant_id,
+    AuditEntry.created_at.desc(),
+    AuditEntry.id.desc(),
+)

@@ -6,10 +6,11 @@ ends in between. The contents without a row that this may leave are swept up whe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -75,6 +76,13 @@ async def page(
     if purpose is not None:
         query = query.where(TrainingFile.purpose == purpose)
     return list(await session.scalars(query))
+
+
+async def sizes(session: AsyncSession, ids: Collection[UUID]) -> tuple[int, int]:
+    """Examples and bytes of these files together; those that do not exist have none."""
+    found = select(func.sum(TrainingFile.lines), func.sum(TrainingFile.bytes)).where(TrainingFile.id.in_(ids))
+    lines, size = (await session.execute(found)).one()
+    return int(lines or 0), int(size or 0)
 
 
 async def list_ids(session: AsyncSession) -> set[UUID]:

@@ -22,6 +22,7 @@ from explainers.errors import MissingCapability, OutOfMemory
 from explainers.influence.blocks import blocks_of
 from explainers.influence.examples import Example
 from explainers.language_model import LanguageModel
+from explainers.memory import told_alike
 from explainers.types import Checkpoint, never_stop
 from explainers.undivided import undivided
 
@@ -114,8 +115,9 @@ def answer_pass(model: LanguageModel, batch: Batch, embeddings: Tensor | None = 
         raise MissingCapability(f"{model.architecture} has no output layer whose rows could be chosen")
     read: dict[str, Tensor] = {"input_ids": batch.ids} if embeddings is None else {"inputs_embeds": embeddings}
     middle = blocks_of(network)[1][middle_layer(model) - 1]
-    with _scoring(head, batch) as rows, _leaving(middle, batch) as questions:
+    with told_alike(), _scoring(head, batch) as rows, _leaving(middle, batch) as questions:
         output = network(**read, attention_mask=batch.mask, use_cache=False)
+    model.passes.ran(batch.ids.numel())
     logits: Tensor = output.logits
     if len(rows) != 1 or len(questions) != 1 or logits.shape[:2] != (1, len(batch.rows)):
         raise MissingCapability(f"{model.architecture} does not make its logits by one output layer")
@@ -205,5 +207,6 @@ def _fitting(model: LanguageModel, examples: list[Example], checkpoint: Checkpoi
         if len(examples) == 1:
             reason = f"an example of {len(examples[0].ids)} tokens does not fit into the memory of the device"
             raise OutOfMemory(reason) from error
+    model.passes.halvings += 1
     half = len(examples) // 2
     return _fitting(model, examples[:half], checkpoint) + _fitting(model, examples[half:], checkpoint)

@@ -8,7 +8,6 @@ average, which is reported.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
+from explainers import clock
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.predictors.artifact import library
 from explainers.sequence_classifier import SequenceClassifier
@@ -45,7 +45,7 @@ def attribute(
     config = config or IntegratedGradientsConfig()
     if config.steps < 2:
         raise InvalidRequest("integrated gradients need at least 2 steps")
-    started, encoding = time.perf_counter(), model.encode(text)
+    started, encoding = clock.working(), model.encode(text)
     ids, there, types = model.tensors([encoding])
     masked, name = _masked(model, encoding, ids)
     with torch.inference_mode():
@@ -62,7 +62,7 @@ def attribute(
         "completeness_error": float(np.abs(missed).max()),
         "outside_pieces": rest.tolist(),
         "forwards": config.steps * len(model.outputs) + 2,
-        "seconds": time.perf_counter() - started,
+        "seconds": clock.working() - started,
         "output": model.space,
         "prediction": ends[0].tolist(),
         "warnings": [],

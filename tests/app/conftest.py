@@ -43,11 +43,11 @@ class Running:
         server: Server = self.app.state.server
         return server
 
-    async def key(self, *scopes: str, tenant: str = "default") -> dict[str, str]:
-        """Headers with a new key."""
+    async def key(self, *scopes: str, tenant: str = "default", **limits: float) -> dict[str, str]:
+        """Headers with a new key, and its own limits."""
         async with self.server.explainer.database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
-            _, secret = await api_keys.create(session, tenant=tenant, name="test", scopes=scopes)
+            _, secret = await api_keys.create(session, tenant=tenant, name="test", scopes=scopes, limits=limits)
         return {"Authorization": f"Bearer {secret}"}
 
     async def add(self, folder: Path, name: str = "tiny-lm", tenant: str = "default") -> None:

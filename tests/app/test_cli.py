@@ -100,12 +100,22 @@ def test_a_key_takes_scopes_tenant_and_expiry(run: Run) -> None:
     assert [key["name"] for key in objects(run("keys", "list", "--tenant", "lab", "--json"))] == ["temporary"]
 
 
+def test_a_key_has_limits_of_its_own(run: Run) -> None:
+    made = objects(run("keys", "create", "limited", "--rate", "60", "--budget", "2.5", "--json"))[0]
+    named = ("requests_per_minute", "seconds_per_minute", "concurrency", "request_seconds")
+    assert [made[name] for name in named] == [60, 2.5, None, None]
+    changed = objects(run("keys", "limit", made["id"], "--rate", "0", "--concurrency", "4", "--largest", "9", "--json"))
+    assert [changed[0][name] for name in named] == [0, 2.5, 4, 9.0] and "secret" not in changed[0]
+    assert run("keys", "create", "x", "--rate", "-1").returncode == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["keys", "create", "x", "--expires", "soon"], "--expires"),
         (["keys", "create", "x", "--tenant", "No Slug"], "tenant"),
         (["keys", "revoke", "00000000-0000-0000-0000-000000000000"], "no such API key"),
+        (["keys", "limit", "00000000-0000-0000-0000-000000000000", "--rate", "1"], "no such API key"),
         (["models", "remove", "nothing"], "no such model"),
         (["models", "add", "x", "/nowhere", "--kind", "causal-lm"], "no file or folder /nowhere"),
         (["check", "nothing"], "no model 'nothing'"),

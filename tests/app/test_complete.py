@@ -263,14 +263,14 @@ async def test_the_device_stops_when_the_client_goes_away(running: Running, monk
     pieces: list[object] = []
     run = use_case.run
 
-    async def counted(*arguments: Any) -> Any:
+    async def counted(*arguments: Any, **named: Any) -> Any:
         *others, listen = arguments
 
         def heard(event: object) -> None:
             pieces.append(event)
             listen(event)
 
-        return await run(*others, heard)  # type: ignore[arg-type]
+        return await run(*others, heard, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(use_case, "run", counted)
     body = {"model": "tiny-lm", "prompt": PROMPT, "minimum_tokens": 999, "temperature": 1.0, "n": 32, "stream": True}

@@ -196,12 +196,14 @@ async def test_a_dry_run_computes_nothing(running: Running, artifact: Path, monk
     path = f"{MODELS}/{id}/inferences/u-0/explanation"
 
     async def cost(**parameters: Any) -> Any:
-        return (await running.client.get(path, params={"dry_run": "true", **parameters})).json()
+        told = (await running.client.get(path, params={"dry_run": "true", **parameters})).json()
+        assert told["cost"]["forwards"] == told["predictions"] and told["cost"]["seconds"] > 0
+        return told["predictions"]
 
-    assert await cost() == {"predictions": 60} and await cost(n_samples=200) == {"predictions": 200}
-    assert await cost(algorithm="shap") == {"predictions": 50 + 1 + 50 * 6}
+    assert await cost() == 60 and await cost(n_samples=200) == 200
+    assert await cost(algorithm="shap") == 50 + 1 + 50 * 6
     answer = await running.client.post(f"{MODELS}/{id}/what_if", json=tried() | {"dry_run": True})
-    assert answer.json() == {"predictions": 61} and not calls
+    assert answer.json()["predictions"] == 61 and not calls
     assert (await running.client.get(f"{MODELS}/{id}/inferences/x/explanation?dry_run=true")).status_code == 404
     wrong = await running.client.post(f"{MODELS}/{id}/what_if", json={"model_pipeline_input": [], "dry_run": True})
     assert wrong.status_code == 400

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.explain import Explained, Forecasted
+from app.wire import COST, CostFields
 from explainers.types import Attribution, Feature, Image, Prompt, Span, Text, Tile
 
 Score = dict[str, Any] | float
@@ -115,6 +116,7 @@ class DryRunResponse(BaseModel):
         "before the first.",
         examples=[0.021],
     )
+    cost: CostFields = COST
 
 
 class ExplainResponse(BaseModel):
@@ -194,6 +196,7 @@ def dry_run_answer(found: Forecasted) -> dict[str, Any]:
         "rows": cost.rows,
         "bytes": cost.bytes,
         "seconds": found.seconds,
+        "cost": asdict(found.cost),
     }
 
 

@@ -13,7 +13,7 @@ from app.complete import complete_prompt, stream_completion
 from app.dependencies import Asker, JsonResponse, ServerState, keyed_router, while_connected
 from app.dialects.aleph_alpha.chat_schemas import ChatRequest, ChatResponse, chat_answer, chat_events
 from app.errors import problems
-from app.streams import event_stream
+from app.streams import event_stream, streamed_as
 
 MESSAGES = [{"role": "user", "content": "Oslo is in Norway. Where is Oslo?"}]
 
@@ -34,19 +34,16 @@ ChatBody = Annotated[
 ]
 Nice = Annotated[bool, Query(description="Queue behind all requests that are not nice.", examples=[True])]
 
-EVERY = (400, 401, 403, 404, 409, 413, 415, 503)
+EVERY = (400, 401, 403, 404, 409, 413, 415, 429, 503)
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, one line `data: {...}` and an empty line per event: the role, "
         "pieces of text as they become certain, the reason of the end.",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'data: {"object":"chat.completion.chunk","model":"demo-lm","choices":[{"index":0,'
-                '"delta":{"content":" Norway"},"finish_reason":null}]}\n\n',
-            }
-        },
+        "content": streamed_as(
+            '{"object":"chat.completion.chunk","model":"demo-lm","choices":[{"index":0,'
+            '"delta":{"content":" Norway"},"finish_reason":null}]}'
+        ),
     }
 }
 
@@ -68,7 +65,7 @@ async def chat(request: Request, server: ServerState, caller: Asker, body: ChatB
     The messages are put together by the chat template that came with the model; a model without one is refused.
     """
     asked = body.to_domain()
-    explainer, tenant = server.explainer, caller.tenant
+    explainer, tenant = server.explainer_for(caller), caller.tenant
     completion = await while_connected(request, as_completion(explainer, tenant, asked))
     if not body.stream:
         work = complete_prompt(explainer, tenant, completion, nice=nice)

@@ -20,7 +20,7 @@ from app.dialects.aleph_alpha.completion_answers import (
 from app.dialects.aleph_alpha.completion_schemas import CompleteRequest, EvaluateRequest
 from app.errors import problems
 from app.evaluate import evaluate_completion
-from app.streams import event_stream
+from app.streams import event_stream, streamed_as
 
 SENTENCES = "Oslo is in Norway. Rome is in Italy. Oslo is in"
 SUPPRESSED = {"type": "text", "data": SENTENCES, "controls": [{"start": 0, "length": 18, "factor": 0.1}]}
@@ -75,22 +75,14 @@ CompleteBody = Annotated[
 ]
 Nice = Annotated[bool, Query(description="Queue behind all requests that are not nice.", examples=[True])]
 
-EVERY = (400, 401, 403, 404, 409, 413, 415, 503)
+EVERY = (400, 401, 403, 404, 409, 413, 415, 429, 503)
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The completions; with `stream`, one line `data: {...}` and an empty line per event: "
         "`stream_chunk`s as text becomes certain, a `stream_summary` at the end of each completion, and last a "
         "`completion_summary`.",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'data: {"type":"stream_chunk","index":0,"completion":" Norway"}\n\n'
-                'data: {"type":"stream_summary","index":0,"model_version":"sha256:5f1c0a",'
-                '"finish_reason":"end_of_text"}\n\n'
-                'data: {"type":"completion_summary","num_tokens_prompt_total":13,"num_tokens_generated":2}\n\n',
-            }
-        },
+        "content": streamed_as('{"type":"stream_chunk","index":0,"completion":" Norway"}'),
     }
 }
 
@@ -121,7 +113,7 @@ async def evaluate(
     the one without.
     """
     asked = body.to_domain()
-    work = evaluate_completion(server.explainer, caller.tenant, asked, nice=nice)
+    work = evaluate_completion(server.explainer_for(caller), caller.tenant, asked, nice=nice)
     return JsonResponse(evaluate_answer(await while_connected(request, work)))
 
 
@@ -137,7 +129,7 @@ async def complete(
     """
     asked = body.to_domain()
     if not body.stream:
-        work = complete_prompt(server.explainer, caller.tenant, asked, nice=nice)
+        work = complete_prompt(server.explainer_for(caller), caller.tenant, asked, nice=nice)
         return JsonResponse(complete_answer(await while_connected(request, work), body))
-    events = stream_completion(server.explainer, caller.tenant, asked, nice=nice)
+    events = stream_completion(server.explainer_for(caller), caller.tenant, asked, nice=nice)
     return await event_stream(request, complete_events(events, body), lambda problem: {**problem, "type": "error"})

@@ -126,7 +126,7 @@ def explain_routes(prefix: str) -> list[BaseRoute]:
     keyed.post(
         "/explain",
         summary="Explain a completion",
-        responses=ACCEPTED | problems(*EVERY, 409, 503),
+        responses=ACCEPTED | problems(*EVERY, 409, 429, 503),
         response_model=ExplainResponse | DryRunResponse,
     )(explain)
     keyed.post("/tokenize", summary="Tokenize a text", responses=problems(*EVERY), response_model=TokenizeResponse)(
@@ -166,15 +166,13 @@ async def explain(
     With `Prefer: respond-async` the answer is a job, at once. Without it, work that is not ready within the server's
     deadline goes on as the job that the 409 names.
     """
-    order = Order(body.to_domain(), body.fresh)
+    order, explainer = Order(body.to_domain(), body.fresh), server.explainer_for(caller)
     if body.dry_run:
         found = forecast_completion(server.explainer, caller.tenant, order.question)
         return JsonResponse(dry_run_answer(await while_connected(request, found)))
     if prefers_async(prefer):
-        return accepted(await submit(server.jobs, caller.tenant, order))
-    answer = await while_connected(
-        request, explain_or_submit(server.explainer, server.jobs, caller.tenant, order, nice=nice)
-    )
+        return accepted(await submit(explainer, server.jobs, caller.tenant, order))
+    answer = await while_connected(request, explain_or_submit(explainer, server.jobs, caller.tenant, order, nice=nice))
     return JsonResponse(explain_answer(answer, order.question.prompt))
 
 

@@ -37,6 +37,7 @@ from app.dialects.arthur.explanation_schemas import (
     Listing,
     WhatIfAnswer,
     WhatIfBody,
+    cost_answer,
     enrichment_answer,
     explanation_answer,
     what_if_answer,
@@ -76,8 +77,8 @@ def explanation_routes() -> list[BaseRoute]:
     keyed = keyed_router(TAG)
     one = MODELS + "/{model_id}"
     by_id = MODELS + "/{model_id:uuid}"  # a name with slashes, as in GET /models/{name}, is none
-    known, written = problems(401, 403, 404), problems(400, 401, 403, 404, 413, 415)
-    asked: Any = {"responses": problems(400, 401, 403, 404, 413, 415, 503)}
+    known, written = problems(401, 403, 404), problems(400, 401, 403, 404, 413, 415, 429)
+    asked: Any = {"responses": problems(400, 401, 403, 404, 413, 415, 429, 503)}
     keyed.get(
         by_id + "/inferences/{inference:path}/explanation", summary="Explain an inference",
         response_model=ExplanationAnswer | CostAnswer, **asked,
@@ -132,8 +133,10 @@ async def explanation(
     """
     if dry_run:
         count = forecast_inference(server.explainer, caller.tenant, str(model_id), inference, algorithm, n_samples)
-        return JsonResponse({"predictions": await while_connected(request, count)})
-    work = explain_inference(server.explainer, caller.tenant, str(model_id), inference, algorithm, n_samples)
+        return JsonResponse(cost_answer(await while_connected(request, count)))
+    work = explain_inference(
+        server.explainer_for(caller), caller.tenant, str(model_id), inference, algorithm, n_samples
+    )
     found = await while_connected(request, work)
     return JsonResponse(explanation_answer(found, Listing(sort, page, page_size, uncertainty)))
 
@@ -153,8 +156,8 @@ async def try_row(
     asked: Any = {"algorithm": body.algorithm, "original": body.compare_to}
     if body.dry_run:
         count = forecast_what_if(server.explainer, caller.tenant, model_id, body.given(), **asked)
-        return JsonResponse({"predictions": await while_connected(request, count)})
-    work = what_if(server.explainer, caller.tenant, model_id, body.given(), **asked)
+        return JsonResponse(cost_answer(await while_connected(request, count)))
+    work = what_if(server.explainer_for(caller), caller.tenant, model_id, body.given(), **asked)
     return JsonResponse(what_if_answer(await while_connected(request, work)))
 
 
@@ -211,7 +214,7 @@ async def apply(
     server: ServerState, caller: Ingester, model_id: str, change: EnrichmentChange, uploads: Mapping[str, Any]
 ) -> None:
     await configure(
-        server.explainer,
+        server.explainer_for(caller),
         caller.tenant,
         model_id,
         enabled=change.enabled,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StrictBool, StringConstraints
 
+from app.costs import Cost
 from app.explainability import DEFAULTS, State
 from app.on_demand import WhatIf
 from app.scores import Explanation
-from app.wire import Array, Wire
+from app.wire import COST, Array, CostFields, Wire
 from explainers.errors import InvalidRequest
 
 EnrichmentName = Literal["explainability", "anomaly_detection", "hotspots", "bias_mitigation"]
@@ -99,6 +101,11 @@ class CostAnswer(BaseModel):
     """What an answer would take."""
 
     predictions: int = Field(description="Rows or texts the model would be asked for, at most.", examples=[20441])
+    cost: CostFields = COST
+
+
+def cost_answer(cost: Cost) -> dict[str, Any]:
+    return {"predictions": cost.forwards, "cost": asdict(cost)}
 
 
 class PipelineInput(Wire):

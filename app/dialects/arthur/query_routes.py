@@ -71,19 +71,19 @@ class QueryResponse(BaseModel):
 
 
 def query_routes() -> list[BaseRoute]:
-    keyed = keyed_router("Query (Arthur's wire)")
-    refused: Any = {"response_model": QueryResponse, "responses": problems(400, 401, 403, 404, 413, 415)}
-    keyed.post("/query", summary="Query stored inferences", **refused)(ask)
+    keyed, counted = keyed_router("Query (Arthur's wire)"), keyed_router("Query (Arthur's wire)", counted=True)
+    refused: Any = {"response_model": QueryResponse, "responses": problems(400, 401, 403, 404, 413, 415, 429)}
+    counted.post("/query", summary="Query stored inferences", **refused)(ask)
     of_model = MODELS + "/{model_id}/inferences/query"
-    keyed.post(of_model, summary="Query a model's inferences", **refused)(ask_model)
-    keyed.post(of_model + "/data_drift", summary="Drift between two sets of rows", **refused)(ask_drift)
+    counted.post(of_model, summary="Query a model's inferences", **refused)(ask_model)
+    counted.post(of_model + "/data_drift", summary="Drift between two sets of rows", **refused)(ask_drift)
     table = of_model + "/data_drift_psi_bucket_calculation_table"
-    keyed.post(table, summary="The bins of a stability index", **refused)(ask_drift_table)
+    counted.post(table, summary="The bins of a stability index", **refused)(ask_drift_table)
     keyed.get(
         MODELS + "/{model_id:uuid}/inferences/query/{partner_inference_id:path}",
         summary="Get an inference", response_model=QueryResponse, responses=problems(400, 401, 403, 404),
     )(one_inference)  # fmt: skip
-    return keyed.routes
+    return [*counted.routes, *keyed.routes]
 
 
 async def ask(

@@ -40,14 +40,14 @@ class FilePage(BaseModel):
 
 
 def file_routes() -> list[BaseRoute]:
-    keyed = keyed_router("Training files")
+    keyed, counted = keyed_router("Training files"), keyed_router("Training files", counted=True)
     one = problems(401, 403, 404)
-    keyed.post(
+    counted.post(
         "/files",
         summary="Send a training file",
         response_model=FileObject,
         status_code=201,
-        responses=problems(400, 401, 403, 413, 415),
+        responses=problems(400, 401, 403, 413, 415, 429),
         openapi_extra={"requestBody": {"required": True, "content": {MULTIPART: FORM}}},
     )(upload)
     keyed.get("/files", summary="List training files", response_model=FilePage, responses=problems(400, 401, 403))(
@@ -58,7 +58,7 @@ def file_routes() -> list[BaseRoute]:
     keyed.delete("/files/{id}", summary="Remove a training file", status_code=204, responses=one | problems(409))(
         remove
     )
-    return keyed.routes
+    return [*counted.routes, *keyed.routes]
 
 
 async def upload(request: Request, server: ServerState, caller: Ingester) -> Response:

@@ -65,6 +65,6 @@ async def attribute(request: Request, server: ServerState, caller: Asker, body: 
 
     async def work() -> Explained:
         asked = await settle(server.explainer, caller.tenant, body.to_domain(), server.settings.context_model)
-        return await attribute_or_go_on(server.explainer, server.jobs, caller.tenant, asked)
+        return await attribute_or_go_on(server.explainer_for(caller), server.jobs, caller.tenant, asked)
 
     return JsonResponse(context_answer(await while_connected(request, work()), body))

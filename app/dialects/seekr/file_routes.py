@@ -67,12 +67,12 @@ def form(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def file_routes() -> list[BaseRoute]:
-    flow = flow_router()
-    sent, one = problems(400, 401, 403, 413, 415), problems(401, 403, 404)
-    flow.put(FILES, summary="Send a training file", response_model=FileObject, responses=sent, openapi_extra=form(ONE))(
-        upload
-    )
-    flow.put(
+    flow, counted = flow_router(), flow_router(counted=True)
+    sent, one = problems(400, 401, 403, 413, 415, 429), problems(401, 403, 404)
+    counted.put(
+        FILES, summary="Send a training file", response_model=FileObject, responses=sent, openapi_extra=form(ONE)
+    )(upload)
+    counted.put(
         "/v1/flow/bulk_files",
         summary="Send several training files",
         response_model=list[FileObject],
@@ -91,7 +91,7 @@ def file_routes() -> list[BaseRoute]:
     flow.delete(
         FILES + "/{id}", summary="Remove a training file", response_model=DeletedFile, responses=one | problems(409)
     )(remove)
-    return flow.routes
+    return [*counted.routes, *flow.routes]
 
 
 async def upload(request: Request, server: ServerState, caller: Ingester) -> Response:

@@ -30,7 +30,7 @@ from app.dialects.seekr.inference_answers import (
 from app.dialects.seekr.inference_schemas import Answering, FlowChatRequest, FlowCompletionRequest
 from app.dialects.seekr.router import flow_router
 from app.errors import Responses, problems
-from app.streams import done_stream
+from app.streams import done_stream, streamed_as
 from explainers.types import Text
 from storage.errors import StorageError
 
@@ -64,9 +64,8 @@ CompletionBody = Annotated[
 
 
 def events_like(example: str) -> Responses:
-    shown = {"schema": {"type": "string"}, "example": f"data: {example}\n\ndata: [DONE]\n\n"}
     told = "The answer; with `stream`, one line `data: {...}` and an empty line per event, and `data: [DONE]` last."
-    return {200: {"description": told, "content": {"text/event-stream": shown}}}
+    return {200: {"description": told, "content": streamed_as(example)}}
 
 
 CHAT_EVENTS = events_like(
@@ -127,7 +126,7 @@ def telling(body: FlowChatRequest | FlowCompletionRequest, asked: Completion) ->
 
 
 async def completed(request: Request, server: Server, caller: Caller, asked: Completion) -> Completed:
-    found = await while_connected(request, complete_prompt(server.explainer, caller.tenant, asked))
+    found = await while_connected(request, complete_prompt(server.explainer_for(caller), caller.tenant, asked))
     await note(server, caller, asked, found)
     return found
 
@@ -136,7 +135,7 @@ async def streamed(
     request: Request, server: Server, caller: Caller, body: Answering, asked: Completion, delta: Delta, kind: str
 ) -> Response:
     async def counted() -> AsyncGenerator[Event, None]:
-        async with aclosing(stream_completion(server.explainer, caller.tenant, asked)) as events:
+        async with aclosing(stream_completion(server.explainer_for(caller), caller.tenant, asked)) as events:
             async for event in events:
                 if isinstance(event, Completed):
                     await note(server, caller, asked, event)

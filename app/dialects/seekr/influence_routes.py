@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.accepted import ACCEPTED, Prefer, accepted, prefers_async
-from app.dependencies import Asker, JsonResponse, Server, ServerState, while_connected
+from app.dependencies import Asker, Caller, JsonResponse, Server, ServerState, while_connected
 from app.dialects.seekr.influence_schemas import (
     InfluenceForecast,
     InfluenceRequest,
@@ -67,7 +67,7 @@ Limit = Annotated[
 
 def influence_routes() -> list[BaseRoute]:
     flow = flow_router()
-    refused = problems(400, 401, 403, 404, 409)
+    refused = problems(400, 401, 403, 404, 409, 413, 429)
     flow.get(
         BY_PARAMETERS,
         summary="Training pairs behind an answer (vendor's route)",
@@ -78,7 +78,7 @@ def influence_routes() -> list[BaseRoute]:
         "/influence",
         summary="Training pairs behind an answer",
         response_model=InfluenceResponse | InfluenceForecast,
-        responses=ACCEPTED | refused | problems(413, 415),
+        responses=ACCEPTED | refused | problems(415),
     )(influence)
     return flow.routes
 
@@ -99,7 +99,7 @@ async def influential_data(
     As `POST /influence`, by query parameters; longer questions than a URL holds need that route.
     """
     asked = question_of(model_id, question, answer, system_prompt)
-    return await answered(request, server, caller.tenant, asked, most_of(k, limit))
+    return await answered(request, server, caller, asked, most_of(k, limit))
 
 
 async def influence(
@@ -119,13 +119,14 @@ async def influence(
         return JsonResponse(forecast_answer(await while_connected(request, forecast(server, caller.tenant, asked))))
     if prefers_async(prefer):
         resolved = await named(server.explainer, caller.tenant, asked)
-        return accepted(await submit_trace(server.explainer, server.jobs, caller.tenant, resolved))
-    return await answered(request, server, caller.tenant, asked, body.most)
+        return accepted(await submit_trace(server.explainer_for(caller), server.jobs, caller.tenant, resolved))
+    return await answered(request, server, caller, asked, body.most)
 
 
-async def answered(request: Request, server: Server, tenant: str, asked: Question, most: int) -> Response:
-    resolved = await named(server.explainer, tenant, asked)
-    found = await while_connected(request, trace_or_submit(server.explainer, server.jobs, tenant, resolved))
+async def answered(request: Request, server: Server, caller: Caller, asked: Question, most: int) -> Response:
+    explainer, tenant = server.explainer_for(caller), caller.tenant
+    resolved = await named(explainer, tenant, asked)
+    found = await while_connected(request, trace_or_submit(explainer, server.jobs, tenant, resolved))
     return JsonResponse(influence_answer(found, most))
 
 

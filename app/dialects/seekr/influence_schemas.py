@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool
 
 from app.influence import MOST_RESULTS, Forecast, Found, Question
-from app.wire import Wire
+from app.wire import COST, CostFields, Whole, Wire
 
 RESULTS = 5
 """Results, unless asked otherwise."""
 VERSION = "v0"
 
-Most = Annotated[int, Field(strict=True, ge=1, le=MOST_RESULTS)]
+Most = Annotated[Whole, Field(ge=1, le=MOST_RESULTS)]
 
 
 class InfluenceRequest(Wire):
@@ -112,6 +113,7 @@ class InfluenceForecast(BaseModel):
     bytes: int = Field(description="Size of the index.", examples=[1_400_000])
     seconds: float | None = Field(description="By former answers of this model; null before one.", examples=[0.8])
     model_digest: str = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
+    cost: CostFields = COST
 
 
 def influence_answer(found: Found, most: int) -> dict[str, Any]:
@@ -131,4 +133,4 @@ def influence_answer(found: Found, most: int) -> dict[str, Any]:
 
 def forecast_answer(forecast: Forecast) -> dict[str, Any]:
     names = ("tokens", "forwards", "pairs", "bytes", "seconds", "model_digest")
-    return {"dry_run": True} | {name: getattr(forecast, name) for name in names}
+    return {"dry_run": True, "cost": asdict(forecast.cost)} | {name: getattr(forecast, name) for name in names}

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.dependencies import KeyedRoute
+from app.dependencies import CountedRoute, KeyedRoute
 from app.errors import ProblemResponse, headers_for
 from app.refusals import QueueFull
 
@@ -30,5 +30,9 @@ class FlowRoute(KeyedRoute):
         return handle
 
 
-def flow_router() -> APIRouter:
-    return APIRouter(route_class=FlowRoute, tags=[TAG])
+class CountedFlowRoute(FlowRoute, CountedRoute):
+    """One whose work is the database's."""
+
+
+def flow_router(*, counted: bool = False) -> APIRouter:
+    return APIRouter(route_class=CountedFlowRoute if counted else FlowRoute, tags=[TAG])
