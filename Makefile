@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$(call suits,$$python) && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev clients demo test check bench image-check python
+.PHONY: help setup dev clients demo test check bench image-check openapi python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ clients: python
 
 demo: setup ## set up and start the server with the demo models (ARGS="--port 9000")
 	@exec $(VENV)/bin/whence demo $(ARGS)
+
+openapi: setup ## write docs/openapi.json anew from the application
+	@$(VENV)/bin/whence openapi > docs/.openapi.json && mv docs/.openapi.json docs/openapi.json
 
 check: dev ## format, lint, types and import contracts, without the tests
 	@echo '== format' && $(VENV)/bin/python -m ruff format --check .

@@ -7,7 +7,6 @@ shard under way at most.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -18,6 +17,7 @@ from app.explain import Explainer
 from app.explainability import Config, State, scorer_of, state_of
 from app.flights import Watch
 from app.monitored import Monitored, find_active
+from app.runtime import Spent
 from app.scores import rows_of
 from app.scoring import Outcome, Scorer, checked
 from explainers.types import Checkpoint
@@ -81,17 +81,19 @@ class Backfill:
                 shard = await scores.lacking(session, self.wanted(after), limit=self.shard_rows)
 
     async def explained(self, shard: Sequence[Any]) -> list[Outcome]:
-        scorer, ids = self.scorer, [row.partner_inference_id for row in shard]
+        scorer, spent, ids = self.scorer, Spent(), [row.partner_inference_id for row in shard]
         cells = scorer.reading.cells(shard)
 
-        def work(checkpoint: Checkpoint) -> tuple[list[Outcome], float]:
-            started = time.perf_counter()
-            return scorer.explain(self.config.algorithm, cells, ids, checkpoint), time.perf_counter() - started
+        def work(checkpoint: Checkpoint) -> list[Outcome]:
+            return scorer.explain(self.config.algorithm, cells, ids, checkpoint)
 
-        outcomes, seconds = await self.explainer.runtime.run(work, Priority(nice=True))
-        self.shard_rows = rows_of_next(len(shard), seconds)
+        outcomes = await self.explainer.runtime.run(work, Priority(nice=True), spent=spent)
+        self.shard_rows = rows_of_next(len(shard), spent.seconds)
         predictions = len(shard) * scorer.predictions(self.config.algorithm)
-        self.explainer.rates.note(stored_speed(scorer.predictor.digest, self.config.algorithm), predictions, seconds)
+        self.explainer.rates.note(
+            stored_speed(self.job.tenant_id, scorer.predictor.digest, self.config.algorithm), predictions, spent.seconds
+        )
+        self.explainer.meters.explained_rows.labels(self.config.algorithm).inc(len(shard))
         return checked(outcomes, scorer.reading.predicted(cells))
 
     async def store(self, session: Any, shard: Sequence[Any], outcomes: Sequence[Outcome], steps: Steps) -> bool:

@@ -1,4 +1,4 @@
-"""The `whence` command: serve, demo, worker, keys, models, check.
+"""The `whence` command: serve, demo, worker, keys, models, audit, check, openapi, migrate, backup, restore.
 
 Every command works beside a running server: it opens the same database (the embedded one is shared by all processes on
 a data directory), writes, and leaves; the server sees a new key or model without a restart.
@@ -10,14 +10,19 @@ need them. Failures are one line on stderr and exit status 1 (2 for a misused op
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.console import AsJson, DataDir, Name, Row, Tenant, opened, settings_from, show
+from app.audit_commands import audit_commands
+from app.backup import back_up, bring_back
+from app.console import AsJson, DataDir, Name, Row, Tenant, opened, settings_from, show, with_database
 from app.demo import CONTEXT_MODEL, prepare_demo
 from app.refusals import Refusal
 from app.registry import explainer_of, key_commands, model_commands
@@ -37,6 +42,7 @@ program = typer.Typer(
 )
 program.add_typer(key_commands, name="keys")
 program.add_typer(model_commands, name="models")
+program.add_typer(audit_commands, name="audit")
 
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
@@ -83,11 +89,64 @@ def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, no_work
 
 
 @program.command()
+def openapi() -> None:
+    """Print the description of the API, as a server has it at /openapi.json."""
+    from app.main import create_app  # noqa: PLC0415 - brings PyTorch and the web server
+
+    typer.echo(json.dumps(create_app(Settings()).openapi(), indent=2, sort_keys=True, ensure_ascii=False))
+
+
+@program.command()
 def worker(data_dir: DataDir = None) -> None:
     """Work on jobs until stopped, beside a server or for one on another machine."""
     from app.serving import run_worker  # noqa: PLC0415 - brings PyTorch and the web server
 
     run_worker(settings_from(data_dir=data_dir))
+
+
+@program.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database to this version's schema and leave. `serve` and `worker` do so too when they start."""
+    with_database(data_dir, nothing)
+    typer.echo("the database has this version's schema")
+
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        help="postgresql://role:password@host/name of a superuser, or a role with BYPASSRLS.",
+        show_default="the embedded one",
+    ),
+]
+
+
+@program.command()
+def backup(file: Path, data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Write everything that is kept into one new FILE, while the server goes on.
+
+    Of a database of your own (WHENCE_DATABASE_URL) the URL is needed of a role that sees all tenants' rows.
+    """
+    settings = settings_from(data_dir=data_dir)
+    show([asdict(back_up(settings.data_dir, whole_url(settings, database_url), file))], as_json=as_json)
+
+
+@program.command()
+def restore(file: Path, data_dir: DataDir = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Fill an empty data directory, and an empty database, from FILE; then start the server on them."""
+    settings = settings_from(data_dir=data_dir)
+    show([asdict(bring_back(file, settings.data_dir, whole_url(settings, database_url)))], as_json=as_json)
+
+
+def whole_url(settings: Settings, url: str | None) -> str | None:
+    """The URL to dump by; raises Refusal where the database is not the embedded one and none was given."""
+    if url is None and settings.database_url is not None:
+        raise Refusal("WHENCE_DATABASE_URL is set: name with --database-url a role that sees all tenants' rows")
+    return url
+
+
+async def nothing(_: Database) -> None:
+    """Opening the database has done it."""
 
 
 @program.command()

@@ -17,12 +17,12 @@ from app.device import Priority
 from app.explain import Explainer
 from app.models import find_model, language_model, registration_of
 from app.refusals import Conflict
-from app.runtime import Registration
-from app.turns import Spent, take_turns, timed
+from app.runtime import Registration, Spent
+from app.turns import take_turns
 from explainers.cost import candidates
-from explainers.decoding import Completion, CompletionConfig, Completions, Listener, Piece, Steps, completing, nobody
+from explainers.decoding import Completion, CompletionConfig, Completions, Listener, Piece, completing, nobody
 from explainers.language_model import LanguageModel
-from explainers.types import Checkpoint, Prompt
+from explainers.types import Prompt
 
 Outcome = TypeVar("Outcome")
 
@@ -130,12 +130,32 @@ async def run(
     spent: Spent | None = None,
 ) -> Completed:
     """Generates on the device thread, where `listen` is called too."""
-
-    def start(checkpoint: Checkpoint) -> Steps[Completions]:
-        return completing(model, asked.prompt, asked.config, checkpoint, listen)
-
-    completions = await take_turns(explainer.runtime, timed(start, spent or Spent()), priority)
+    told = Once(listen)
+    completions = await take_turns(
+        explainer.runtime,
+        lambda checkpoint: completing(model, asked.prompt, asked.config, checkpoint, told.from_the_start()),
+        priority,
+        spent=spent,
+    )
     return Completed(model.digest, completions)
+
+
+class Once:
+    """Tells a listener every event once, also where the work has to begin again: it says the same again then."""
+
+    def __init__(self, listen: Listener) -> None:
+        self.listen = listen
+        self.told = self.heard = 0
+
+    def from_the_start(self) -> Listener:
+        self.heard = 0
+        return self.hear
+
+    def hear(self, event: Piece | Completion) -> None:
+        self.heard += 1
+        if self.heard > self.told:
+            self.told = self.heard
+            self.listen(event)
 
 
 async def within_deadline(explainer: Explainer, work: Awaitable[Outcome]) -> Outcome:

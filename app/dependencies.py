@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from app.admission import Gate, Limits
+from app.audit import Audit
 from app.costs import Cost, known
+from app.device import ASKED_BY
 from app.explain import Explainer
 from app.jobs import Jobs
 from app.login import token_owner
+from app.metrics import Metrics
+from app.readiness import Readiness
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
 from app.tokens import is_token
 from storage import api_keys
+from storage.audit import Entry, Kind
 
 Answer = TypeVar("Answer")
 
@@ -48,7 +55,10 @@ class Server:
     settings: Settings
     explainer: Explainer
     jobs: Jobs
+    audit: Audit
     limits: Limits
+    readiness: Readiness
+    metrics: Metrics
 
     def explainer_for(self, caller: Caller) -> Explainer:
         """What answers this caller, within the limits of its key."""
@@ -90,9 +100,15 @@ async def authenticate(request: Request) -> Caller:
     row = await key_of(request)
     if row is None:
         raise Unauthorized("a valid API key is needed: Authorization: Bearer <key>")
-    limits = server_of(request).limits.of(row)
-    caller = Caller(row.tenant_id, str(row.id), row.name, frozenset(row.scopes), limits)
+    return remember(request, row)
+
+
+def remember(request: Request, key: Any) -> Caller:
+    """The owner of the request, for all who ask later."""
+    limits = server_of(request).limits.of(key)
+    caller = Caller(key.tenant_id, str(key.id), key.name, frozenset(key.scopes), limits)
     request.state.caller = caller
+    ASKED_BY.set((caller.tenant, caller.key))
     return caller
 
 
@@ -122,16 +138,24 @@ def cookie_token(request: Request) -> str:
     return token if is_token(token) else ""
 
 
-def allowed(*scopes: str) -> Callable[..., Awaitable[Caller]]:
+@dataclass(frozen=True, slots=True)
+class Allowed:
     """A dependency: the caller, whose key has one of these scopes."""
 
-    async def caller(request: Request, _: Annotated[Any, Security(bearer)]) -> Caller:
-        found = await authenticate(request)
-        if not found.may(*scopes):
-            raise Forbidden(f"this key lacks the scope: {' or '.join(scopes)}")
-        return found
+    scopes: tuple[str, ...]
 
-    return caller
+    async def __call__(self, request: Request, _: Annotated[Any, Security(bearer)]) -> Caller:
+        return self.check(await authenticate(request))
+
+    def check(self, caller: Caller) -> Caller:
+        """Raises `Forbidden`."""
+        if not caller.may(*self.scopes):
+            raise Forbidden(f"this key lacks the scope: {' or '.join(self.scopes)}")
+        return caller
+
+
+def allowed(*scopes: str) -> Allowed:
+    return Allowed(scopes)
 
 
 ServerState = Annotated[Server, Depends(current_server)]
@@ -179,20 +203,68 @@ class ShortRequest(JsonRequest):
 
 
 class KeyedRoute(APIRoute):
-    """A route that needs a key, and reads its body only after the key has been found good."""
+    """A route that needs a key, and reads its body only after the key has been found good, and good enough.
+
+    A change is written down in the audit log before it begins.
+    """
+
+    needs: Allowed | None = None
+    """Which scopes; None: any key will do."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
         has_body = self.body_field is not None
+        self.needs = needed(self.dependant)
 
         async def handle(request: Request) -> Response:
-            await authenticate(request)
+            caller = await authenticate(request)
+            if self.needs is not None:
+                self.needs.check(caller)
+            if self.kind(request.method) == "change":
+                await begin_change(request, caller)
             if has_body:
                 request = JsonRequest(request.scope, request.receive)
                 await read_json(request)
             return await answer(request)
 
         return handle
+
+    def kind(self, method: str) -> Kind:
+        """What the audit log takes a request for, by the scope that it needs."""
+        scopes = () if self.needs is None else self.needs.scopes
+        if method == "DELETE" or (method != "GET" and scopes in CHANGING):
+            return "change"
+        return "computation" if scopes == ("explain",) else "read"
+
+
+CHANGING = (("ingest",), ("admin",))
+
+
+def needed(dependant: Dependant) -> Allowed | None:
+    """The scopes that the dependencies of a route ask for."""
+    if isinstance(dependant.call, Allowed):
+        return dependant.call
+    return next(filter(None, map(needed, dependant.dependencies)), None)
+
+
+async def begin_change(request: Request, caller: Caller) -> None:
+    """Raises DatabaseUnavailable where the log cannot be written."""
+    request.state.audit_entry = entry = audit_entry(request.scope, caller)
+    await server_of(request).audit.begin(caller.tenant, entry)
+
+
+def audit_entry(scope: Scope, caller: Caller, **made: str) -> Entry:
+    """What the audit log keeps of a request: names in its path, never its query or body."""
+    route = scope.get("route")
+    return Entry(
+        kind=route.kind(scope["method"]) if isinstance(route, KeyedRoute) else "change",  # a login
+        method=scope["method"],
+        route=getattr(route, "path_format", ""),
+        object={name: str(value) for name, value in scope.get("path_params", {}).items()} | made,
+        key=UUID(caller.key),
+        key_name=caller.name,
+        request_id=scope["state"].get("request_id"),
+    )
 
 
 class CountedRoute(KeyedRoute):

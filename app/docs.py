@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from app.dependencies import JsonResponse, KeyedRoute
-from app.errors import Problem
+from app.errors import Problem, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,36 @@ def description(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = problem_schema()
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            operation["responses"].pop("422", None)
+        say_scopes(app, document)
+        for path in document["paths"].values():
+            for method, operation in path.items():
+                complete(method, operation)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
+    """Which scopes an operation needs, as its dependency says: for programs as roles of the key, any one of which will
+    do (OpenAPI 3.1, Security Requirement Object), for people as the last line of the description."""
+    for route in app.routes:
+        if not isinstance(route, KeyedRoute) or route.needs is None or not route.include_in_schema:
+            continue
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
+            operation["security"] = [{"key": [scope]} for scope in route.needs.scopes]
+            words = " or ".join(f"`{scope}`" for scope in route.needs.scopes)
+            operation["description"] += f"\n\nNeeds a key with the scope {words}."
+
+
+def complete(method: str, operation: dict[str, Any]) -> None:
+    """Adds the refusals that need no word of the route: of what is read, of the database, of what is kept."""
+    responses = operation["responses"]
+    statuses = [400] if responses.pop("422", None) else []
+    statuses += [503] if "security" in operation or method == "post" else []
+    statuses += [507] if "security" in operation and method != "get" else []
+    for status, refusal in problems(*statuses).items():
+        responses.setdefault(str(status), refusal)
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def problem_schema() -> dict[str, Any]:

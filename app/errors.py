@@ -6,6 +6,7 @@ limits; they never echo what the caller sent.
 
 from __future__ import annotations
 
+import errno
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from app import refusals
 from explainers import errors as explainer_errors
@@ -41,6 +44,8 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.TooLarge: (413, "PAYLOAD_TOO_LARGE"),
     refusals.Limited: (429, "TOO_MANY_REQUESTS"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
+    refusals.ShuttingDown: (503, "SHUTTING_DOWN"),
+    refusals.ShortOfMemory: (503, "UNAVAILABLE"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),
     explainer_errors.ContextLengthExceeded: (400, "CONTEXT_LENGTH_EXCEEDED"),
@@ -50,6 +55,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     explainer_errors.PredictorFailed: (500, "INTERNAL"),
     explainer_errors.OutOfMemory: (413, "PAYLOAD_TOO_LARGE"),
     storage_errors.DatabaseUnavailable: (503, "UNAVAILABLE"),
+    storage_errors.OutOfSpace: (507, "OUT_OF_SPACE"),
     storage_errors.NotFound: (404, "NOT_FOUND"),
     storage_errors.AlreadyExists: (409, "CONFLICT"),
     storage_errors.InUse: (409, "CONFLICT"),
@@ -68,6 +74,10 @@ HTTP_CODES = {
     503: "QUEUE_FULL",
 }
 """Codes of the framework's own errors, by status."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK_SECONDS = 10
+"""Somebody has to make room first."""
 
 MOST_FIELDS = 20
 """Mistakes named in one answer."""
@@ -168,7 +178,8 @@ MEANINGS = {
     413: "The body is larger than the server reads, or the work larger than one request of this key may be.",
     415: "The body is not declared as application/json.",
     429: "The key has had what it may have for now, or too much work waits; `Retry-After` says when to come back.",
-    503: "Too much work waits; `Retry-After` says when to come back.",
+    503: "Too much work waits, or the database is away; `Retry-After` says when to come back.",
+    507: "The disk of the server is full; `Retry-After` says when to come back.",
 }
 
 
@@ -192,17 +203,41 @@ class ProblemResponse(Response):
         body |= {"error": title, "code": code, "message": detail}
         body |= {name: value for name, value in more.items() if value}
         super().__init__(to_json(body), status, dict(headers or {}))
+        self.code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self.code  # for the log and the metrics
+        await super().__call__(scope, receive, send)
 
 
 def add_error_answers(app: FastAPI) -> None:
     for error in ANSWERS:
         app.add_exception_handler(error, answer_refusal)
+    for kind in (OSError, MemoryError):
+        app.add_exception_handler(kind, answer_exhaustion)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
 
 
 def answer_refusal(_: Request, error: Exception) -> Response:
     return refusal_response(error)
+
+
+def answer_exhaustion(_: Request, error: Exception) -> Response:
+    """Of the disk or the memory; other errors of the system are defects."""
+    short = exhaustion(error)
+    if short is error:
+        raise error
+    return refusal_response(short)
+
+
+def exhaustion(error: BaseException) -> BaseException:
+    """What a client is told of a full disk or too little memory, in place of the system's error; others as they are."""
+    if isinstance(error, MemoryError):
+        return refusals.ShortOfMemory("the server has too little memory at the moment")
+    if isinstance(error, OSError) and error.errno in FULL:
+        return storage_errors.OutOfSpace("the disk of the server is full")
+    return error
 
 
 def refusal_response(error: BaseException) -> ProblemResponse:
@@ -218,6 +253,7 @@ def refusal_response(error: BaseException) -> ProblemResponse:
 
 def problem_body(error: BaseException) -> dict[str, Any]:
     """What a client would be told of this error, for one that is told later."""
+    error = exhaustion(error)
     known = any(kind in ANSWERS for kind in type(error).__mro__)
     body: dict[str, Any] = from_json(bytes((refusal_response(error) if known else internal_error(error)).body))
     return body
@@ -231,8 +267,10 @@ def headers_for(error: BaseException) -> dict[str, str]:
             return {"Retry-After": str(error.retry_after)}
         case refusals.LimitReached():
             return {"Retry-After": str(error.retry_after)} | rate_headers(error.limit)
-        case storage_errors.DatabaseUnavailable():
+        case storage_errors.DatabaseUnavailable() | refusals.ShortOfMemory():
             return {"Retry-After": "1"}
+        case storage_errors.OutOfSpace():
+            return {"Retry-After": str(FULL_DISK_SECONDS)}
         case _:
             return {}
 
@@ -248,12 +286,20 @@ def rate_headers(limit: refusals.Numbers) -> dict[str, str]:
     }
 
 
-def answer_http(_: Request, error: Exception) -> Response:
+def answer_http(request: Request, error: Exception) -> Response:
     """The framework's own errors: unknown path, wrong method."""
     error = cast(HTTPException, error)
+    headers = {"Allow": ", ".join(methods_of(request))} if error.status_code == 405 else error.headers
     code = HTTP_CODES.get(error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL")
     detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
-    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=error.headers)
+    return ProblemResponse(error.status_code, code, detail[0].lower() + detail[1:], headers=headers)
+
+
+def methods_of(request: Request) -> list[str]:
+    """All methods that a path takes: each route of it knows its own alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next(route.path_format for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in routes if route.path_format == path for method in route.methods or ()})
 
 
 def answer_invalid(_: Request, error: Exception) -> Response:
@@ -310,8 +356,12 @@ def escaped(step: str | int) -> str:
 
 
 def internal_error(error: BaseException) -> ProblemResponse:
-    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt."""
+    """A defect of ours. The log gets its type and where it went through, never its text: that may hold a prompt.
+
+    A refused statement is told: storage names its kind, tables and constraints, never values.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     where = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    log.error("unhandled %s%s", type(error).__name__, where)
+    what = f" ({error})" if type(error) is storage_errors.StorageError else ""
+    log.error("unhandled %s%s%s", type(error).__name__, what, where)
     return ProblemResponse(500, "INTERNAL", "the server failed on this request; its log says where")

@@ -9,7 +9,8 @@ from app.complete import Loaded, find_loaded, within_deadline
 from app.costs import Estimate
 from app.device import Priority
 from app.explain import Explainer
-from app.turns import Spent, take_turns, timed
+from app.runtime import Spent
+from app.turns import take_turns
 from explainers.decoding import Steps
 from explainers.evaluation import Evaluation, EvaluationConfig, evaluating
 from explainers.types import Checkpoint, Prompt
@@ -54,7 +55,7 @@ async def admitted(explainer: Explainer, loaded: Loaded, asked: Expectation, pri
 
     async with explainer.gate.admitted(estimate) as charge:
         try:
-            found = await take_turns(explainer.runtime, timed(start, spent), priority)
+            found = await take_turns(explainer.runtime, start, priority, spent=spent)
         finally:
             charge.seconds = spent.seconds
     operations = costs.evaluation_cost(model, found.prompt_tokens + found.tokens, found.tokens).operations

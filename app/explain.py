@@ -20,6 +20,7 @@ from app.costs import Cost, Estimate
 from app.device import Priority, Steps
 from app.flights import SingleFlight, Watch
 from app.forecasts import Rates
+from app.meters import Meters
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import OpenIndexes
 from app.questions import Forecast, Question, answer, forecast
@@ -132,6 +133,10 @@ class Explainer:
     indexes: OpenIndexes = field(default_factory=OpenIndexes)
     gate: Gate = field(default_factory=Gate)
 
+    @property
+    def meters(self) -> Meters:
+        return self.runtime.meters
+
 
 async def explain_completion(
     explainer: Explainer,
@@ -182,14 +187,19 @@ async def answer_once(
     key = asked.key
     registration, stored = await look_up(explainer.database, tenant, asked.model, key)
     if stored is not None and not fresh:
+        explainer.meters.answers.labels(kind, "stored").inc()
         return stored
     new = id or explanations.new_id()
 
     async def work_and_store(priority: Priority, steps: Steps) -> Explained:
-        async with explainer.gate.admitted(lambda: estimate(registration)) as charge:
-            explained = await work(registration, new, priority, steps)
-            charge.seconds = explained.seconds
-        await store(explainer.database, registration, kind, asked, explained)
+        with explainer.runtime.traces.span("answer", **{"whence.kind": kind, "whence.model": asked.model}) as span:
+            async with explainer.gate.admitted(lambda: estimate(registration)) as charge:
+                explained = await work(registration, new, priority, steps)
+                charge.seconds = explained.seconds
+            await store(explainer.database, registration, kind, asked, explained)
+            method = explained.attribution.method
+            span.set_attributes({"whence.method": method, "whence.forwards": explained.forwards})
+        explainer.meters.explanation_seconds.labels(method).observe(explained.seconds)
         return explained
 
     # A fresh answer must not come from a flight that began before it was asked for as fresh.
@@ -200,6 +210,7 @@ async def answer_once(
             flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
         ),
     )
+    explainer.meters.answers.labels(kind, "computed" if answer.id == new else "shared").inc()
     return answer
 
 

@@ -8,7 +8,6 @@ since fewer are the head of more.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from app.models import find_model, language_model, registration_of
 from app.open_indexes import Opened
 from app.records import Record, digest_of
 from app.refusals import IndexNotReady
-from app.runtime import Registration
+from app.runtime import Registration, Spent
 from app.turns import take_turns
 from explainers.chat_template import Message
 from explainers.decoding import Completion, CompletionConfig, nobody
@@ -130,14 +129,18 @@ async def influence_of(
     key = digest_of(KIND, ready.digest, question.record)
     stored = await find_stored(explainer, tenant, ready.registration.name, key)
     if stored is not None:
+        explainer.meters.answers.labels(KIND, "stored").inc()
         return stored
     new = id or explanations.new_id()
 
     async def compute_and_store(priority: Priority, steps: Steps) -> Found:
-        async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
-            found = await compute(explainer, ready, question, new, priority, steps)
-            charge.seconds = found.seconds
-        await store(explainer, ready, question, found, key)
+        with explainer.runtime.traces.span("answer", **{"whence.kind": KIND, "whence.model": question.model}) as span:
+            async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
+                found = await compute(explainer, ready, question, new, priority, steps)
+                charge.seconds = found.seconds
+            await store(explainer, ready, question, found, key)
+            span.set_attributes({"whence.method": METHOD, "whence.forwards": found.forwards})
+        explainer.meters.explanation_seconds.labels(METHOD).observe(found.seconds)
         return found
 
     flight = (tenant, KIND, ready.registration, key)
@@ -147,6 +150,7 @@ async def influence_of(
             flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
         ),
     )
+    explainer.meters.answers.labels(KIND, "computed" if answer.id == new else "shared").inc()
     return answer
 
 
@@ -202,20 +206,19 @@ async def compute(
     explainer: Explainer, ready: Ready, question: Question, new: UUID, priority: Priority, steps: Steps
 ) -> Found:
     """Answers where there is no answer yet, then traces it."""
-    started, steps.total = time.perf_counter(), 2
+    spent, steps.total = Spent(), 2
     tune = await tune_of(explainer, ready.registration)
     opened = await opened_of(explainer, ready, tune.model)
     answer, mask, passes = question.answer, mask_from(ready.index.config), 0
     if answer is None:
-        said = await generated(explainer, tune.model, question, priority)
+        said = await generated(explainer, tune.model, question, priority, spent)
         answer, passes = said.text, len(said.generated)
         if said.finish_reason == "maximum_tokens":  # an end that was never said explains nothing
             mask = replace(mask, end=False)
     steps.done = 1
-    content = await traced(explainer, ready, tune, opened, question, answer, mask, priority)
-    seconds = time.perf_counter() - started
-    explainer.rates.note(speed_of(ready), 1.0, seconds)
-    return Found(new, tune.model.digest, content, seconds, passes + passes_of(tune))
+    content = await traced(explainer, ready, tune, opened, question, answer, mask, priority, spent)
+    explainer.rates.note(speed_of(ready), 1.0, spent.seconds)
+    return Found(new, tune.model.digest, content, spent.seconds, passes + passes_of(tune))
 
 
 def passes_of(tune: FineTune) -> int:
@@ -223,7 +226,7 @@ def passes_of(tune: FineTune) -> int:
 
 
 def speed_of(ready: Ready) -> tuple[object, ...]:
-    return (*ready.registration.weights, KIND)
+    return (ready.registration.tenant, *ready.registration.weights, KIND)
 
 
 async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
@@ -234,14 +237,16 @@ async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
 
 async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) -> Opened:
     folder = folder_of(explainer.data_dir, ready.registration.tenant, ready.index.id)
-    return await explainer.indexes.get(ready.index.id, folder, model)
+    return await explainer.indexes.get(folder, model)
 
 
-async def generated(explainer: Explainer, model: LanguageModel, question: Question, priority: Priority) -> Completion:
+async def generated(
+    explainer: Explainer, model: LanguageModel, question: Question, priority: Priority, spent: Spent
+) -> Completion:
     """What chat completions say at temperature 0. Raises InvalidRequest for no answer."""
     prompt, config = await prompt_of(explainer, model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
     asked = Request(question.model, prompt, config)
-    (said,) = (await run(explainer, model, asked, priority, nobody)).completions.items
+    (said,) = (await run(explainer, model, asked, priority, nobody, spent=spent)).completions.items
     if not said.text:
         raise InvalidRequest("the model answers this question with nothing at all: give an answer", "/answer")
     return said
@@ -270,6 +275,7 @@ async def traced(
     answer: str,
     mask: Mask,
     priority: Priority,
+    spent: Spent,
 ) -> dict[str, Any]:
     """What is stored of an answer."""
     example = await asyncio.to_thread(example_of, tune.model, question, answer, mask)
@@ -277,6 +283,7 @@ async def traced(
         explainer.runtime,
         lambda checkpoint: tracing(tune, opened.projection, opened.index, opened.thresholds, example, checkpoint),
         priority,
+        spent=spent,
     )
     best = found.results[:MOST_RESULTS]
     pairs = await asyncio.to_thread(read_pairs, opened.index.folder, [result.record for result in best])

@@ -22,7 +22,7 @@ from uuid import UUID
 from app import context, explainability, influence, influence_indexes
 from app.backfill import explain_stored
 from app.context import ContextAsked, asked_from, attribute_context
-from app.device import Steps
+from app.device import ASKED_BY, Steps
 from app.explain import Explained, Explainer, estimated, explain_completion, look_up
 from app.flights import Watch
 from app.influence import Found, influence_of
@@ -111,7 +111,10 @@ class Jobs:
         self.problem = problem
         self._attempts: dict[UUID, Attempt] = {}
         self._watched: set[asyncio.Task[None]] = set()
-        self._leaving = False
+        self.left = asyncio.Event()
+        """Set once this process begins no more work on jobs."""
+        self.looking = False
+        """Whether this process looks for jobs in the queue at the moment."""
 
     @property
     def database(self) -> Database:
@@ -119,7 +122,7 @@ class Jobs:
 
     async def look(self, tenant: str, id: UUID) -> None:
         """Works on the job unless it is finished; raises `Later` when it must be looked at again."""
-        if self._leaving:
+        if self.left.is_set():
             raise Later(0)
         async with self.database.transaction(tenant=tenant) as session:
             most = await self._most_attempts(session, id)
@@ -167,7 +170,7 @@ class Jobs:
 
     def leave(self) -> None:
         """Stops all work, for good; the jobs go back into the queue."""
-        self._leaving = True
+        self.left.set()
         for attempt in self._attempts.values():
             attempt.leave()
 
@@ -192,6 +195,7 @@ class Jobs:
         if job.kind in STORED and await self._stored(job):
             return job.id
         attempt = self._attempts[job.id]
+        ASKED_BY.set((job.tenant_id,))
 
         def watch(steps: Steps) -> None:
             attempt.steps = steps
@@ -224,12 +228,15 @@ class Jobs:
         if attempt.answering.cancelled():
             if attempt.left:
                 await self._release(job, counted=False)
+                self._ended(job, "left")
                 raise Later(0)
+            self._ended(job, "cancelled")
             return
         error = attempt.answering.exception()
         problem = self.problem(error) if error is not None else {}
         again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS[job.kind]
         if again and await self._release(job, counted=True):
+            self._ended(job, "to try again")
             raise Later(2**job.attempts)
         async with self.database.transaction(tenant=job.tenant_id) as session:
             if error is not None:
@@ -238,6 +245,10 @@ class Jobs:
             else:
                 result = attempt.answering.result()
                 await rows.succeed(session, job.id, job.attempts, total=attempt.steps.total, result=result)
+        self._ended(job, "failed" if error is not None else "succeeded")
+
+    def _ended(self, job: Job, outcome: str) -> None:
+        self.explainer.meters.jobs_ended.labels(job.kind, outcome).inc()
 
     async def _release(self, job: Job, *, counted: bool) -> bool:
         """Lets go of the job; False when it was ours no more. Without a database it is taken over when it is stale."""
@@ -284,6 +295,9 @@ KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] 
 
 STORED = (KIND, context.KIND, influence.KIND)
 """Kinds whose result is an explanation with the id of the job."""
+
+PARTS = (influence_indexes.SHARDS,)
+"""Kinds that nobody asked for: another job called them, and tells how far all of them are together."""
 
 ALONE = (explainability.KIND, influence_indexes.KIND)
 """Kinds of which no two jobs of one model run at a time."""
@@ -377,9 +391,9 @@ async def fetch_job(database: Database, tenant: str, name: str) -> Job:
 
 
 async def list_jobs(database: Database, tenant: str, **filters: Any) -> Page:
-    """One page of the tenant's jobs, newest first."""
+    """One page of the tenant's jobs, newest first, without the parts that a job has called to its help."""
     async with database.transaction(tenant=tenant) as session:
-        return await rows.page(session, **filters)
+        return await rows.page(session, without=PARTS, **filters)
 
 
 async def cancel_job(jobs: Jobs, tenant: str, name: str) -> Job:

@@ -9,9 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from app import logs
 from app.admission import limits_of
+from app.audit import Audit
+from app.auditing import AuditTrail
 from app.dependencies import Server
 from app.dialects import DIALECTS
 from app.docs import add_docs
@@ -20,11 +23,16 @@ from app.explain import Explainer
 from app.flights import SingleFlight
 from app.influence_indexes import sweep_indexes
 from app.jobs import Jobs
+from app.meters import Meters
+from app.metrics import Metrics
 from app.middleware import BodyLimit, Envelope
 from app.models import keep_loaded
+from app.readiness import Readiness
 from app.runtime import Runtime
 from app.settings import Settings
 from app.start import first_key, open_database
+from app.tracing import Traces, traces_of
+from app.traffic import Traffic
 from app.training_files import sweep_files
 from app.worker import end, working
 from explainers.loaders import use_cores
@@ -39,12 +47,21 @@ DESCRIPTION = """Whence answers *whence this output?* for models that run on thi
 
 Send an API key with every request: `Authorization: Bearer <key>`. Every error has the same body (`Problem`)."""
 
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""The framework's own would send paths, query strings and the texts of errors to wherever the environment says."""
+
 REFRESH_SECONDS = 5.0
 """Time between two looks at the registry: models added or removed by other processes."""
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The server of these settings, or of those in the environment."""
+def create_app(settings: Settings | None = None, traces: Traces | None = None) -> FastAPI:
+    """The server of these settings, or of those in the environment; spans go where the settings say, or to `traces`."""
     settings = settings or Settings()
     app = FastAPI(
         title="Whence",
@@ -55,10 +72,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        telemetry=NO_TELEMETRY,
     )
+    traffic, meters, traces = Traffic(), Meters(), traces or traces_of(wanted=settings.traces)
+    app.state.traffic, app.state.meters, app.state.traces = traffic, meters, traces
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.body_limit_bytes, uploads=settings.upload_limit_bytes)
-    app.add_middleware(Envelope)
+    app.add_middleware(AuditTrail)
+    app.add_middleware(Envelope, traffic=traffic, meters=meters, traces=traces)
     add_error_answers(app)
     for routes in DIALECTS.values():
         # Flat: every router inside another is searched anew for each request.
@@ -70,8 +91,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """From the first connection to the database until the last piece of work has ended."""
-    logs.configure(settings.log_level)
-    async with open_server(settings) as server:
+    logs.configure(settings.log_level, settings.log_format)
+    state = app.state
+    async with open_server(settings, state.traffic, state.meters, state.traces) as server:
         secret = await first_key(server.explainer.database, settings)
         await sweep_files(server.explainer.database, settings.data_dir)
         await sweep_indexes(server.explainer.database, settings.data_dir)
@@ -86,23 +108,40 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def open_server(settings: Settings) -> AsyncIterator[Server]:
+async def open_server(settings: Settings, traffic: Traffic, meters: Meters, traces: Traces) -> AsyncIterator[Server]:
     """Everything that answers, with the models kept loaded."""
-    async with open_database(settings) as database, open_runtime(settings) as runtime, open_flights() as flights:
+    async with (
+        sending(traces),
+        open_database(settings) as database,
+        open_runtime(settings, meters, traces) as runtime,
+        open_flights() as flights,
+    ):
+        traces.watch(database.engine.sync_engine)
         explainer = Explainer(database, runtime, flights, settings.deadline_seconds, settings.data_dir)
         jobs = Jobs(explainer, problem_body)
+        readiness = Readiness(explainer, jobs, traffic, working=settings.worker)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
-            yield Server(settings, explainer, jobs, limits_of(settings))
+            audit, metrics = Audit(database, settings.audit), Metrics(explainer, readiness, traffic)
+            yield Server(settings, explainer, jobs, audit, limits_of(settings), readiness, metrics)
         finally:
             await end(refreshing)
             await jobs.close()
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+async def sending(traces: Traces) -> AsyncIterator[None]:
+    """Spans that have not been sent at the end are sent then."""
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(traces.close)
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings, meters: Meters, traces: Traces) -> AsyncIterator[Runtime]:
     use_cores(settings.threads)
-    runtime = Runtime(queue_limit=settings.queue_limit, device=settings.device)
+    runtime = Runtime(queue_limit=settings.queue_limit, device=settings.device, meters=meters, traces=traces)
     try:
         yield runtime
     finally:

@@ -6,24 +6,30 @@ Plain ASGI: nothing is buffered, and streams pass through untouched.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
 import uuid
 from typing import Any
 
+from opentelemetry.trace import Span, Status, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from app.errors import internal_error, refusal_response
-from app.refusals import BodyTooLarge
+from app.logs import Line
+from app.meters import Meters
+from app.refusals import BodyTooLarge, ShuttingDown
+from app.tracing import Traces, trace_id_of
+from app.traffic import Entry, Traffic
 
 access = logging.getLogger("app.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Answered until the very end."""
 DRAIN_BYTES = 64 * 2**20
 DRAIN_SECONDS = 10.0
 
@@ -37,45 +43,78 @@ SECURITY_HEADERS = {
 
 
 class Envelope:
-    """Gives each request an id, safe headers and one line in the access log; catches what nobody caught.
+    """Gives each request an id, safe headers, a span and one line in the access log; catches what nobody caught.
 
-    The line names the route's template, never the path, and holds no body, query, prompt or key.
+    The line names the route's template, never the path, and holds no body, query, prompt or key. Once the server has
+    been told to end, new requests are refused here.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, traffic: Traffic, meters: Meters, traces: Traces) -> None:
         self.app = app
+        self.traffic, self.meters, self.traces = traffic, meters, traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        await Passage(scope, send).run(self.app, receive)
+        traceparent = Headers(scope=scope).get("traceparent", "")
+        with self.traces.request(traceparent) as span:
+            passage = Passage(scope, send, trace_id_of(span, traceparent))
+            known = bind_contextvars(request_id=passage.id)
+            try:
+                await self.admit(passage, receive)
+            finally:
+                passage.tell(span)
+                self.meters.answered(
+                    passage.route,
+                    scope["method"],
+                    passage.status,
+                    passage.seconds,
+                    passage.scope["state"].get("problem"),
+                )
+                reset_contextvars(**known)
+
+    async def admit(self, passage: Passage, receive: Receive) -> None:
+        if self.traffic.stopping and passage.scope["path"] not in ALWAYS:
+            await passage.refuse(receive)
+            return
+        with self.traffic.under_way() as entry:
+            await passage.run(self.app, receive, entry)
 
 
 class Passage:
     """One request on its way through."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, trace: str | None) -> None:
         self.scope = scope
         self._send = send
         self.status: int | None = None
         self.started = time.perf_counter()
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         self.id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        trace = TRACE.fullmatch(headers.get("traceparent", ""))
-        self.trace = trace[1] if trace else None
+        self.trace = trace
+        self.scope.setdefault("state", {})["request_id"] = self.id
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        self.scope.setdefault("state", {})
+    @property
+    def route(self) -> str | None:
+        return route_template(self.scope)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    async def run(self, app: ASGIApp, receive: Receive, entry: Entry) -> None:
         try:
             await app(self.scope, receive, self.send)
         except ClientDisconnect:
             self.status = 499  # nobody is left to read an answer
+        except asyncio.CancelledError:
+            if not entry.refused or entry.task is None:
+                raise
+            entry.task.uncancel()
+            await self.refuse(receive)
         except Exception as error:  # noqa: BLE001 - the last catch: a server's own log would print the error's text
             await self.fail(error, receive)
-        finally:
-            self.log()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -91,12 +130,20 @@ class Passage:
         if self.status is None:
             await response(self.scope, receive, self.send)
 
-    def log(self) -> None:
+    async def refuse(self, receive: Receive) -> None:
+        """Says that the server ends, and ends the connection; an answer that has begun is cut off instead."""
+        if self.status is None:
+            response = refusal_response(ShuttingDown())
+            response.headers["Connection"] = "close"
+            await response(self.scope, receive, self.send)
+
+    def tell(self, span: Span) -> None:
+        """The line of the log, and what the span says."""
         line: dict[str, Any] = {
             "method": self.scope["method"],
-            "route": route_template(self.scope),
+            "route": self.route,
             "status": self.status,
-            "ms": round((time.perf_counter() - self.started) * 1000, 1),
+            "ms": round(self.seconds * 1000, 1),
             "request_id": self.id,
         }
         caller = self.scope["state"].get("caller")
@@ -104,7 +151,20 @@ class Passage:
             line |= {"tenant": caller.tenant, "key": caller.key}
         if self.trace is not None:
             line["trace_id"] = self.trace
-        access.info("%s", json.dumps(line, separators=(",", ":")))
+        if "problem" in self.scope["state"]:
+            line["code"] = self.scope["state"]["problem"]
+        access.info(Line(line))
+        if span.is_recording():
+            describe(span, line)
+
+
+def describe(span: Span, line: dict[str, Any]) -> None:
+    span.update_name(f"{line['method']} {line['route'] or ''}".strip())
+    names = {"method": "http.request.method", "route": "http.route", "status": "http.response.status_code"}
+    names |= {"code": "error.type", "request_id": "whence.request_id"}
+    span.set_attributes({name: line[key] for key, name in names.items() if line.get(key) is not None})
+    if (line["status"] or 500) >= 500:
+        span.set_status(Status(StatusCode.ERROR))
 
 
 def route_template(scope: Scope) -> str | None:

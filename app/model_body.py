@@ -17,7 +17,7 @@ from app.definitions import (
     completed,
     in_places,
 )
-from app.wire import Array, Number, Wire
+from app.wire import Array, Number, Whole, Wire
 from explainers.errors import InvalidRequest
 
 DELIMITERS = (r"\W+", r"\s+", ",", ",+", r"\|", r"\|+")
@@ -47,7 +47,7 @@ class AttributeBody(Wire):
     name: str = Field(description="Letters, digits and _, no digit first.", examples=["income"])
     value_type: ValueType = Field(description="What its values are.", examples=["FLOAT"])
     stage: Stage = Field(description="Its part in the model.", examples=["PIPELINE_INPUT"])
-    position: int | None = Field(None, ge=0, lt=MOST_ATTRIBUTES, description="Place in its stage.", examples=[0])
+    position: Whole | None = Field(None, ge=0, lt=MOST_ATTRIBUTES, description="Place in its stage.", examples=[0])
     label: Short | None = Field(None, description="What people call it.", examples=["Income"])
     categorical: bool | None = Field(None, description="Whether its values are categories.", examples=[False])
     categories: Array[Category] = Field([], description="The categories, in order.")
@@ -86,8 +86,8 @@ class ModelDetails(Wire):
     version_label: Short | None = Field(None, description="Kept as given.", examples=["7"])
     model_group_id: Short | None = Field(None, description="Kept as given.", examples=[None])
     expected_throughput_gb_per_day: Number | None = Field(None, description="Kept as given.", examples=[None])
-    pixel_height: int | None = Field(None, description="Of images.", examples=[None])
-    pixel_width: int | None = Field(None, description="Of images.", examples=[None])
+    pixel_height: Whole | None = Field(None, description="Of images.", examples=[None])
+    pixel_width: Whole | None = Field(None, description="Of images.", examples=[None])
     text_delimiter: str | None = Field(
         None, description=f"Between the tokens of texts, one of {', '.join(DELIMITERS)}.", examples=[r"\W+"]
     )

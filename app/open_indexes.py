@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from explainers.influence.finishing import read_finished
 from explainers.influence.gradients import Projection
@@ -30,17 +29,17 @@ class Opened:
 
 
 class OpenIndexes:
-    """By id; the one that was asked longest ago is closed first."""
+    """By folder, which names the tenant; the one that was asked longest ago is closed first."""
 
     def __init__(self) -> None:
-        self._known: dict[UUID, Opened] = {}
+        self._known: dict[Path, Opened] = {}
 
-    async def get(self, id: UUID, folder: Path, model: LanguageModel) -> Opened:
+    async def get(self, folder: Path, model: LanguageModel) -> Opened:
         """The index in that folder, opened now unless it is open. Raises UnreadableModel."""
-        opened = self._known.pop(id, None)
+        opened = self._known.pop(folder, None)
         if opened is None or opened.projection.network is not model.network:
             opened = await asyncio.to_thread(open_index, folder, model)
-        self._known[id] = opened
+        self._known[folder] = opened
         while len(self._known) > MOST:
             del self._known[next(iter(self._known))]
         return opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 
 from app.device import Steps
 from app.records import Record, digest_of, request_from, request_record
+from explainers import clock
 from explainers.cost import Cost, cost
 from explainers.decoding import CompletionConfig, complete
 from explainers.errors import InvalidRequest, MissingCapability
@@ -88,7 +88,7 @@ def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint, ste
 
     `steps` are told of the passes that explaining and judging take.
     """
-    started = time.perf_counter()
+    started = clock.working()
     prompt, target, facts = spoken(model, question.prompt), question.target, dict[str, Any]()
     if question.generate is not None:
         target = generated(model, prompt, question.generate, checkpoint)
@@ -98,7 +98,7 @@ def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint, ste
     if steps is not None:
         steps.total = max(1, expected.forwards)
         checkpoint = steps.counting(checkpoint)
-    begun = time.perf_counter()
+    begun = clock.working()
     found = method.explain(asked, checkpoint)
     forwards = int(found.facts["forwards"])
     if question.uncertainty and found.uncertainty is None:
@@ -111,7 +111,7 @@ def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint, ste
         facts["approximate"] = True
     if not np.isfinite(found.values).all():
         raise InvalidRequest("the scores of this request are not finite numbers")
-    ended = time.perf_counter()
+    ended = clock.working()
     facts |= {"forwards": forwards, "seconds": ended - started}
     facts |= {"operations": expected.operations, "explaining_seconds": ended - begun}
     return replace(found, facts={**found.facts, **facts})

@@ -15,6 +15,7 @@ Refusal
 │   └── LimitReached       what it may have for now has been used
 ├── IndexNotReady          the model's influence index is missing, being built, or another model's
 ├── StillRunning           not ready within the deadline; the work goes on as a job
+├── ShortOfMemory          the process has too little memory at the moment
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
     └── ShuttingDown       the server takes no new work
@@ -119,6 +120,10 @@ class StillRunning(Refusal):
     def __init__(self, job: str) -> None:
         super().__init__("the work goes on in the background: repeat the request later to get its stored result")
         self.job = job
+
+
+class ShortOfMemory(Refusal):
+    pass
 
 
 class WorkerLost(Refusal):

@@ -14,12 +14,14 @@ from uuid import UUID
 
 import typer
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.audit import DONE, command
 from app.console import AsJson, DataDir, Name, Row, Tenant, in_tenant, opened, settings_from, show, with_database
 from app.refusals import Refusal
 from app.settings import Settings
 from app.start import DEFAULT_TENANT
-from storage import api_keys, models, tenants
+from storage import api_keys, audit, models, tenants
 from storage.database import Database
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ def create_key(
             row, secret = await api_keys.create(
                 session, tenant=tenant, name=name, scopes=scopes, expires_at=until, limits=limits
             )
+            made = {"id": str(row.id), "scopes": ",".join(row.scopes)}
+            await audit.add(session, command("keys create", **made), DONE)
             return key_record(row) | {"secret": secret}
 
     record = with_database(data_dir, create)
@@ -130,7 +134,12 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Revoke a key: it stops working at once."""
-    in_tenant(data_dir, tenant, lambda session: api_keys.revoke(session, key_id))
+
+    async def revoke(session: AsyncSession) -> None:
+        await api_keys.revoke(session, key_id)
+        await audit.add(session, command("keys revoke", id=str(key_id)), DONE)
+
+    in_tenant(data_dir, tenant, revoke)
     typer.echo(f"revoked {key_id}")
 
 
@@ -193,11 +202,15 @@ def add_model(
         from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
 
         new = NewModel(name, kind, place.name, dtype, device, description, base)
-        if not training_data:
-            return await register(database, settings, tenant, new, place.parent, schema)
-        files = training_files_in(training_data)
-        async with explainer_of(database, settings) as explainer:
-            await add_and_index(explainer, tenant, new, place.parent, files)
+        entry = command("models add", name=name)
+        await audit.write(database, tenant, entry)
+        if training_data:
+            files = training_files_in(training_data)
+            async with explainer_of(database, settings) as explainer:
+                await add_and_index(explainer, tenant, new, place.parent, files)
+        else:
+            await register(database, settings, tenant, new, place.parent, schema)
+        await audit.write(database, tenant, entry, DONE)
         return model_record(await find(database, tenant, name))
 
     record = asyncio.run(opened(settings, add))
@@ -221,6 +234,7 @@ def remove_model(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir 
     async def remove(database: Database) -> None:
         async with database.transaction(tenant=tenant) as session:
             await models.remove(session, name)
+            await audit.add(session, command("models remove", name=name), DONE)
         from app.explainability import renew_named  # noqa: PLC0415 - brings PyTorch
 
         async with explainer_of(database, settings) as explainer:

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from app.device import Device, Outcome, Priority, Work
+from app.meters import Meters
+from app.tracing import Traces
+from explainers import clock
 from explainers.errors import ExplainerError, MissingCapability
+from explainers.language_model import LanguageModel, Passes
 from explainers.loaders import FINE_TUNES, LOADERS, Model
+from explainers.types import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -71,23 +78,52 @@ class Loaded:
     model: Model
 
 
+class Spent:
+    """Seconds that work has kept the device for, without its pauses."""
+
+    seconds = 0.0
+
+
 class Runtime:
     """The loaded models of all tenants, and the device they share."""
 
-    def __init__(self, *, queue_limit: int, device: str | None = None) -> None:
+    def __init__(
+        self, *, queue_limit: int, device: str | None = None, meters: Meters | None = None, traces: Traces | None = None
+    ) -> None:
         self.device = Device(queue_limit)
+        self.meters, self.traces = meters or Meters(), traces or Traces()
+        self._passes: dict[int, Passes] = {}
         self._default_device = device
         self._known: dict[tuple[str, str], Loaded | Refused] = {}
         self._loading: dict[Registration, asyncio.Task[Model]] = {}
 
-    async def run(self, work: Work[Outcome], priority: Priority | None = None) -> Outcome:
-        """Runs blocking work on the device thread; cancelling this stops it at its next checkpoint.
+    async def run(
+        self, work: Work[Outcome], priority: Priority | None = None, *, spent: Spent | None = None
+    ) -> Outcome:
+        """Runs blocking work in a thread of the device; cancelling this stops it at its next checkpoint.
 
-        Raises `QueueFull` at once when too much work waits already.
+        What it keeps the device for is added to `spent`. Raises `QueueFull` at once when too much work waits already.
         """
-        ticket = self.device.submit(work, priority or Priority())
+        ticket = self.device.submit(self.observed(work, spent or Spent()), priority or Priority())
         outcome: Outcome = await self.device.result(ticket)
         return outcome
+
+    def observed(self, work: Work[Outcome], spent: Spent) -> Work[Outcome]:
+        """The same work, whose waiting and doing is timed; its log lines and spans belong to who submits it now."""
+        context, asked = copy_context(), time.time_ns()
+
+        def observe(checkpoint: Checkpoint) -> Outcome:
+            began, started = time.time_ns(), clock.working()
+            self.meters.device_wait.observe((began - asked) / 1e9)
+            try:
+                with self.traces.work(asked, began):
+                    return work(checkpoint)
+            finally:
+                seconds = clock.working() - started
+                spent.seconds += seconds
+                self.meters.device_work.observe(seconds)
+
+        return lambda checkpoint: context.run(observe, checkpoint)
 
     async def model(self, registration: Registration) -> Model:
         """The loaded model, loading it first when needed; raises the reason when it is refused."""
@@ -105,13 +141,26 @@ class Runtime:
         """Loads files on the device thread without registering anything; those of a fine-tune with its `base`."""
         load = loader_of(kind, base)
         where = device or self._default_device
-        ticket = self.device.submit(lambda _: load(Path(path), dtype, where), Priority(), bounded=False)
+        work = self.observed(lambda _: load(Path(path), dtype, where), Spent())
+        ticket = self.device.submit(work, Priority(), bounded=False)
         model: Model = await self.device.result(ticket)
         return model
 
     def adopt(self, registration: Registration, model: Model) -> None:
         """Serves a model that has just been read for this registration."""
         self._known[registration.key] = Loaded(registration, model)
+        if isinstance(model, LanguageModel):
+            self._passes[id(model.passes)] = model.passes  # kept for good: totals never fall
+
+    def passes(self) -> Passes:
+        """What the passes of all models came to, of those too that are loaded no more."""
+        every = list(self._passes.values())
+        names = ("forwards", "tokens", "packed", "room", "halvings")
+        return Passes(*(sum(getattr(passes, name) for passes in every) for name in names))
+
+    def loaded(self) -> list[Model]:
+        """The models in memory, each once."""
+        return list({id(known.model): known.model for known in self._loaded_models()}.values())
 
     def state(self, registration: Registration) -> tuple[State, str | None]:
         """How far the model is, and why it is refused if it is."""

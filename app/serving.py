@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
 import time
@@ -18,20 +19,27 @@ from typing import NoReturn, TypeAlias
 import typer
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
 from app import logs
 from app.main import create_app, open_server
+from app.meters import Meters
 from app.refusals import Refusal
 from app.settings import Settings
 from app.start import open_database
+from app.tracing import traces_of
+from app.traffic import Traffic
 from app.worker import working
 from storage.database import Database
 
 Preparation: TypeAlias = Callable[[Database, Settings, str], Awaitable[str]]
 """What is done before the first request; returns the text that is shown once the server is ready at that URL."""
 
+log = logging.getLogger(__name__)
+
 READY_SECONDS = 120.0
-STOP_SECONDS = 15
+STOP_SECONDS = 5
+"""For connections to close, once no request is left."""
 
 
 def run_server(settings: Settings, preparation: Preparation) -> None:
@@ -52,9 +60,10 @@ def run_worker(settings: Settings) -> None:
 
 
 async def work_until_stopped(settings: Settings) -> None:
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     stopped = asyncio.Event()
-    async with open_server(settings) as server, working(server.jobs):
+    traces = traces_of(wanted=settings.traces)
+    async with open_server(settings, Traffic(), Meters(), traces) as server, working(server.jobs):
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         typer.echo("Whence's worker is ready")
@@ -81,6 +90,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 async def serve_on(listener: socket.socket, settings: Settings, preparation: Preparation) -> None:
+    logs.configure(settings.log_level, settings.log_format)
     host, port = reachable(listener)
     async with open_database(settings) as database:
         greeting = await preparation(database, settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -89,19 +99,37 @@ async def serve_on(listener: socket.socket, settings: Settings, preparation: Pre
             app,
             http="httptools",
             lifespan="on",
+            log_config=None,
             log_level="debug" if settings.log_level == "debug" else "warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
-        server = uvicorn.Server(config)
+        server = WindingDown(config, app, settings.shutdown_seconds)
         app.state.stopping = lambda: server.should_exit  # streams end with it, so that nobody waits for them
         greeter = asyncio.create_task(greet(host, port, greeting))
         try:
             await server.serve(sockets=[listener])
         finally:
             greeter.cancel()
+
+
+class WindingDown(uvicorn.Server):
+    """A web server that finishes what is under way before it stops listening; see `traffic`."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, seconds: float) -> None:
+        super().__init__(config)
+        self.app, self.seconds = app, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        server = getattr(self.app.state, "server", None)
+        if server is not None:
+            server.jobs.leave()  # the device is for those who wait
+        refused = await self.app.state.traffic.end(self.seconds, lambda: self.force_exit)
+        if refused:
+            log.warning("requests not finished within %s seconds were refused: %s", self.seconds, refused)
+        await super().shutdown(sockets)
 
 
 def reachable(listener: socket.socket) -> tuple[str, int]:

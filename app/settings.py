@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,11 +21,16 @@ class Settings(BaseSettings):
         default=None,
         description="Postgres to use, as postgresql://user:password@host/name; without it an embedded one starts.",
     )
+    database_password: SecretStr | None = Field(
+        default=None, description="Password for WHENCE_DATABASE_URL, where it is not written into that."
+    )
+    database_password_file: Path | None = Field(default=None, description="File to read WHENCE_DATABASE_PASSWORD from.")
     api_key: SecretStr | None = Field(
         default=None,
         min_length=16,
         description="Secret of the first (admin) key; without it the first start makes one.",
     )
+    api_key_file: Path | None = Field(default=None, description="File to read WHENCE_API_KEY from.")
     models_dir: Path | None = Field(
         default=None,
         description="Folder below which models may be registered over HTTP; without it only the command line can.",
@@ -39,7 +44,7 @@ class Settings(BaseSettings):
         description="CPU cores that models may use; without it all but one, which stays free for the server itself.",
     )
     queue_limit: int = Field(
-        default=64, ge=1, description="Requests that may wait for the device before new ones get 503."
+        default=256, ge=1, description="Requests that may wait for the device before new ones get 503."
     )
     deadline_seconds: float = Field(
         default=240.0,
@@ -82,6 +87,47 @@ class Settings(BaseSettings):
         "the only language model there is.",
     )
     open_docs: bool = Field(default=False, description="Whether /docs and /openapi.json are served without a key.")
+    audit: Literal["off", "changes", "computations", "all"] = Field(
+        default="computations",
+        description="What the audit log keeps beside what was refused: changes, also computations, also reads; `off`: "
+        "nothing at all.",
+    )
+    shutdown_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        le=600,
+        description="Longest time that requests may still take once the server is told to end; those left get 503.",
+    )
+    traces: bool = Field(
+        default=False,
+        description="Whether OpenTelemetry spans are sent to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `otel`.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="How log lines look: JSON, or text for people; auto: text on a terminal, else JSON."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def secrets_from_files(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Each secret from the file that is named instead of it; raises ValueError where both are given."""
+        for name in ("database_password", "api_key"):
+            file = given.get(f"{name}_file")
+            if file is not None:
+                if given.get(name) is not None:
+                    raise ValueError(f"WHENCE_{name.upper()} and WHENCE_{name.upper()}_FILE are both set: give one")
+                given |= {name: read_secret(Path(file))}
+        return given
+
+
+def read_secret(file: Path) -> str:
+    """The text of a small file without its last line's end. Raises ValueError where it cannot be read or is empty."""
+    try:
+        text = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the secret in {file} cannot be read ({type(error).__name__})") from None
+    if not text:
+        raise ValueError(f"the secret in {file} is empty")
+    return text

@@ -6,14 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 
+from pydantic import SecretStr
+
+from app.refusals import Refusal
 from app.settings import Settings
 from storage import api_keys, tenants
-from storage.database import Database
+from storage.database import Database, with_password
 from storage.embedded import embedded_postgres
 from storage.errors import AlreadyExists
 from storage.migrations import migrate
 
 DEFAULT_TENANT = "default"
+UNFINISHED_RESTORE = "restore-unfinished"
+"""A file in the data directory while it is filled from a backup."""
 
 
 @asynccontextmanager
@@ -22,9 +27,11 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
     Must be entered from the main thread: the embedded server ends with the thread that started it.
     """
+    if (settings.data_dir / UNFINISHED_RESTORE).exists():
+        raise Refusal(f"a backup was not wholly restored into {settings.data_dir}: empty it and restore again")
     with ExitStack() as running:
         if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
+            url = external_url(settings.database_url, settings.database_password)
         else:
             url = running.enter_context(embedded_postgres(settings.data_dir))
         await asyncio.to_thread(migrate, url)
@@ -35,6 +42,11 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             yield database
         finally:
             await database.close()
+
+
+def external_url(url: SecretStr, password: SecretStr | None) -> str:
+    """The URL with its password; raises DatabaseRefused for one that cannot be read."""
+    return with_password(url.get_secret_value(), password.get_secret_value() if password else None)
 
 
 async def first_key(database: Database, settings: Settings) -> str | None:

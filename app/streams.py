@@ -28,6 +28,13 @@ Json: TypeAlias = dict[str, Any]
 Events: TypeAlias = AsyncGenerator[Json, None]
 
 
+def streamed_as(data: str) -> Json:
+    """The description of an answer in events, with the data of one; the schema is that of each event."""
+    about = {"type": "string", "description": "JSON.", "examples": [data]}
+    event = {"type": "object", "description": "An event.", "required": ["data"], "properties": {"data": about}}
+    return {"text/event-stream": {"schema": event, "example": {"data": data}}}
+
+
 async def event_stream(request: Request, events: Events, failure: Callable[[Json], Json]) -> Response:
     """The response, as soon as the first event is there; `failure` makes an event of an error's body."""
 

@@ -19,7 +19,7 @@ from app.refusals import NotFound
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.influence.records import file_type, records_of
 from storage import tenants, training_files
-from storage.content import content_path, read_content, remove_content, sweep_contents, write_content
+from storage.content import content_path, read_content, remove_content, sweep_contents, sweep_parts, write_content
 from storage.database import Database
 from storage.tables import TrainingFile
 from storage.training_files import Sort
@@ -148,7 +148,8 @@ async def remove_file(database: Database, data_dir: Path, tenant: str, file: str
 
 
 async def sweep_files(database: Database, data_dir: Path) -> int:
-    """Removes the contents of all tenants that no row knows; how many those were."""
+    """Removes the contents of all tenants that no row knows; how many those were. And halves of uploaded models."""
+    await asyncio.to_thread(sweep_parts, data_dir / "models")
     async with database.transaction() as session:
         names = [tenant.id for tenant in await tenants.list_all(session)]
     swept = 0

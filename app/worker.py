@@ -32,13 +32,11 @@ STOP_SECONDS = 5.0
 @asynccontextmanager
 async def working(jobs: Jobs) -> AsyncIterator[None]:
     """Works on jobs as long as the context is open; those under way at its end go back into the queue."""
-    ended = asyncio.Event()
-    worker = asyncio.create_task(work(jobs, ended))
+    worker = asyncio.create_task(work(jobs, jobs.left))
     try:
         yield
     finally:
         jobs.leave()
-        ended.set()
         await asyncio.wait({worker}, timeout=STOP_SECONDS)
         await end(worker)  # it waits for a database that is away
 
@@ -60,9 +58,11 @@ async def work(jobs: Jobs, ended: asyncio.Event) -> None:
     while not ended.is_set():
         try:
             async with queue_of(jobs.database, look).open_async() as queue:
+                jobs.looking = True
                 await run(queue, jobs.database, ended)
         except Exception as error:  # noqa: BLE001 - the job loop
             log.warning("the job worker ended and begins again: %s", type(error).__name__)
+        jobs.looking = False
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), RESTART_SECONDS)
 

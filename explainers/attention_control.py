@@ -32,6 +32,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from explainers.errors import MissingCapability
+from explainers.undivided import undivided
 
 IMPLEMENTATION = "whence_suppressed"
 """The name under which models find this attention function."""
@@ -119,7 +120,8 @@ class AttentionPass:
     def active(self) -> Iterator[None]:
         token = _ACTIVE.set(self)
         try:
-            yield
+            with undivided():
+                yield
         finally:
             _ACTIVE.reset(token)
 
@@ -335,10 +337,11 @@ def only_rows(modules: Iterable[nn.Module], rows: Tensor) -> Iterator[None]:
 
     whole = [0]
     hooks = []
-    try:
-        for module in modules:
-            hooks += [module.register_forward_pre_hook(select), module.register_forward_hook(scatter)]
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with undivided():
+        try:
+            for module in modules:
+                hooks += [module.register_forward_pre_hook(select), module.register_forward_hook(scatter)]
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -108,7 +108,9 @@ class _Reader:
                     raise OutOfMemory(too_large(queue[0].sequence)) from error
                 packed_rows = sum(reading.rows for reading in queue[:count]) // 2
                 self.model.packed_rows.most = packed_rows
+                self.model.passes.halvings += 1
                 continue
+            self.model.passes.filled(sum(reading.rows for reading in queue[:count]), packed_rows)
             found |= zip((reading.sequence.read for reading in queue[:count]), read, strict=True)
             del queue[:count]
             yield

@@ -23,6 +23,7 @@ from explainers.images import MAX_PROMPT_PIXELS, decode, pixels
 from explainers.language_model import Encoded, Inputs, LanguageModel, TokenSequence
 from explainers.pictures import Eyes, Picture, same_dtype
 from explainers.types import Image, Item, Prompt
+from explainers.undivided import undivided
 
 NOISE_SIZE = (80, 48)
 
@@ -123,7 +124,8 @@ class ImageTextModel(LanguageModel):
 
         hook = text.register_forward_pre_hook(give, with_kwargs=True)
         try:
-            yield
+            with undivided():
+                yield
         finally:
             hook.remove()
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from explainers.attention_control import AttentionPass, only_rows
 from explainers.chat_template import ChatTemplate
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
+from explainers.memory import told_alike
 from explainers.pictures import Picture
 from explainers.sizes import Sizes, sizes_of
 from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
@@ -146,6 +147,25 @@ class PackedRows:
     most: int | None = None
 
 
+@dataclass(slots=True)
+class Passes:
+    """What the passes of a network came to since it was loaded; written by whoever runs them, one thread at a time."""
+
+    forwards: int = 0
+    tokens: int = 0  # positions that were read, padding included
+    packed: int = 0  # of them in passes that are filled with several parts
+    room: int = 0  # what these passes had room for
+    halvings: int = 0  # passes that ran out of memory, and were tried again in smaller ones
+
+    def ran(self, tokens: int) -> None:
+        self.forwards += 1
+        self.tokens += tokens
+
+    def filled(self, rows: int, room: int) -> None:
+        self.packed += rows
+        self.room += max(rows, room)
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A loaded causal LM whose attention is under our control (`explainers.attention_control`)."""
@@ -159,6 +179,7 @@ class LanguageModel:
     facts: Mapping[str, Any] = field(default_factory=dict)
     placeholders: frozenset[int] = frozenset()  # ids that mark where something else stands; no text may hold them
     packed_rows: PackedRows = field(default_factory=PackedRows, compare=False, kw_only=True)
+    passes: Passes = field(default_factory=Passes, compare=False, kw_only=True)
     chat: ChatTemplate | None = None
 
     @property
@@ -235,6 +256,7 @@ class LanguageModel:
         repeated = self._first_projections if attention.knows_first_layer else []
         recording = torch.enable_grad() if differentiable else torch.inference_mode()
         with (
+            told_alike(),
             recording,
             attention.active(),
             only_rows(self._read_at_rows_only, rows),
@@ -242,6 +264,7 @@ class LanguageModel:
             self.given(inputs),
         ):
             output = self.network(**inputs.arguments, logits_to_keep=rows, use_cache=False)
+        self.passes.ran(inputs.ids.numel())
         logits: Tensor = output.logits[0]
         if logits.shape[0] != rows.numel():
             raise MissingCapability(f"{self.architecture} cannot return logits at chosen positions only")

@@ -27,6 +27,7 @@ from explainers.errors import MissingCapability
 from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel, TokenSequence
 from explainers.suppression import log_probabilities
+from explainers.undivided import undivided
 
 REFERENCE = "whence_reference"
 PROMPT, TARGET = 18, 6
@@ -181,7 +182,8 @@ def _implementation(model: LanguageModel, name: str) -> Iterator[None]:
     AttentionMaskInterface.register(REFERENCE, eager_mask)
     model.attend_with(name)
     try:
-        yield
+        with undivided():
+            yield
     finally:
         model.attend_with(IMPLEMENTATION)
 

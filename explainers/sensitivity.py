@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from explainers.attention_control import AttentionPass, Segment
 from explainers.errors import MissingCapability, OutOfMemory
 from explainers.language_model import Inputs, LanguageModel, TokenSequence
+from explainers.memory import told_alike
 from explainers.types import Checkpoint, never_stop
 
 EXTRA = 8
@@ -76,7 +77,8 @@ def sensitivity(
         gradients = []
         for output in explained:
             checkpoint()
-            (gradient,) = torch.autograd.grad(output, change, retain_graph=True)
+            with told_alike():
+                (gradient,) = torch.autograd.grad(output, change, retain_graph=True)
             gradients.append(gradient.double().cpu().numpy())
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"the gradient of {sequence.positions} positions does not fit into memory") from error

@@ -69,7 +69,9 @@ def log_probabilities(
                 raise OutOfMemory(too_large(sequence)) from error
             packed_rows = sum(sequence.positions - start for start, _ in queue[:count]) // 2
             model.packed_rows.most = packed_rows
+            model.passes.halvings += 1
             continue
+        model.passes.filled(sum(sequence.positions - start for start, _ in queue[:count]), packed_rows)
         for (_, index), values in zip(queue[:count], scores, strict=True):
             result[index, len(base) - len(values) :] = values
         del queue[:count]

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 
 from storage.errors import NotFound
 
+PART = ".part"
 STRAY_SECONDS = 3600.0
 """What is younger may be waiting for its row to be committed."""
 
@@ -30,10 +31,14 @@ def content_path(data_dir: Path, tenant: str, id: UUID) -> Path:
 
 def write_content(data_dir: Path, tenant: str, id: UUID, content: bytes) -> None:
     """Keeps a content: when this returns it is on the disk, whole. Raises OSError."""
-    path = content_path(data_dir, tenant, id)
+    write_whole(content_path(data_dir, tenant, id), content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Keeps a file and its folders: it is on the disk when it has its name. Raises OSError, and leaves nothing then."""
     for folder in (path.parent.parent, path.parent):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f"{id}.{uuid4().hex}.part")
+    part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
@@ -69,6 +74,14 @@ def sweep_contents(data_dir: Path, tenant: str, known: Collection[UUID]) -> int:
                 path.unlink()
                 swept += 1
     return swept
+
+
+def sweep_parts(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder."""
+    for path in folder.glob(f"*{PART}"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STRAY_SECONDS:
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

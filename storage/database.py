@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
+from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, OutOfSpace, StorageError
 from storage.values import json_text, plain
 
 CONNECT_TIMEOUT_S = 5
@@ -41,8 +41,10 @@ POOL_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 AS_IT_IS = {"no_parameters": True}  # otherwise a percent sign would mean something
-# 08: connection lost or refused; 53: out of disk, memory or connections; 57P: being shut down or started.
+SOON = "set_config('synchronous_commit', 'off', true)"
+# 08: connection lost or refused; 53: out of memory or connections; 57P: being shut down or started.
 UNAVAILABLE = ("08", "53", "57P")
+DISK_FULL = "53100"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,14 @@ class Database:
         *,
         tenant: str | None = None,
         key_hash: bytes | None = None,
+        durable: bool = True,
     ) -> Any | None:
         """The first row (a named tuple), or None, of one statement in a transaction of its own.
 
         When its connection turns out dead the statement is sent again, so it must bear being run twice. Rows and
-        errors are those of `transaction`.
+        errors are those of `transaction`. What is not `durable` reaches the disk a moment after this returns.
         """
-        settings = _settings(tenant, key_hash)
+        settings = ", ".join(filter(None, (_settings(tenant, key_hash), "" if durable else SOON)))
         opening = f"SELECT {settings}; ".encode() if settings else b""
         with translated_errors():
             for _ in range(self.pool_size):  # after a restart of Postgres all that wait in the pool are dead
@@ -125,14 +128,12 @@ class Database:
         pooled = self.kept.pop() if self.kept else await self.engine.raw_connection()
         connection: Any = pooled.driver_connection
         try:
-            known = self.planned.setdefault(connection, set())
-            if statement.name not in known:
-                await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
-                known.add(statement.name)
             # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
             adapter = Transformer(connection)
             quoted = b", ".join(adapter.as_literal(values[name]) for name in statement.values)
-            result = await _exchange(connection, b"%bEXECUTE %b(%b)" % (opening, statement.name.encode(), quoted))
+            given = b"(%b)" % quoted if quoted else b""
+            message = b"%bEXECUTE %b%b" % (opening, statement.name.encode(), given)
+            result = await self._execute(connection, statement, message)
             adapter.set_pgresult(result)
             return adapter.load_row(0, _row_type(result)._make) if result.ntuples else None
         except psycopg.OperationalError as error:
@@ -145,6 +146,18 @@ class Database:
                 self.kept.append(pooled)
             else:
                 await greenlet_spawn(pooled.close if idle else pooled.invalidate)
+
+    async def _execute(self, connection: Any, statement: Statement, message: bytes) -> Any:
+        """The result of a message that executes the statement, which is planned first where it has to be."""
+        known = self.planned.setdefault(connection, set())
+        if statement.name in known:
+            with suppress(psycopg.errors.InvalidSqlStatementName):
+                return await _exchange(connection, message)
+            known.clear()  # a rollback may have the driver forget all that a connection has planned, ours too
+        with suppress(psycopg.errors.DuplicatePreparedStatement):  # by a question that was cancelled just then
+            await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
+        known.add(statement.name)
+        return await _exchange(connection, message)
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable unless the database answers."""
@@ -177,6 +190,13 @@ def postgres_url(url: str) -> URL:
     if parsed.drivername.partition("+")[0] not in {"postgresql", "postgres"}:
         raise DatabaseRefused(f"a {parsed.drivername} database cannot be used: whence needs postgresql://")
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def with_password(url: str, password: str | None) -> str:
+    """The URL with this password in place of its own; unchanged without one."""
+    if password is None:
+        return url
+    return postgres_url(url).set(password=password).render_as_string(hide_password=False)
 
 
 def _leave_begin_to_us(connection: Any, _record: object) -> None:
@@ -259,6 +279,8 @@ def _translated(error: BaseException | None, *, lost: bool) -> StorageError:
     kind = type(error).__name__
     if lost or (state is None and kind == "OperationalError"):
         return DatabaseUnavailable("the database cannot be reached")
+    if state == DISK_FULL:
+        return OutOfSpace("the disk of the database is full")
     if kind == "ConnectionTimeout" or (state or "").startswith(UNAVAILABLE):
         return DatabaseUnavailable(f"the database cannot serve now ({kind})")
     if (state or "").startswith("22"):

@@ -43,7 +43,7 @@ def embedded_postgres(data_dir: Path, *, patience_s: float = 120.0) -> Iterator[
     """
     deadline = time.monotonic() + patience_s
     with _os_errors(data_dir):
-        data_dir = _made(data_dir)
+        data_dir = made_data_dir(data_dir)
         users = _open(data_dir / "postgres.users.lock")
     try:
         with _os_errors(data_dir):
@@ -58,7 +58,7 @@ def embedded_postgres(data_dir: Path, *, patience_s: float = 120.0) -> Iterator[
 def revive(data_dir: Path, *, patience_s: float = 30.0) -> None:
     """Starts the server again if its keeper was killed; for a process inside `embedded_postgres` of that folder."""
     with _os_errors(data_dir):
-        _attach(_made(data_dir), time.monotonic() + patience_s)
+        _attach(made_data_dir(data_dir), time.monotonic() + patience_s)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _os_errors(data_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _made(data_dir: Path) -> Path:
+def made_data_dir(data_dir: Path) -> Path:
     """The absolute data directory; a new one is private, but root's can be passed through by the server's user."""
     if not data_dir.is_dir():
         data_dir.mkdir(parents=True, exist_ok=True)

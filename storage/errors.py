@@ -2,8 +2,10 @@
 
 StorageError                  also: a statement that Postgres turned down for a reason the program did not foresee
 ├── DatabaseUnavailable       no connection now: not started, restarting, all connections taken; worth trying again
+├── OutOfSpace                the disk is full; worth trying again once there is room
 ├── DatabaseRefused           this program must not use that database as it is; the message says what to do
 ├── EmbeddedServerFailed      the server that Whence starts itself cannot run here; the message says what to do
+├── DumpFailed                pg_dump or pg_restore could not do it; the message is theirs
 ├── NotFound                  no such row, or another tenant's
 ├── AlreadyExists             the name or secret is taken
 ├── InUse                     other rows still need this one
@@ -26,12 +28,20 @@ class DatabaseUnavailable(StorageError):
     """The database cannot be reached at the moment."""
 
 
+class OutOfSpace(StorageError):
+    """The disk of the database, or of the contents beside it, is full."""
+
+
 class DatabaseRefused(StorageError):
     """The database can be reached but not used: newer schema, other Postgres major, a role above row-level security."""
 
 
 class EmbeddedServerFailed(StorageError):
     """The embedded Postgres could not be set up or started."""
+
+
+class DumpFailed(StorageError):
+    pass
 
 
 class NotFound(StorageError):

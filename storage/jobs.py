@@ -128,8 +128,15 @@ async def get(session: AsyncSession, id: UUID) -> Job:
     return Job(*row)
 
 
-async def page(session: AsyncSession, *, state: str | None = None, cursor: str | None = None, limit: int = 50) -> Page:
-    """Jobs newest first, at most `limit` (1 to 500), all or those in one state.
+async def page(
+    session: AsyncSession,
+    *,
+    state: str | None = None,
+    without: Sequence[str] = (),
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page:
+    """Jobs newest first, at most `limit` (1 to 500), all or those in one state, but for some kinds.
 
     Rows added meanwhile neither repeat nor shift the following pages. Raises InvalidCursor, InvalidValue.
     """
@@ -138,6 +145,8 @@ async def page(session: AsyncSession, *, state: str | None = None, cursor: str |
     query = select(*COLUMNS).order_by(Row.created_at.desc(), Row.id.desc()).limit(limit + 1)
     if state is not None:
         query = query.where(Row.state == state)
+    if without:
+        query = query.where(Row.kind.not_in(without))
     if cursor is not None:
         query = query.where(tuple_(Row.created_at, Row.id) < tuple_(*position(cursor)))
     rows = tuple(Job(*row) for row in await session.execute(query))

@@ -533,3 +533,33 @@ class Deployment(Table):
     input_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
     output_tokens: Mapped[int] = mapped_column(BigInteger(), server_default="0")
     changed_at: Mapped[datetime | None]
+
+
+class AuditEntry(Table):
+    """Who did what, and what came of it. Only added to (see the migration), and refers to no row: it outlives them all.
+
+    `status` is that of the answer, and 0 in the row that is added before a change begins; the two have one `id`.
+    `object` has what the route's path names, and the address of what was made.
+    """
+
+    __tablename__ = "audit"
+
+    tenant_id: Mapped[str] = _tenant_id()
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    status: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime] = _created_at()
+    kind: Mapped[str]
+    method: Mapped[str]
+    route: Mapped[str]
+    object: Mapped[dict[str, Any]]
+    key_id: Mapped[UUID | None]
+    key_name: Mapped[str | None]
+    request_id: Mapped[str | None]
+
+
+Index(
+    "audit_newest_idx",
+    AuditEntry.__table__.c.tenant_id,
+    AuditEntry.created_at.desc(),
+    AuditEntry.id.desc(),
+)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -61,9 +62,15 @@ def test_no_secret_is_written_into_the_image() -> None:
     assert not re.search(r"PASSWORD|SECRET|TOKEN|API_KEY", DOCKERFILE)
 
 
-def test_passwords_come_from_the_environment_and_are_required() -> None:
-    assert "${WHENCE_DATABASE_PASSWORD:?" in SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]
-    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
+def test_secrets_are_files() -> None:
+    assert set(COMPOSE["secrets"]) == {"postgres_password", "database_password"}
+    assert all(secret["file"].startswith("./secrets/") for secret in COMPOSE["secrets"].values())
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "PASSWORD:" not in (ROOT / "docker-compose.yml").read_text().replace("PASSWORD_FILE:", "")
+    environment = SERVICES["server"]["environment"]
+    assert environment["WHENCE_DATABASE_PASSWORD_FILE"] == "/run/secrets/database_password"
+    assert make_url(environment["WHENCE_DATABASE_URL"]).password is None
+    assert SERVICES["postgres"]["environment"] == {"POSTGRES_PASSWORD_FILE": "/run/secrets/postgres_password"}
 
 
 def test_the_server_is_reached_from_this_machine_only_and_postgres_not_at_all() -> None:
@@ -76,12 +83,14 @@ def test_the_database_role_is_below_row_level_security() -> None:
     assert "nosuperuser nobypassrls" in script and "create extension vector" in script
     # `$` is doubled: Compose would put its own environment in place of a single one.
     assert not re.search(r"(?<!\$)\$(?!\$)", script)
-    assert "@postgres:" in SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]
-    assert SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"].startswith("postgresql://whence:")
+    assert make_url(SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]).username == "whence"
 
 
-@pytest.mark.parametrize("name", ["server", "server-gpu"])
-def test_the_server_is_confined(name: str) -> None:
+OURS = ["migrate", "server", "server-gpu", "worker", "worker-gpu"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_is_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True and service["tmpfs"]
     assert service["cap_drop"] == ["ALL"]
@@ -90,11 +99,26 @@ def test_the_server_is_confined(name: str) -> None:
     assert any(volume.endswith(":/models:ro") for volume in service["volumes"])
 
 
-def test_a_gpu_is_reserved_only_in_its_profile() -> None:
-    assert SERVICES["server-gpu"]["profiles"] == ["gpu"]
-    devices = SERVICES["server-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_bounds(name: str) -> None:
+    assert set(SERVICES[name]["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+
+
+def test_the_schema_is_there_before_anybody_uses_it() -> None:
+    """And jobs have a service of their own: the server's memory is for requests."""
+    assert (SERVICES["migrate"]["command"], SERVICES["migrate"]["restart"]) == (["migrate"], "no")
+    assert (SERVICES["server"]["command"], SERVICES["worker"]["command"]) == (["serve", "--no-worker"], ["worker"])
+    for name in OURS[1:]:
+        assert SERVICES[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", ["server", "worker"])
+def test_a_gpu_is_reserved_only_in_its_profile(name: str) -> None:
+    assert SERVICES[f"{name}-gpu"]["profiles"] == ["gpu"]
+    devices = SERVICES[f"{name}-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["capabilities"] == ["gpu"]
-    assert "deploy" not in SERVICES["server"]
+    assert "reservations" not in SERVICES[name]["deploy"]["resources"]
 
 
 def test_images_are_pinned() -> None:
@@ -108,15 +132,13 @@ def test_hadolint_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_compose_reads_the_file(tmp_path: Path) -> None:
+def test_compose_reads_the_file() -> None:
     compose = ["docker", "compose"]
     if (
         shutil.which("docker") is None
         or subprocess.run([*compose, "version"], capture_output=True, check=False).returncode
     ):
         pytest.skip("Docker Compose is not installed")
-    settings = tmp_path / "env"
-    settings.write_text("POSTGRES_PASSWORD=a\nWHENCE_DATABASE_PASSWORD=b\n")
-    command = [*compose, "--env-file", str(settings), "--profile", "gpu", "config", "--quiet"]
+    command = [*compose, "--profile", "gpu", "config", "--quiet"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from explainers.errors import MissingCapability
 from explainers.influence.blocks import blocks_of
 from explainers.seeds import generator
+from explainers.undivided import undivided
 
 
 def block_linears(network: PreTrainedModel) -> dict[str, nn.Module]:
@@ -95,7 +96,8 @@ class Watch:
     def active(self) -> Iterator[None]:
         handles = [part.register_forward_hook(self._hook(name)) for name, part in self.projection.layers.items()]
         try:
-            yield
+            with undivided():
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -139,7 +141,8 @@ def frozen(network: PreTrainedModel) -> Iterator[None]:
     try:
         network.requires_grad_(requires_grad=False)
         network.train(mode=False)
-        yield
+        with undivided():
+            yield
     finally:
         for parameter in required:
             parameter.requires_grad_()

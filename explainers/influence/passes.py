@@ -22,7 +22,9 @@ from explainers.errors import MissingCapability, OutOfMemory
 from explainers.influence.blocks import blocks_of
 from explainers.influence.examples import Example
 from explainers.language_model import LanguageModel
+from explainers.memory import told_alike
 from explainers.types import Checkpoint, never_stop
+from explainers.undivided import undivided
 
 TOKEN_BUDGET = 8192
 """Positions of one pass, padding included, unless the caller says otherwise."""
@@ -96,7 +98,8 @@ def plain_attention(model: LanguageModel) -> Iterator[None]:
     before = str(model.network.config.get_text_config()._attn_implementation)
     model.attend_with("sdpa" if model.network._supports_sdpa else "eager")
     try:
-        yield
+        with undivided():
+            yield
     finally:
         model.attend_with(before)
 
@@ -112,8 +115,9 @@ def answer_pass(model: LanguageModel, batch: Batch, embeddings: Tensor | None = 
         raise MissingCapability(f"{model.architecture} has no output layer whose rows could be chosen")
     read: dict[str, Tensor] = {"input_ids": batch.ids} if embeddings is None else {"inputs_embeds": embeddings}
     middle = blocks_of(network)[1][middle_layer(model) - 1]
-    with _scoring(head, batch) as rows, _leaving(middle, batch) as questions:
+    with told_alike(), _scoring(head, batch) as rows, _leaving(middle, batch) as questions:
         output = network(**read, attention_mask=batch.mask, use_cache=False)
+    model.passes.ran(batch.ids.numel())
     logits: Tensor = output.logits
     if len(rows) != 1 or len(questions) != 1 or logits.shape[:2] != (1, len(batch.rows)):
         raise MissingCapability(f"{model.architecture} does not make its logits by one output layer")
@@ -140,7 +144,8 @@ def _scoring(head: nn.Module, batch: Batch) -> Iterator[list[Tensor]]:
     rows: list[Tensor] = []  # (N, d) each
     hook = head.register_forward_pre_hook(select)
     try:
-        yield rows
+        with undivided():
+            yield rows
     finally:
         hook.remove()
 
@@ -156,7 +161,8 @@ def _leaving(block: nn.Module, batch: Batch) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
     hook = block.register_forward_hook(keep)
     try:
-        yield found
+        with undivided():
+            yield found
     finally:
         hook.remove()
 
@@ -183,10 +189,9 @@ def token_log_probs(
     called before each pass). The model is left as it was.
     """
     found: dict[int, NDArray[np.float64]] = {}
-    with torch.inference_mode(), plain_attention(model):
-        for indices in batches(model, examples, token_budget):
-            scores = _fitting(model, [examples[index] for index in indices], checkpoint)
-            found |= dict(zip(indices, scores, strict=True))
+    for indices in batches(model, examples, token_budget):
+        scores = _fitting(model, [examples[index] for index in indices], checkpoint)
+        found |= dict(zip(indices, scores, strict=True))
     return [found[index] for index in range(len(examples))]
 
 
@@ -194,12 +199,14 @@ def _fitting(model: LanguageModel, examples: list[Example], checkpoint: Checkpoi
     """The scores of one batch, or of its halves where it does not fit into memory."""
     checkpoint()
     try:
-        batch = batch_of(model, examples)
-        scores = chosen_log_probs(answer_pass(model, batch).logits, batch.targets).double().cpu().numpy()
+        with torch.inference_mode(), plain_attention(model):
+            batch = batch_of(model, examples)
+            scores = chosen_log_probs(answer_pass(model, batch).logits, batch.targets).double().cpu().numpy()
         return np.split(scores, np.cumsum(batch.counts)[:-1])
     except torch.OutOfMemoryError as error:
         if len(examples) == 1:
             reason = f"an example of {len(examples[0].ids)} tokens does not fit into the memory of the device"
             raise OutOfMemory(reason) from error
+    model.passes.halvings += 1
     half = len(examples) // 2
     return _fitting(model, examples[:half], checkpoint) + _fitting(model, examples[half:], checkpoint)

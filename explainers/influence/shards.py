@@ -82,11 +82,15 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def write(path: Path, content: bytes) -> str:
     """Writes a file whole or not at all; its sha256."""
     passing = path.with_name(f".{path.name}.{uuid4().hex}")
-    with passing.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    passing.replace(path)
+    try:
+        with passing.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        passing.replace(path)
+    except BaseException:
+        passing.unlink(missing_ok=True)  # what is left of a full disk must not take its place
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -22,6 +22,7 @@ from explainers.influence.examples import Example
 from explainers.influence.gradients import Projection, Watch, frozen
 from explainers.influence.passes import Batch, answer_pass, batch_of, batches, chosen_log_probs, plain_attention
 from explainers.language_model import LanguageModel
+from explainers.memory import told_alike
 from explainers.types import Checkpoint, never_stop
 
 MOST_GAIN = 8.0
@@ -72,7 +73,8 @@ def sketching(
 def sketch_batch(tune: FineTune, batch: Batch, projection: Projection) -> Sketches:
     """One pass of the base model and one there and back of the fine-tuned one. Raises OutOfMemory."""
     try:
-        return _sketched(tune, batch, projection)
+        with told_alike():
+            return _sketched(tune, batch, projection)
     except torch.OutOfMemoryError as error:
         count, length = batch.ids.shape
         raise OutOfMemory(f"{count} examples of {length} tokens do not fit into the memory of the device") from error

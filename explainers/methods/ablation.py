@@ -10,12 +10,12 @@ which one keeps what the other removes, drawn by a seed from the question.
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from explainers import clock
 from explainers.ablations import halves
 from explainers.language_model import LanguageModel
 from explainers.plan import Plan, attribution, check_finite, gains, kept, plan
@@ -35,7 +35,7 @@ def attribute(
 
 def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
     """The fitted scores of what a plan with a control factor of 0 asks for."""
-    started, model = time.perf_counter(), asked.model
+    started, model = clock.working(), asked.model
     keeps = _halves(asked)  # (N, F) of 0 and 1
     shares = asked.shares()
     variants = [asked.base * kept(shares[keep == 0]) for keep in keeps]
@@ -47,7 +47,7 @@ def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
     fit = _fitted(1.0 - keeps, losses)
     errors = _errors(asked, fit)
     facts = {"forwards": found.forwards, "rows": found.rows, "samples": len(keeps)}
-    spent = {"seconds": time.perf_counter() - started}
+    spent = {"seconds": clock.working() - started}
     return attribution(asked, "ablation", fit.slopes, found.base, facts | spent, errors)
 
 

@@ -7,8 +7,7 @@ factor and p_0 the pass without; positive scores support the target. Exact: equa
 
 from __future__ import annotations
 
-import time
-
+from explainers import clock
 from explainers.language_model import LanguageModel
 from explainers.plan import Plan, attribution, check_finite, plan
 from explainers.suppression import log_probabilities
@@ -27,10 +26,10 @@ def attribute(
 
 def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
     """The scores that a plan asks for."""
-    started, model, additive = time.perf_counter(), asked.model, asked.config.log_additive
+    started, model, additive = clock.working(), asked.model, asked.config.log_additive
     scores = log_probabilities(
         model, asked.sequence, asked.base, asked.variants, log_additive=additive, checkpoint=checkpoint
     )
     check_finite(model, scores.base, scores.variants)
-    facts = {"forwards": scores.forwards, "rows": scores.rows, "seconds": time.perf_counter() - started}
+    facts = {"forwards": scores.forwards, "rows": scores.rows, "seconds": clock.working() - started}
     return attribution(asked, "atman", (scores.base - scores.variants).T, scores.base, facts)

@@ -8,8 +8,7 @@ cannot see saturation, nor what several damped tokens do together.
 
 from __future__ import annotations
 
-import time
-
+from explainers import clock
 from explainers.language_model import LanguageModel
 from explainers.plan import Plan, attribution, check_finite, plan
 from explainers.sensitivity import sensitivity
@@ -25,11 +24,11 @@ def attribute(
 
 def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
     """The predicted scores of what a plan asks for."""
-    started, additive, by_token = time.perf_counter(), asked.config.log_additive, asked.by_target_token
+    started, additive, by_token = clock.working(), asked.config.log_additive, asked.by_target_token
     found = sensitivity(
         asked.model, asked.sequence, asked.base, log_additive=additive, per_token=by_token, checkpoint=checkpoint
     )
     values = found.predicted(asked.base, asked.variants, log_additive=additive)
     check_finite(asked.model, found.base, values)
     facts = {"forwards": found.forwards, "backwards": found.backwards, "rows": found.rows}
-    return attribution(asked, "gradient", values, found.base, facts | {"seconds": time.perf_counter() - started})
+    return attribution(asked, "gradient", values, found.base, facts | {"seconds": clock.working() - started})

@@ -8,7 +8,6 @@ average, which is reported.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
+from explainers import clock
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.predictors.artifact import library
 from explainers.sequence_classifier import SequenceClassifier
 from explainers.types import Attribution, Checkpoint, Feature, Span, Target, never_stop
+from explainers.undivided import undivided
 
 BATCH_TOKENS = 2048
 
@@ -44,7 +45,7 @@ def attribute(
     config = config or IntegratedGradientsConfig()
     if config.steps < 2:
         raise InvalidRequest("integrated gradients need at least 2 steps")
-    started, encoding = time.perf_counter(), model.encode(text)
+    started, encoding = clock.working(), model.encode(text)
     ids, there, types = model.tensors([encoding])
     masked, name = _masked(model, encoding, ids)
     with torch.inference_mode():
@@ -61,7 +62,7 @@ def attribute(
         "completeness_error": float(np.abs(missed).max()),
         "outside_pieces": rest.tolist(),
         "forwards": config.steps * len(model.outputs) + 2,
-        "seconds": time.perf_counter() - started,
+        "seconds": clock.working() - started,
         "output": model.space,
         "prediction": ends[0].tolist(),
         "warnings": [],
@@ -93,14 +94,16 @@ def _gradients(
         return model.outputs_of(ids, there, types)
 
     engine: Any = library("captum.attr").LayerIntegratedGradients(forward, model.network.get_input_embeddings())
-    found = engine.attribute(
-        line[0],
-        baselines=line[1],
-        target=output,
-        additional_forward_args=others,
-        n_steps=steps,
-        internal_batch_size=max(1, BATCH_TOKENS // line[0].shape[1]),
-    )
+    checkpoint()  # the last at which others may go first: captum has hooks on the model until it is done
+    with undivided():
+        found = engine.attribute(
+            line[0],
+            baselines=line[1],
+            target=output,
+            additional_forward_args=others,
+            n_steps=steps,
+            internal_batch_size=max(1, BATCH_TOKENS // line[0].shape[1]),
+        )
     summed: NDArray[np.float64] = found.detach().double().sum(dim=-1)[0].cpu().numpy()
     return summed
 

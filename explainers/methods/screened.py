@@ -6,11 +6,10 @@ multiplied by the median of exact over predicted size among those that are. `fac
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
+from explainers import clock
 from explainers.errors import InvalidRequest
 from explainers.language_model import LanguageModel
 from explainers.plan import Plan, attribution, check_finite, plan
@@ -30,7 +29,7 @@ def attribute(
 
 def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
     """The scores of what a plan asks for."""
-    started, model, config = time.perf_counter(), asked.model, asked.config
+    started, model, config = clock.working(), asked.model, asked.config
     additive, by_token = config.log_additive, asked.by_target_token
     count = config.exact if isinstance(config, ScreenedConfig) else ScreenedConfig().exact
     screen = sensitivity(
@@ -52,7 +51,7 @@ def explain(asked: Plan, checkpoint: Checkpoint = never_stop) -> Attribution:
         "forwards": screen.forwards + measured.forwards,
         "backwards": screen.backwards,
         "rows": screen.rows + measured.rows,
-        "seconds": time.perf_counter() - started,
+        "seconds": clock.working() - started,
         "exact": np.isin(np.arange(len(asked.chunks)), largest).tolist(),
         "scale": scale,
     }

@@ -7,13 +7,13 @@ answer itself for forests. They need no background, and they do not add up to a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from explainers import clock
 from explainers.errors import MissingCapability
 from explainers.predictors.artifact import Contributions, Trees
 from explainers.predictors.binding import TablePredictor
@@ -37,11 +37,11 @@ def attribute(predictor: TablePredictor, table: Table, checkpoint: Checkpoint = 
     targets = tuple(Target(name) for name in predictor.outputs)
     for start in range(0, len(rows), BLOCK_ROWS):
         checkpoint()
-        block, started = rows.take(slice(start, start + BLOCK_ROWS)), time.perf_counter()
+        block, started = rows.take(slice(start, start + BLOCK_ROWS)), clock.working()
         given = predictor.artifact.contributions(block)
         off = _checked(given)
         values, base = _completed(predictor, given)
-        facts = _facts(given, (time.perf_counter() - started) / len(block))
+        facts = _facts(given, (clock.working() - started) / len(block))
         found += [
             Attribution("tree_shap", features, targets, row, base, None, {**facts, "additivity_error": float(error)})
             for row, error in zip(values, off, strict=True)

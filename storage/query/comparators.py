@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeEngine
 
 from storage.errors import InvalidQuery
 from storage.query.ast import Test
-from storage.query.body import MOST_VALUES, Place, shown
+from storage.query.body import MOST_VALUES, Place
 from storage.query.typed import TIMES, Kind, Sql, Typed, read_moment
 
 Compare: TypeAlias = Callable[[Typed, Place], Sql]
@@ -133,7 +133,7 @@ def as_number(place: Place) -> float:
     try:
         return float(Place(float(place.text().replace("_", "x")), place.pointer).number())
     except ValueError:
-        raise InvalidQuery(f"{shown(place.value)} is not a number", place.pointer) from None
+        raise InvalidQuery("must be a number", place.pointer) from None
 
 
 def _truth(place: Place) -> float:
@@ -146,7 +146,7 @@ def _truth(place: Place) -> float:
 def _moment(place: Place) -> Any:
     moment = read_moment(place.text())
     if moment is None:
-        raise InvalidQuery(f"{shown(place.value)} is not an ISO 8601 timestamp", place.pointer)
+        raise InvalidQuery("must be an ISO 8601 timestamp", place.pointer)
     return moment
 
 

@@ -250,7 +250,8 @@ async def test_others_get_the_device_in_between(running: Running, monkeypatch: p
         assert (await asked(running, **changes)).status_code == 200
         order.append(name)
 
-    monkeypatch.setattr("app.turns.TURN_SECONDS", 0.01)
+    for module in ("device", "schedule"):
+        monkeypatch.setattr(f"app.{module}.QUANTUM", 0.01)
     first = asyncio.create_task(note("long", **long))
     await asyncio.sleep(0.1)
     await asyncio.gather(first, note("short", maximum_tokens=1))
@@ -259,7 +260,6 @@ async def test_others_get_the_device_in_between(running: Running, monkeypatch: p
 
 async def test_the_device_stops_when_the_client_goes_away(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that is left after its first event."""
-    monkeypatch.setattr("app.turns.TURN_SECONDS", 3600.0)
     pieces: list[object] = []
     run = use_case.run
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.errors import ANSWERS, pointer, refusal_response
+from app.errors import ANSWERS, pointer, problem_body, refusal_response
 from app.main import create_app
 from app.refusals import QueueFull, Refusal, StillRunning, UnknownModel
 from app.settings import Settings
 from explainers.errors import ContextLengthExceeded
+from storage.errors import OutOfSpace
 from tests.app.conftest import Running, Start
 
 pytestmark = pytest.mark.anyio
@@ -191,3 +194,34 @@ def test_pointers_leave_out_union_members() -> None:
 def test_no_framework_pages() -> None:
     app: FastAPI = create_app(Settings())
     assert app.docs_url is None and app.redoc_url is None and app.openapi_url is None
+
+
+async def raised(error: Exception) -> httpx.Response:
+    """The answer of a route that raises it."""
+    app = create_app(Settings())
+
+    async def fail() -> None:
+        raise error
+
+    app.add_api_route("/fail", fail)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://whence") as client:
+        return await client.get("/fail")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "after"),
+    [
+        (OSError(errno.ENOSPC, SECRET, SECRET), 507, "OUT_OF_SPACE", "10"),
+        (OSError(errno.EDQUOT, SECRET), 507, "OUT_OF_SPACE", "10"),
+        (OutOfSpace("the disk of the database is full"), 507, "OUT_OF_SPACE", "10"),
+        (MemoryError(SECRET), 503, "UNAVAILABLE", "1"),
+        (OSError(errno.EACCES, SECRET, SECRET), 500, "INTERNAL", None),
+    ],
+    ids=["full disk", "used quota", "full disk of the database", "no memory", "another"],
+)
+async def test_what_the_machine_has_run_out_of(error: Exception, status: int, code: str, after: str | None) -> None:
+    answer = await raised(error)
+    assert (answer.status_code, answer.json()["code"], answer.headers.get("retry-after")) == (status, code, after)
+    assert SECRET not in answer.text
+    told = problem_body(error)  # and of a job, which is tried again
+    assert (told["status"], told["code"]) == (status, code)

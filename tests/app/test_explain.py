@@ -153,7 +153,7 @@ async def test_token_overlap_of_a_control_wins(running: Running) -> None:
         ({"method": "sorcery"}, "MISSING_CAPABILITY", "/method"),
         ({"method": 7}, "INVALID_REQUEST", "/method"),
         ({"method": "screened", "exact_scores": 0}, "INVALID_REQUEST", "/exact_scores"),
-        ({"exact_scores": 2.0}, "INVALID_REQUEST", "/exact_scores"),
+        ({"exact_scores": 2.5}, "INVALID_REQUEST", "/exact_scores"),
         ({"evaluate": 1}, "INVALID_REQUEST", "/evaluate"),
         ({"uncertainty": "true"}, "INVALID_REQUEST", "/uncertainty"),
         ({"dry_run": []}, "INVALID_REQUEST", "/dry_run"),

@@ -235,7 +235,7 @@ async def test_limits_of_a_key_hold_for_rows_and_backfills(running: Running, art
     model, state = await find_state(explainer, "default", id)
     digest = (await scorer_of(explainer, "default", model, state)).predictor.digest
     small = await running.key("explain", "ingest", seconds_per_minute=30)
-    for speed in ((digest, "shap"), (digest, "shap", "stored")):
+    for speed in (("default", digest, "shap"), ("default", digest, "shap", "stored")):
         for _ in range(9):
             explainer.rates.note(speed, 1000, 1000.0)
     path = f"{MODELS}/{id}/inferences/u-0/explanation"

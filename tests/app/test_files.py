@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.training_files import id_of, list_files, read_file, sweep_files
-from storage.content import content_path, write_content
+from storage.content import PART, content_path, write_content, write_whole
 from storage.training_files import new_id
 from tests.app.conftest import Running, Start
 
@@ -209,10 +209,11 @@ async def test_strays_are_swept_at_the_start(start: Start, running: Running) -> 
     data_dir = running.server.settings.data_dir
     write_content(data_dir, "default", stray, b"{}")
     old = time.time() - 7200
-    for id in (stray, id_of(file["id"])):
-        os.utime(content_path(data_dir, "default", id), (old, old))
+    write_whole(half := data_dir / "models" / f"model.json.1{PART}", b"{")
+    for path in (*(content_path(data_dir, "default", id) for id in (stray, id_of(file["id"]))), half):
+        os.utime(path, (old, old))
     async with start():
-        assert not content_path(data_dir, "default", stray).exists()
+        assert not content_path(data_dir, "default", stray).exists() and not half.exists()
     assert await sweep_files(running.server.explainer.database, data_dir) == 0
     assert (await running.client.get(f"{FLOW}/{file['id']}/content")).content == GOOD
 

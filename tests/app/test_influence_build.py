@@ -263,6 +263,8 @@ async def test_several_workers_share_a_build(start: Start, folders: Path, monkey
         await prepared(one)
         await built(one, "tuned", await sent(one, training_file()))
         facts = await facts_of(one)
+        listed = (await one.client.get("/jobs")).json()["jobs"]
+    assert {job["kind"] for job in listed} == {"influence-index"}  # its helpers are no jobs that anybody asked for
     assert {kind for kind, _ in workers} == {"influence-index", "influence-shards"}
     assert sorted(number for _, number in workers) == list(range(facts["shards"]))  # each was computed once
 

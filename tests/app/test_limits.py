@@ -18,6 +18,7 @@ import uvicorn
 from app.device import Priority
 from app.main import create_app
 from app.settings import Settings
+from explainers.undivided import undivided
 from tests import tiny_models
 from tests.app.conftest import ADMIN_KEY, PROMPT, TARGET, Running, Start, until
 
@@ -93,8 +94,9 @@ async def hold(running: Running) -> threading.Event:
 
     def work(checkpoint: Any) -> None:
         started.set()
-        while not opened.wait(0.005):
-            checkpoint()
+        with undivided():
+            while not opened.wait(0.005):
+                checkpoint()
 
     task = asyncio.create_task(running.server.explainer.runtime.run(work))
     running.app.state.held = task

@@ -14,6 +14,7 @@ from app.device import Broken, Device, Priority, Steps, Stopped
 from app.flights import SingleFlight
 from app.refusals import QueueFull, ShuttingDown, StillRunning
 from explainers.types import Checkpoint
+from explainers.undivided import undivided
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ async def device() -> AsyncIterator[Device]:
 
 
 class Gate:
-    """Work that has started, and goes on once it is opened; notices when it is stopped."""
+    """Work that has started, and goes on once it is opened; notices when it is stopped, and lets nobody pass."""
 
     def __init__(self) -> None:
         self.started, self.opened, self.stopped = threading.Event(), threading.Event(), threading.Event()
@@ -34,8 +35,9 @@ class Gate:
     def __call__(self, checkpoint: Checkpoint) -> str:
         self.started.set()
         try:
-            while not self.opened.wait(0.002):
-                checkpoint()
+            with undivided():
+                while not self.opened.wait(0.002):
+                    checkpoint()
         except Stopped:
             self.stopped.set()
             raise

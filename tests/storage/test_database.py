@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from storage import tenants
 from storage.database import Database, compiled, postgres_url
-from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, StorageError
+from storage.errors import DatabaseRefused, DatabaseUnavailable, InvalidValue, OutOfSpace, StorageError
 from storage.tables import Tenant
 from tests.postgres import Server, connection
 
@@ -208,3 +208,38 @@ async def test_settings_are_quoted(database: Database, value: str) -> None:
             text("SELECT current_setting('whence.tenant'), current_setting('whence.key_hash')")
         )
         assert shown.one() == (value, "00ff")
+
+
+async def test_a_question_cancelled_while_it_was_planned_harms_nobody(postgres: Server) -> None:
+    """It was planned all the same, and nobody took note of it."""
+    database = Database.connect(postgres.url, pool_size=4)
+    asked = compiled(text("SELECT CAST(:a AS text) AS a"))
+    assert (await database.ask(asked, {"a": "one"})).a == "one"
+    database.planned.clear()
+    for _ in range(3):
+        assert (await database.ask(asked, {"a": "two"})).a == "two"
+    await database.close()
+
+
+async def test_a_question_is_planned_again_after_a_rollback(postgres: Server) -> None:
+    """The driver plans what it runs often, and forgets all plans of the connection, ours too, when it rolls back."""
+    database = Database.connect(postgres.url, pool_size=1)
+    asked = compiled(text("SELECT CAST(:a AS text) AS a"))
+    assert (await database.ask(asked, {"a": "one"})).a == "one"
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as session:
+            for _ in range(10):
+                await session.execute(text("SELECT CAST(:b AS text)"), {"b": "often"})
+            raise ZeroDivisionError
+    async with database.transaction() as session:
+        await session.execute(text("SELECT CAST(:b AS text)"), {"b": "again"})
+    assert (await database.ask(asked, {"a": "two"})).a == "two"
+    await database.close()
+
+
+async def test_a_full_disk_is_told(database: Database) -> None:
+    """With the code that Postgres has for it, raised by Postgres itself."""
+    raising = "DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$"
+    with pytest.raises(OutOfSpace, match="disk of the database"):
+        async with database.transaction() as session:
+            await session.execute(text(raising))

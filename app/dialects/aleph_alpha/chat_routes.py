@@ -13,7 +13,7 @@ from app.complete import complete_prompt, stream_completion
 from app.dependencies import Asker, JsonResponse, ServerState, keyed_router, while_connected
 from app.dialects.aleph_alpha.chat_schemas import ChatRequest, ChatResponse, chat_answer, chat_events
 from app.errors import problems
-from app.streams import event_stream
+from app.streams import event_stream, streamed_as
 
 MESSAGES = [{"role": "user", "content": "Oslo is in Norway. Where is Oslo?"}]
 
@@ -40,13 +40,10 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, one line `data: {...}` and an empty line per event: the role, "
         "pieces of text as they become certain, the reason of the end.",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'data: {"object":"chat.completion.chunk","model":"demo-lm","choices":[{"index":0,'
-                '"delta":{"content":" Norway"},"finish_reason":null}]}\n\n',
-            }
-        },
+        "content": streamed_as(
+            '{"object":"chat.completion.chunk","model":"demo-lm","choices":[{"index":0,'
+            '"delta":{"content":" Norway"},"finish_reason":null}]}'
+        ),
     }
 }
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool
 from app.chat import Chat
 from app.complete import Completed, Event, Finished
 from app.dialects.aleph_alpha.completion_schemas import Choosing, refuse_unsupported
-from app.wire import Array, Count, ModelName, Objects, StopSequences, Wire, as_parts
+from app.wire import Array, Count, ModelName, Objects, StopSequences, Whole, Wire, as_parts
 from explainers.chat_template import Message
 from explainers.decoding import CompletionConfig, FinishReason, Piece
 from explainers.errors import InvalidRequest, MissingCapability
@@ -81,13 +81,26 @@ class ChatRequest(Choosing):
     max_completion_tokens: Count | None = Field(None, description="Another name of `maximum_tokens`.", examples=[16])
     stop: Stops = Field([], description="The answer ends before the first of these texts.", examples=[["\n"]])
     stream_options: StreamOptions | None = Field(None, description="What a stream tells besides.")
-    n: int = Field(1, strict=True, ge=1, le=1, description="Only 1 is served.", examples=[1])
-    tools: Array[Any] = Field([], description="Not served: refused with 400 unless empty.", examples=[[]])
+    n: Whole = Field(1, ge=1, le=1, description="Only 1 is served.", examples=[1])
+    tools: Array[Any] = Field(
+        [],
+        description="Not served: refused with 400 unless empty.",
+        examples=[[]],
+        json_schema_extra={"maxItems": 0},
+    )
     tool_choice: str | dict[str, Any] | None = Field(None, description="No effect without tools.", examples=["none"])
     response_format: dict[str, Any] | None = Field(
-        None, description="Not served: refused with 400 unless of type `text`.", examples=[{"type": "text"}]
+        None,
+        description="Not served: refused with 400 unless of type `text`.",
+        examples=[{"type": "text"}],
+        json_schema_extra={"enum": [None, {}, {"type": "text"}]},
     )
-    logprobs: StrictBool = Field(False, description="Not served: refused with 400 when true.", examples=[False])
+    logprobs: StrictBool = Field(
+        False,
+        description="Not served: refused with 400 when true.",
+        examples=[False],
+        json_schema_extra={"const": False},
+    )
 
     def to_domain(self) -> Chat:
         self._check()

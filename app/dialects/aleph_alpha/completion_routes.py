@@ -20,7 +20,7 @@ from app.dialects.aleph_alpha.completion_answers import (
 from app.dialects.aleph_alpha.completion_schemas import CompleteRequest, EvaluateRequest
 from app.errors import problems
 from app.evaluate import evaluate_completion
-from app.streams import event_stream
+from app.streams import event_stream, streamed_as
 
 SENTENCES = "Oslo is in Norway. Rome is in Italy. Oslo is in"
 SUPPRESSED = {"type": "text", "data": SENTENCES, "controls": [{"start": 0, "length": 18, "factor": 0.1}]}
@@ -82,15 +82,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "description": "The completions; with `stream`, one line `data: {...}` and an empty line per event: "
         "`stream_chunk`s as text becomes certain, a `stream_summary` at the end of each completion, and last a "
         "`completion_summary`.",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'data: {"type":"stream_chunk","index":0,"completion":" Norway"}\n\n'
-                'data: {"type":"stream_summary","index":0,"model_version":"sha256:5f1c0a",'
-                '"finish_reason":"end_of_text"}\n\n'
-                'data: {"type":"completion_summary","num_tokens_prompt_total":13,"num_tokens_generated":2}\n\n',
-            }
-        },
+        "content": streamed_as('{"type":"stream_chunk","index":0,"completion":" Norway"}'),
     }
 }
 

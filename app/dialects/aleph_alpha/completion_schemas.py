@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool
 from app.complete import Request
 from app.dialects.aleph_alpha.schemas import PromptItems, prompt_from
 from app.evaluate import Expectation
-from app.wire import Array, Count, ModelName, Number, StopSequences, Wire, moderate
+from app.wire import Array, Count, ModelName, Number, StopSequences, Whole, Wire, moderate
 from explainers.decoding import CompletionConfig
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.evaluation import EvaluationConfig
@@ -47,7 +47,7 @@ LogAdditive = Annotated[
 Hosting = Annotated[str | None, Field(description="Accepted for the vendor's client; no effect.", examples=[None])]
 Penalty = Annotated[Number, Field(ge=-100, le=100)]
 Flag = StrictBool
-BestOf = Annotated[int, Field(strict=True, ge=1, le=MOST_CANDIDATES)]
+BestOf = Annotated[Whole, Field(ge=1, le=MOST_CANDIDATES)]
 
 
 class EvaluateRequest(Wire):
@@ -108,7 +108,7 @@ class Choosing(Wire):
 class Completing(Choosing):
     """How a prompt is completed: what /complete and the `generate` of /explain have in common."""
 
-    n: int = Field(1, strict=True, ge=1, le=MOST_CANDIDATES, description="Completions to return.", examples=[1])
+    n: Whole = Field(1, ge=1, le=MOST_CANDIDATES, description="Completions to return.", examples=[1])
     best_of: BestOf | None = Field(
         None,
         description="Completions to generate, of which the n with the highest log-probability per token are returned; "
@@ -126,7 +126,7 @@ class Completing(Choosing):
         description="Token id (as a string) -> what is added to its logit; at most 10,000.",
         examples=[{"42": -100.0}],
     )
-    log_probs: Annotated[int, Field(strict=True, ge=0, le=MOST_LOG_PROBS)] | None = Field(
+    log_probs: Annotated[Whole, Field(ge=0, le=MOST_LOG_PROBS)] | None = Field(
         None,
         description="Adds log-probabilities in nats, as the model has them before penalties, biases and temperature: "
         "of the chosen token (0), or of the k most probable ones and the chosen one.",
@@ -150,8 +150,8 @@ class Completing(Choosing):
         True, description="Whether generated tokens count as having occurred.", examples=[True]
     )
     sequence_penalty: Number = Field(0.0, description="Not served: refused with 400 unless 0.", examples=[0.0])
-    sequence_penalty_min_length: int = Field(
-        2, strict=True, ge=2, description="No effect without `sequence_penalty`.", examples=[2]
+    sequence_penalty_min_length: Whole = Field(
+        2, ge=2, description="No effect without `sequence_penalty`.", examples=[2]
     )
     use_multiplicative_sequence_penalty: Flag = Field(
         False, description="No effect without `sequence_penalty`.", examples=[False]

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, StrictBool
 from app.dialects.aleph_alpha.completion_schemas import Completing
 from app.dialects.aleph_alpha.schemas import Factor, PromptItems, prompt_from
 from app.questions import Question
-from app.wire import ModelName, Number, Objects, Wire, as_parts
+from app.wire import ModelName, Number, Objects, Whole, Wire, as_parts
 from explainers.decoding import CompletionConfig
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.registry import METHODS
@@ -41,7 +41,7 @@ ONE_TEXT |= dict.fromkeys(("tokens", "echo", "raw_completion", "stream"), False)
 class Generation(Completing):
     """How the server completes the prompt before it explains its own words: the members of POST /complete."""
 
-    maximum_tokens: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
+    maximum_tokens: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = Field(
         None, description="Most tokens to generate; null: 64, or what the context has room for.", examples=[16]
     )
 
@@ -161,10 +161,10 @@ class ExplainRequest(Wire):
         "and `control_factor` has no effect.",
         examples=["atman"],
     )
-    exact_scores: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] = Field(
+    exact_scores: Annotated[Whole, Field(ge=1, le=2**31 - 1)] = Field(
         8, description="How many pieces method `screened` scores exactly; no effect on other methods.", examples=[8]
     )
-    samples: Annotated[int, Field(strict=True, ge=8, le=4096)] = Field(
+    samples: Annotated[Whole, Field(ge=8, le=4096)] = Field(
         64, description="How many random halves method `ablation` removes; no effect on other methods.", examples=[64]
     )
     fresh: StrictBool = Field(

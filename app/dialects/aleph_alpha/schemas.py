@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from app.wire import MOST_ENTRIES, Array, Count, ModelName, Number, Objects, Wire
+from app.wire import MOST_ENTRIES, Array, Id, ModelName, Number, Objects, Whole, Wire
 from explainers.errors import InvalidRequest
 from explainers.types import (
     Control,
@@ -44,8 +44,8 @@ TokenOverlap = Annotated[
 class TextControl(Wire):
     """Changes the attention to some characters of a text item."""
 
-    start: int = Field(ge=0, description="First character (Unicode code points, from 0).", examples=[0])
-    length: int = Field(ge=0, description="Number of characters; 0 does nothing.", examples=[18])
+    start: Whole = Field(ge=0, description="First character (Unicode code points, from 0).", examples=[0])
+    length: Whole = Field(ge=0, description="Number of characters; 0 does nothing.", examples=[18])
     factor: Factor
     token_overlap: TokenOverlap = None
 
@@ -58,7 +58,7 @@ class TextControl(Wire):
 class TokenControl(Wire):
     """Changes the attention to one token of a token_ids item."""
 
-    index: int = Field(ge=0, description="Position of the token in this item, from 0.", examples=[0])
+    index: Whole = Field(ge=0, description="Position of the token in this item, from 0.", examples=[0])
     factor: Factor
 
     def to_domain(self, count: int, pointer: str) -> Control:
@@ -111,7 +111,7 @@ class TokenIdsItem(Wire):
     """A part of the prompt that is given as token ids."""
 
     type: Literal["token_ids"] = Field(description="`token_ids`.", examples=["token_ids"])
-    data: Array[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
+    data: Array[Id] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
     controls: Objects[TokenControl] = Field([], description="Changes of attention to single tokens.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
@@ -124,9 +124,9 @@ class ImageItem(Wire):
 
     type: Literal["image"] = Field(description="`image`.", examples=["image"])
     data: str = Field(description="The image file (PNG, JPEG, WebP or BMP) in base64.", examples=["iVBORw0KGgo="])
-    x: int | None = Field(None, ge=0, description="Left edge of a square crop, in pixels.", examples=[0])
-    y: int | None = Field(None, ge=0, description="Upper edge of a square crop, in pixels.", examples=[0])
-    size: int | None = Field(None, ge=1, description="Side of a square crop, in pixels.", examples=[224])
+    x: Whole | None = Field(None, ge=0, description="Left edge of a square crop, in pixels.", examples=[0])
+    y: Whole | None = Field(None, ge=0, description="Upper edge of a square crop, in pixels.", examples=[0])
+    size: Whole | None = Field(None, ge=1, description="Side of a square crop, in pixels.", examples=[224])
     controls: Objects[ImageControl] = Field([], description="Changes of attention to rectangles.", examples=[[]])
 
     def to_domain(self, pointer: str) -> Item:
@@ -178,7 +178,7 @@ class DetokenizeRequest(Wire):
     """What text do these ids stand for?"""
 
     model: ModelName
-    token_ids: Array[Count] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
+    token_ids: Array[Id] = Field(description="Ids of the model's vocabulary.", examples=[[812, 27]])
 
 
 class NotServedYet(Wire):

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import Ingester, JsonResponse, ServerState, keyed_router, must_be_json
+from app.dependencies import Ingester, JsonResponse, Server, ServerState, keyed_router, must_be_json
 from app.dialects.arthur.data_schemas import (
     Accepted,
     BatchEnd,
@@ -44,7 +44,11 @@ def body_of(kind: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {kind: content}}}
 
 
-RECORDS = {"type": "array", "items": {"type": "object"}, "maxItems": MOST_RECORDS}
+RECORDS = {
+    "type": "array",
+    "items": {"description": "A record: an object. What is none is told as a bad one, in its place."},
+    "maxItems": MOST_RECORDS,
+}
 FILE = {"type": "string", "format": "binary", "description": "Parquet, or a JSON array of rows."}
 REFERENCE_FILE = {"type": "object", "properties": {"reference_data": FILE}, "required": ["reference_data"]}
 INFERENCE_FILE = {
@@ -91,16 +95,18 @@ async def send(request: Request, server: ServerState, caller: Ingester, model_id
 
     Every record has its result, in order; a bad one does not stop the others. They can be queried when this answers.
     """
-    return await _take(request, server.explainer.database, caller.tenant, model_id, add_inferences)
+    return await _take(request, server, caller.tenant, model_id, add_inferences, "inferences")
 
 
 async def send_truth(request: Request, server: ServerState, caller: Ingester, model_id: ModelId) -> Response:
     """Ground truth of inferences that were sent before, in place of any they had."""
-    return await _take(request, server.explainer.database, caller.tenant, model_id, set_truths)
+    return await _take(request, server, caller.tenant, model_id, set_truths, "truths")
 
 
-async def _take(request: Request, database: Database, tenant: str, model_id: str, take: Take) -> Response:
-    results = await take(database, tenant, model_id, await records_of(request))
+async def _take(request: Request, server: Server, tenant: str, model_id: str, take: Take, kind: str) -> Response:
+    results = await take(server.explainer.database, tenant, model_id, await records_of(request))
+    bad = sum(result.status >= 300 for result in results)
+    server.explainer.meters.ingested(kind, len(results) - bad, bad)
     return JsonResponse(counted(results), status_code=207)
 
 
@@ -119,6 +125,8 @@ async def send_file(request: Request, server: ServerState, caller: Ingester, mod
             report = await add_inference_file(database, caller.tenant, model_id, inferences, batch)
         elif truths is not None:
             report = await set_truth_file(database, caller.tenant, model_id, truths)
+    kind = "truths" if inferences is None else "inferences"
+    server.explainer.meters.ingested(kind, report.success, report.failure)
     return JsonResponse(counted_file(report), status_code=207)
 
 
@@ -129,6 +137,7 @@ async def send_reference(request: Request, server: ServerState, caller: Ingester
         if file is None:
             raise InvalidRequest("needs the part reference_data")
         report: Report = await add_reference_file(server.explainer.database, caller.tenant, model_id, file)
+    server.explainer.meters.ingested("reference", report.success, report.failure)
     return JsonResponse(counted_file(report), status_code=207)
 
 

@@ -38,9 +38,7 @@ CHURN = {
 
 NewBody = Annotated[ModelBody, Body(openapi_examples={"two classes": {"value": CHURN}})]
 ChangeBody = Annotated[ModelChange, Body(openapi_examples={"a name": {"value": {"display_name": "Churn"}}})]
-ModelId = Annotated[
-    str, Path(description="Id of the model.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"], max_length=255)
-]
+ModelId = Annotated[str, Path(description="Id of the model.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
 IdType = Annotated[
     str, Query(description="What the path names: `id`, or `partner_model_id`.", examples=["id"], max_length=32)
 ]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import JsonResponse, OpenRoute, ReaderOrIngester, ServerState, keyed_router
+from app.dependencies import JsonResponse, OpenRoute, ReaderOrIngester, ServerState, keyed_router, remember
 from app.dialects.arthur.session_schemas import (
     AuthInfoResponse,
     CurrentOrganization,
@@ -51,6 +51,7 @@ async def enter(request: Request, server: ServerState, body: Credentials) -> Res
     """
     database, folder = server.explainer.database, server.settings.data_dir
     row, token = await log_in(database, folder, body.login, body.password)
+    remember(request, row)
     response = JsonResponse({"id": str(row.id), "email": ""})
     secure = request.url.scheme == "https"
     response.set_cookie(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from fastapi import APIRouter
-from starlette.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import JsonResponse, ServerState
+from app.dependencies import Admin, JsonResponse, ServerState, keyed_router
 from app.dialects.native.schemas import Health, Readiness
-from app.errors import Responses
-from app.explain import Explainer
-from app.models import all_registrations
-from storage.errors import StorageError
-from storage.migrations import migrated
+from app.errors import Responses, problems
+from app.readiness import PARTS
+
+PAGE = {"schema": {"type": "string", "description": "Lines of figures.", "examples": ["whence_device_waiting 0.0"]}}
 
 
 def health_routes() -> list[BaseRoute]:
@@ -22,7 +20,12 @@ def health_routes() -> list[BaseRoute]:
     opened.get("/healthz", summary="Liveness", response_model=Health)(healthz)
     unready: Responses = {503: {"model": Readiness, "description": "Some part is not ready; the body says which."}}
     opened.get("/readyz", summary="Readiness", response_model=Readiness, responses=unready)(readyz)
-    return opened.routes
+    keyed = keyed_router("Health")
+    told: Responses = {200: {"content": {"text/plain": PAGE}, "description": "The figures."}}
+    keyed.get("/metrics", summary="Metrics", response_class=PlainTextResponse, responses=told | problems(401, 403))(
+        metrics
+    )
+    return [*opened.routes, *keyed.routes]
 
 
 async def healthz() -> Response:
@@ -34,32 +37,20 @@ async def healthz() -> Response:
 
 
 async def readyz(server: ServerState) -> Response:
-    """Database, migrations and models are ready.
+    """Every part is ready: database, migrations, models, disk, worker, and the server itself, which is not ending.
 
-    Status 503 while some part is not; the body says which. A model that cannot be loaded does not keep the server
+    Status 503 while some part is not; `not_ready` says which. A model that cannot be loaded does not keep the server
     unready: it is counted as refused.
     """
-    parts = await readiness(server.explainer)
-    return JsonResponse(parts, 200 if parts["ready"] else 503)
+    ready = await server.readiness.now()
+    parts = {part: getattr(ready, part) for part in PARTS}
+    body = {"ready": not ready.missing, "not_ready": ready.missing, **parts, "model_counts": ready.counts}
+    return JsonResponse(body, 503 if ready.missing else 200)
 
 
-async def readiness(explainer: Explainer) -> dict[str, object]:
-    database = tables = models = False
-    counts: Counter[str] = Counter()
-    try:
-        await explainer.database.ping()
-        database = True
-        tables = await migrated(explainer.database)
-        registrations = await all_registrations(explainer.database) if tables else []
-        counts.update(explainer.runtime.state(registration)[0] for registration in registrations)
-        pending = counts["registered"] + counts["loading"]
-        models = tables and pending == 0
-    except StorageError:
-        pending = 0
-    return {
-        "ready": database and tables and models,
-        "database": database,
-        "migrations": tables,
-        "models": models,
-        "model_counts": {"loaded": counts["loaded"], "loading": pending, "refused": counts["refused"]},
-    }
+async def metrics(server: ServerState, _: Admin) -> Response:
+    """Figures of the whole server, of all tenants together, in the text format of Prometheus.
+
+    They name no tenant, no key and no model. Needs the scope `admin`; the tenant may be one that has nothing else.
+    """
+    return Response(await server.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})

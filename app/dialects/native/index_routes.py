@@ -14,7 +14,7 @@ from app.accepted import JobResponse, job_answer
 from app.dependencies import Ingester, JsonResponse, Reader, ServerState, keyed_router, while_connected
 from app.errors import Responses, problems
 from app.influence_indexes import MOST_FILES, MOST_PROMPTS, NewIndex, list_indexes, start_index
-from app.wire import Array, Wire
+from app.wire import Array, Whole, Wire
 from explainers.influence.examples import Mask
 from storage.tables import InfluenceIndex
 
@@ -41,7 +41,7 @@ class NewIndexRequest(Wire):
     end_token: StrictBool = Field(
         True, description="Whether the token that ends a turn had a loss too.", examples=[True]
     )
-    longest: Annotated[int, Field(strict=True, ge=2, le=2**31 - 1)] | None = Field(
+    longest: Annotated[Whole, Field(ge=2, le=2**31 - 1)] | None = Field(
         None, description="Tokens after which the trainer cut examples off; null: nowhere.", examples=[2048]
     )
     generic_prompts: Array[str] = Field(

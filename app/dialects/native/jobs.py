@@ -30,21 +30,40 @@ LastEventId = Annotated[
 SILENT_LOOKS = int(15 / FOLLOW_SECONDS)
 """Looks without anything new between two comments that keep the connection open."""
 
-EXAMPLE = """id: 3
-event: progress
-data: {"state":"running","done":12,"total":48,"rate":6.0,"eta_seconds":6.0,...}
+EXAMPLE = {
+    "id": "3",
+    "event": "progress",
+    "data": '{"state":"running","done":12,"total":48,"rate":6.0,"eta_seconds":6.0}',
+}
 
-id: 4
-event: end
-data: {"state":"succeeded","done":48,"total":48,"explanation":"0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2",...}
-"""
+EVENT = {
+    "type": "object",
+    "description": "One of the server-sent events.",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {
+            "type": "string",
+            "pattern": "^[0-9]+$",
+            "description": "Number of the job's version.",
+            "examples": ["3"],
+        },
+        "event": {"enum": ["progress", "end"], "description": "`end`: nothing will follow.", "examples": ["progress"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobResponse"},
+            "description": "The job, as `GET /jobs/{id}` has it.",
+            "examples": [EXAMPLE["data"]],
+        },
+    },
+}
 
 EVENTS: Responses = {
     200: {
         "description": "Server-sent events, the last one named `end`.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string", "description": "Server-sent events."},
+                "schema": EVENT,
                 "example": EXAMPLE,
             }
         },
@@ -79,6 +98,7 @@ async def jobs(
 ) -> Response:
     """The jobs of the key's tenant, newest first.
 
+    Parts of a job that other workers take over (`influence-shards`) are not listed: its `done` counts them.
     Pages neither repeat nor skip entries when new ones are added meanwhile.
     """
     page = await list_jobs(server.explainer.database, caller.tenant, state=state, cursor=cursor, limit=limit)

@@ -35,6 +35,7 @@ from app.multipart import MULTIPART, Form
 from app.predictors import add_predictor, remove_registered
 from explainers.errors import InvalidRequest
 from explainers.predictors.formats import FORMATS
+from storage.content import write_whole
 
 Read = TypeVar("Read", bound=BaseModel)
 Name = Annotated[str, Path(description="Name of a registered model; may contain `/`.", examples=["demo-lm"])]
@@ -155,12 +156,9 @@ def read_as(kind: type[Read], value: Any, *at: str) -> Read:
 def kept(file: BinaryIO, folder: Path_, suffix: str) -> Path_:
     """Where the content of an upload lies, for this server alone."""
     content = file.read()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(content).hexdigest()}{suffix}"
     if not path.exists():
-        part = path.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(path)
+        write_whole(path, content)
     return path
 
 

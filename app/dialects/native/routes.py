@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Header, Path, Query
+from pydantic import BeforeValidator
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
+from app.dialects.native.audit_routes import audit_routes
 from app.dialects.native.file_routes import file_routes
 from app.dialects.native.health import health_routes
 from app.dialects.native.index_routes import index_routes
@@ -32,6 +34,16 @@ JSON, HTML, SVG = "application/json", "text/html", "image/svg+xml"
 FORMS = (JSON, HTML, SVG)
 """In which a stored explanation can be had."""
 
+
+def written_out(time: str) -> str:
+    """Raises ValueError for a number, which would be taken for seconds since 1970."""
+    try:
+        float(time)
+    except ValueError:
+        return time
+    raise ValueError("must be a date and time, as 2026-01-31T12:00:00Z")
+
+
 Id = Annotated[str, Path(description="Id of a stored explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
 Accept = Annotated[
     str,
@@ -43,7 +55,7 @@ Accept = Annotated[
 OfModel = Annotated[str | None, Query(description="Only of this model.", examples=["demo-lm"])]
 OfKind = Annotated[str | None, Query(description="Only of this kind.", examples=["completion"])]
 Since = Annotated[
-    datetime | None,
+    Annotated[datetime, BeforeValidator(written_out)] | None,
     Query(description="Only stored at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
 ]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", examples=[None])]
@@ -51,7 +63,16 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Most entries of a page."
 
 
 def native_routes() -> list[BaseRoute]:
-    routes = (health_routes, explanation_routes, job_routes, key_routes, file_routes, index_routes, model_routes)
+    routes = (
+        health_routes,
+        explanation_routes,
+        job_routes,
+        key_routes,
+        file_routes,
+        index_routes,
+        model_routes,
+        audit_routes,
+    )
     return [route for made in routes for route in made()]
 
 

@@ -194,9 +194,15 @@ class Readiness(BaseModel):
     """Which part is ready."""
 
     ready: bool = Field(description="All parts are ready.", examples=[True])
+    not_ready: list[str] = Field(description="The parts that are not.", examples=[[]])
     database: bool = Field(description="Postgres answers.", examples=[True])
     migrations: bool = Field(description="The tables are those of this release.", examples=[True])
     models: bool = Field(description="No model is still being loaded (refused ones do not count).", examples=[True])
+    disk: bool = Field(description="There is room left where the data directory lies.", examples=[True])
+    worker: bool | None = Field(
+        description="This process looks for jobs in the queue; null where that is left to others.", examples=[True]
+    )
+    accepting: bool = Field(description="Requests are taken: the server has not been told to end.", examples=[True])
     model_counts: ModelCounts = Field(description="How many models are in which state.")
 
 

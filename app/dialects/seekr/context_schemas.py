@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StrictBool
 
 from app.context import Inquiry
 from app.explain import Explained
-from app.wire import Wire
+from app.wire import Whole, Wire
 from explainers.context import FEWEST, MOST
 from explainers.types import Feature, Span
 
@@ -42,10 +42,10 @@ class ContextAttributionRequest(Wire):
         "(at blank lines).",
         examples=["sentence"],
     )
-    top_k: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] = Field(
+    top_k: Annotated[Whole, Field(ge=1, le=2**31 - 1)] = Field(
         5, description="Most sources to return for each segment.", examples=[5]
     )
-    num_ablations: Annotated[int, Field(strict=True, ge=FEWEST, le=MOST)] | None = Field(
+    num_ablations: Annotated[Whole, Field(ge=FEWEST, le=MOST)] | None = Field(
         None,
         description="How many random halves of the sources the response is read behind; null: more for a larger "
         "`top_k` and for more sources. Where all choices of sources are no more than that, each is read once.",

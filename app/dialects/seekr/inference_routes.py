@@ -30,7 +30,7 @@ from app.dialects.seekr.inference_answers import (
 from app.dialects.seekr.inference_schemas import Answering, FlowChatRequest, FlowCompletionRequest
 from app.dialects.seekr.router import flow_router
 from app.errors import Responses, problems
-from app.streams import done_stream
+from app.streams import done_stream, streamed_as
 from explainers.types import Text
 from storage.errors import StorageError
 
@@ -64,9 +64,8 @@ CompletionBody = Annotated[
 
 
 def events_like(example: str) -> Responses:
-    shown = {"schema": {"type": "string"}, "example": f"data: {example}\n\ndata: [DONE]\n\n"}
     told = "The answer; with `stream`, one line `data: {...}` and an empty line per event, and `data: [DONE]` last."
-    return {200: {"description": told, "content": {"text/event-stream": shown}}}
+    return {200: {"description": told, "content": streamed_as(example)}}
 
 
 CHAT_EVENTS = events_like(

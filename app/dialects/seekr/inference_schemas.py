@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from app.chat import Chat
 from app.complete import Request
-from app.wire import Count, ModelName, Number, Objects, StopSequences, Wire, as_parts
+from app.wire import Count, ModelName, Number, Objects, StopSequences, Whole, Wire, as_parts
 from explainers.chat_template import Message
 from explainers.decoding import CompletionConfig
 from explainers.errors import InvalidRequest, MissingCapability
@@ -27,9 +27,10 @@ UNSUPPORTED = {
 }
 """Members that ask for what is not served, unless they ask for nothing."""
 NOTHING: tuple[Any, ...] = ([], {}, "", "none", {"type": "text"})
+ONLY_NOTHING: dict[str, Any] = {"enum": [None, *NOTHING]}
 
-Limit = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
-LogProbs = Annotated[int, Field(strict=True, ge=0, le=MOST_LOG_PROBS)]
+Limit = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+LogProbs = Annotated[Whole, Field(ge=0, le=MOST_LOG_PROBS)]
 
 
 def as_list(stop: Any) -> Any:
@@ -93,9 +94,8 @@ class Answering(Wire):
         description="Draw from the smallest set of tokens whose probabilities reach p; 1: from all.",
         examples=[1.0],
     )
-    top_k: int = Field(
+    top_k: Whole = Field(
         5,
-        strict=True,
         ge=-1,
         le=2**31 - 1,
         description="Draw from the k most probable tokens only; null, 0 or -1: from all.",
@@ -113,7 +113,7 @@ class Answering(Wire):
         examples=[7],
     )
     stop: Stops = Field([], description="The answer ends before the first of these texts.", examples=[["\n"]])
-    n: int = Field(1, strict=True, ge=1, le=MOST_CANDIDATES, description="Answers to return.", examples=[1])
+    n: Whole = Field(1, ge=1, le=MOST_CANDIDATES, description="Answers to return.", examples=[1])
     stream: StrictBool = Field(
         False, description="True: answer in events, each as soon as it is certain.", examples=[False]
     )
@@ -121,7 +121,9 @@ class Answering(Wire):
     echo: StrictBool = Field(
         False, description="Adds the prompt as the model reads it. Not with `stream`.", examples=[False]
     )
-    safety_model: Any = Field(None, description="Not served: refused with 400 unless null.", examples=[None])
+    safety_model: Any = Field(
+        None, description="Not served: refused with 400 unless null.", examples=[None], json_schema_extra=ONLY_NOTHING
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -180,10 +182,23 @@ class FlowChatRequest(Answering):
         examples=[0],
     )
     response_format: dict[str, Any] | None = Field(
-        None, description="Not served: refused with 400 unless null or of type `text`.", examples=[None]
+        None,
+        description="Not served: refused with 400 unless null or of type `text`.",
+        examples=[None],
+        json_schema_extra={"enum": [None, {}, {"type": "text"}]},
     )
-    tools: Any = Field(None, description="Not served: refused with 400 unless null or empty.", examples=[None])
-    tool_choice: Any = Field(None, description="Not served: refused with 400 unless null or `none`.", examples=["none"])
+    tools: Any = Field(
+        None,
+        description="Not served: refused with 400 unless null or empty.",
+        examples=[None],
+        json_schema_extra=ONLY_NOTHING,
+    )
+    tool_choice: Any = Field(
+        None,
+        description="Not served: refused with 400 unless null or `none`.",
+        examples=["none"],
+        json_schema_extra=ONLY_NOTHING,
+    )
 
     @property
     def log_probs(self) -> int | None:

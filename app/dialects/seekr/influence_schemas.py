@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StrictBool
 
 from app.influence import MOST_RESULTS, Forecast, Found, Question
-from app.wire import COST, CostFields, Wire
+from app.wire import COST, CostFields, Whole, Wire
 
 RESULTS = 5
 """Results, unless asked otherwise."""
 VERSION = "v0"
 
-Most = Annotated[int, Field(strict=True, ge=1, le=MOST_RESULTS)]
+Most = Annotated[Whole, Field(ge=1, le=MOST_RESULTS)]
 
 
 class InfluenceRequest(Wire):

@@ -26,7 +26,7 @@ from app.dialects.seekr.router import flow_router
 from app.errors import problems
 from app.models import Entry, list_models
 from app.runtime import Runtime, State
-from app.wire import Wire
+from app.wire import Whole, Wire
 from explainers.language_model import LanguageModel
 from explainers.loaders import PREDICTORS
 
@@ -96,7 +96,9 @@ class DeploymentRequest(Wire):
     description: str = Field(max_length=1000, description="For people.", examples=["Who keeps the mill"])
     model_type: ModelType = Field(description="What the model is.", examples=["Base Model"])
     model_id: str = Field(description="Name of a registered model.", examples=["demo-qa"])
-    n_instances: int = Field(1, strict=True, ge=1, le=50, description="Only 1 is served.", examples=[1])
+    n_instances: Whole = Field(
+        1, ge=1, le=50, description="Only 1 is served.", examples=[1], json_schema_extra={"maximum": 1}
+    )
 
 
 EXAMPLE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def alone(model: LanguageModel, example: Example) -> tuple[np.ndarray[Any, Any],
     """The same by the network's own forward over one example, all logits made; and its two states."""
     with torch.inference_mode(), plain_attention(model):
         ids = torch.tensor([example.ids], device=model.device)
-        output: Any = model.network(input_ids=ids, use_cache=False, output_hidden_states=True)
+        # A copy: transformers leaves hooks behind in a network that was asked for its hidden states.
+        output: Any = deepcopy(model.network)(input_ids=ids, use_cache=False, output_hidden_states=True)
     scores = output.logits[0].double().log_softmax(dim=-1)
     found = scores[[at - 1 for at in example.answer], list(example.targets)].cpu().numpy()
     places = [place - 1 for place in example.answer]
