@@ -399,3 +399,26 @@ async def test_a_refusal_for_another_keys_sake_is_not_shared(start: Start, tiny_
             assert [answer.status_code for answer in answers][1::2] == [200, 200]
             assert {answer.status_code for answer in answers[::2]} <= {200, 413}
         await running.client.delete("/models/shared-lm")
+
+
+async def test_a_client_that_goes_away_leaves_its_place(start: Start, tiny_lm: Path) -> None:
+    async with start() as running:
+        await running.add(tiny_lm, "left-lm")
+        headers, of = await running.key("explain", concurrency=1), {"model": "left-lm"}
+        opened = await hold(running)
+        stream = {"model": "left-lm", "prompt": PROMPT, "maximum_tokens": 4, "stream": True}
+        for path, content in (("/explain", body(0.1, **of)), ("/complete", stream)):
+            task = asyncio.create_task(running.client.post(path, json=content, headers=headers))
+            await until(lambda: running.server.explainer.runtime.device.waiting == 1)
+            assert_reached(await asked(running, headers, 0.2, **of), "concurrency", 1)
+            task.cancel()
+            await asyncio.wait({task})
+            await until(lambda: running.server.explainer.runtime.device.waiting == 0)
+        opened.set()
+        for _ in range(100):
+            answer = await asked(running, headers, 0.2, **of)
+            if answer.status_code == 200:
+                break
+            await asyncio.sleep(0.02)
+        assert answer.status_code == 200
+        await running.client.delete("/models/left-lm")
