@@ -263,19 +263,19 @@ def indexing(rates: Rates, registration: Registration, model: LanguageModel, exa
 
 
 def predicting(
-    rates: Rates, digest: str, algorithm: str, predictions: int, inputs: int, *, stored: bool = False
+    rates: Rates, tenant: str, digest: str, algorithm: str, predictions: int, inputs: int, *, stored: bool = False
 ) -> Cost:
     """Of explaining a row, or those that are stored."""
-    keys = [stored_speed(digest, algorithm)] if stored else []
-    time = rates.expected([*keys, speed(digest, algorithm)], predictions, MOST_PREDICTIONS_PER_SECOND)
+    keys = [stored_speed(tenant, digest, algorithm)] if stored else []
+    time = rates.expected([*keys, speed(tenant, digest, algorithm)], predictions, MOST_PREDICTIONS_PER_SECOND)
     return Cost(0, inputs, predictions, predictions * inputs * 8, *time)
 
 
-def speed(digest: str, algorithm: str) -> tuple[str, ...]:
+def speed(tenant: str, digest: str, algorithm: str) -> tuple[str, ...]:
     """By what the explanation of a row by a predictor is timed."""
-    return digest, algorithm
+    return tenant, digest, algorithm
 
 
-def stored_speed(digest: str, algorithm: str) -> tuple[str, ...]:
+def stored_speed(tenant: str, digest: str, algorithm: str) -> tuple[str, ...]:
     """The same of many rows at once, which share what can be shared."""
-    return digest, algorithm, "stored"
+    return tenant, digest, algorithm, "stored"

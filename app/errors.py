@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.Unauthorized: (401, "UNAUTHORIZED"),
+    refusals.TooManyFailures: (429, "TOO_MANY_REQUESTS"),
     refusals.Forbidden: (403, "FORBIDDEN"),
     refusals.NotFound: (404, "NOT_FOUND"),
     refusals.UnknownModel: (404, "UNKNOWN_MODEL"),
@@ -263,7 +264,7 @@ def headers_for(error: BaseException) -> dict[str, str]:
     match error:
         case refusals.Unauthorized():
             return {"WWW-Authenticate": "Bearer"}
-        case refusals.QueueFull():
+        case refusals.QueueFull() | refusals.TooManyFailures():
             return {"Retry-After": str(error.retry_after)}
         case refusals.LimitReached():
             return {"Retry-After": str(error.retry_after)} | rate_headers(error.limit)

@@ -122,7 +122,7 @@ async def open_server(settings: Settings, traffic: Traffic, meters: Meters, trac
         readiness = Readiness(explainer, jobs, traffic, working=settings.worker)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
         try:
-            audit, metrics = Audit(database, settings.audit), Metrics(explainer, readiness, traffic)
+            audit, metrics = Audit(database, settings.audit, meters), Metrics(explainer, readiness, traffic)
             yield Server(settings, explainer, jobs, audit, limits_of(settings), readiness, metrics)
         finally:
             await end(refreshing)
