@@ -46,12 +46,12 @@ class Load:
     start: float
     end: float
     seconds: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
 
-    def note(self, begun: float, status: int) -> None:
+    def note(self, begun: float, status: str) -> None:
         if self.start <= time.perf_counter() <= self.end:
             self.statuses[status] += 1
-            if status == 200:
+            if status == "200":
                 self.seconds.append(time.perf_counter() - begun)
 
 
@@ -76,17 +76,18 @@ class Client:
         while wait is not None:
             await asyncio.sleep(wait)
             status, headers = await self.send(body)
-            wait = float(headers["retry-after"]) if status == 503 else None  # type: ignore[assignment]
+            wait = float(headers["retry-after"]) if status[:3] == "503" else None  # type: ignore[assignment]
             self.load.note(begun, status)
 
-    async def send(self, body: bytes) -> tuple[int, dict[str, str]]:
+    async def send(self, body: bytes) -> tuple[str, dict[str, str]]:
+        """The status, that of a refusal with its code, and the headers."""
         head = f"POST /explain HTTP/1.1\r\nHost: whence\r\nAuthorization: Bearer {SECRET}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self.writer.write(head.encode() + body)
         first, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         headers = dict(line.lower().split(": ", 1) for line in lines if line)
-        await self.reader.readexactly(int(headers["content-length"]))
-        return int(first.split()[1]), headers
+        answer, status = await self.reader.readexactly(int(headers["content-length"])), first.split()[1]
+        return status if status == "200" else f"{status} {json.loads(answer)['code']}", headers
 
 
 def small(numbers: Iterator[int]) -> dict[str, Any]:
@@ -153,16 +154,16 @@ async def alone(url: str, numbers: Iterator[int]) -> dict[str, float]:
 
 def told(loads: list[Load]) -> dict[str, Any]:
     seconds = sorted(second for load in loads for second in load.seconds)
-    statuses = sum((load.statuses for load in loads), Counter[int]())
-    cuts = statistics.quantiles(seconds, n=100) if len(seconds) > 1 else [float("nan")] * 99
-    spread = {f"p{p}": round(cuts[p - 1], 3) for p in (50, 95, 99)}
-    return {"answered": len(seconds), **spread, "statuses": {str(status): statuses[status] for status in statuses}}
+    statuses = sum((load.statuses for load in loads), Counter[str]())
+    cuts = statistics.quantiles(seconds, n=100) if len(seconds) > 1 else None
+    spread = {f"p{p}": None if cuts is None else round(cuts[p - 1], 3) for p in (50, 95, 99)}
+    return {"answered": len(seconds), **spread, "statuses": dict(statuses)}
 
 
 def serve(measure: Callable[[str], Awaitable[dict[str, Any]]], **settings: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
-        objects(whence(data_dir, "models", "add", "demo-lm", str(MODEL), "--kind", "causal-lm", "--json"))
+        objects(whence(data_dir, "models", "add", "demo-lm", str(MODEL), "--kind", "causal-lm", "--json", **settings))
         with running(data_dir, WHENCE_API_KEY=SECRET, WHENCE_QUEUE_LIMIT="256", **settings) as server:
             return asyncio.run(measure(server.url))  # type: ignore[arg-type]
 
