@@ -8,6 +8,7 @@ from pathlib import Path as Path_
 from pathlib import PurePath
 from typing import Annotated, Any, BinaryIO, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 from fastapi import Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -158,9 +159,12 @@ def kept(file: BinaryIO, folder: Path_, suffix: str) -> Path_:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(content).hexdigest()}{suffix}"
     if not path.exists():
-        part = path.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(path)
+        part = path.with_suffix(f".{uuid4().hex}.part")  # the same file may be sent twice at once
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     return path
 
 
