@@ -8,6 +8,7 @@ VENV := .venv
 CLIENTS := .venv-clients
 ARTHUR := .venv-arthur
 SEEKR := .venv-seekr
+AUDIT := .venv-audit
 PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check
 ARGS ?=
 
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$(call suits,$$python) && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev clients demo test check bench image-check openapi python
+.PHONY: help setup dev clients demo test check bench audit image-check openapi python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +62,10 @@ bench: dev ## run every benchmark; results under benchmarks/results/
 		test -e "$$file" || { echo 'make bench: there are no benchmarks yet' >&2; exit 1; }; \
 		name=$${file%/__main__.py}; name=$$(basename "$$name" .py); echo "== $$name"; \
 		$(VENV)/bin/python -m "benchmarks.$$name" $(ARGS) || exit 1; done
+
+audit: python ## ask PyPI's security advisories about every pinned version (needs pypi.org)
+	@if $(call stale,$(AUDIT),audit,Makefile); then $(call install,$(AUDIT),audit,Makefile,pip-audit==2.10.1); fi
+	@$(AUDIT)/bin/python -m pip_audit --disable-pip --no-deps --strict --progress-spinner off -r constraints.txt
 
 image-check: ## build the container image without a Docker engine and start the server in it (root, Debian)
 	@.ci/image-check
