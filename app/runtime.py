@@ -1,4 +1,4 @@
-"""Registered name -> loaded model, and the one device thread that touches models.
+"""Registered name -> loaded model, and the device, on which alone models are touched.
 
 A model is loaded when it is first asked for and stays loaded until its registration goes away. A model that cannot be
 loaded is remembered as refused, with its reason, until its registration or its files change: a bad folder is not read
@@ -186,7 +186,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         if not await asyncio.to_thread(self.device.close, CLOSE_SECONDS):
-            log.warning("the device thread did not stop within %s seconds", CLOSE_SECONDS)
+            log.warning("the device did not stop within %s seconds", CLOSE_SECONDS)
         self._known.clear()
 
     def _load_once(self, registration: Registration) -> asyncio.Task[Model]:

@@ -27,6 +27,8 @@ QUANTUM = 0.1
 FAIR_SHARE = 0.25
 """Of the time of normal pieces."""
 NICE_SHARE = 0.05
+LONGEST = 1e9
+"""Seconds; longer predictions are as good as this."""
 
 Owner: TypeAlias = tuple[str, ...]
 """Who asks, from the outside in: tenant, key. Nobody: ()."""
@@ -56,7 +58,7 @@ class Piece:
     @property
     def level(self) -> int:
         """0 for small ones, then one more with every doubling."""
-        seconds = max(self.attained, self.priority.cost or 0.0)
+        seconds = min(max(self.attained, self.priority.cost or 0.0), LONGEST)
         return 0 if seconds < QUANTUM else 1 + int(math.log2(seconds / QUANTUM))
 
     @property

@@ -18,7 +18,7 @@ TargetGranularity: TypeAlias = Literal["complete", "token"]
 Postprocessing: TypeAlias = Literal["none", "absolute", "square"]
 
 Checkpoint: TypeAlias = Callable[[], None]
-"""Called between two forward passes; raises to stop the work (cancelled, out of time)."""
+"""Called between two forward passes; raises to stop the work (cancelled, out of time), and may let others go first."""
 
 
 def never_stop() -> None:

@@ -113,6 +113,11 @@ def test_a_predicted_giant_does_not_go_before_small_ones() -> None:
     assert device.turn() is small and device.turn() is giant
 
 
+@pytest.mark.parametrize(("cost", "level"), [(None, 0), (0.0, 0), (float("nan"), 0), (0.15, 1), (float("inf"), 34)])
+def test_any_prediction_has_a_level(cost: float | None, level: int) -> None:
+    assert Simulated().add(1.0, cost=cost).level == level
+
+
 def test_keys_and_tenants_get_equal_shares() -> None:
     """Also one that asks one thing at a time, beside one that asks a hundred."""
     device = Simulated()
