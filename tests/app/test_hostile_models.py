@@ -113,17 +113,16 @@ async def upload(running: Running, content: bytes, ending: str, **fields: str) -
 async def test_uploads(running: Running, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     found = pickles(canary, tmp_path)
-    for ending in FORMATS:
-        for kind in ("protocol 0", "protocol 5", "torch", "compressed joblib"):
-            refused(await upload(running, found[kind], ending))
-    with zipfile.ZipFile(bomb := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as written:
-        for number in range(33):
-            written.writestr(f"part-{number}", b"\0" * 2**26)
+    for ending, kind in zip(FORMATS, ("protocol 0", "protocol 5", "torch", "compressed joblib", "torch"), strict=True):
+        refused(await upload(running, found[kind], ending))
+    bomb = bytearray(archive(a=b"x", b=b"y"))
+    for entry in (bomb.index(b"PK\1\2"), bomb.rindex(b"PK\1\2")):  # what the directory says of sizes
+        bomb[entry + 24 : entry + 28] = (2**31 - 1).to_bytes(4, "little")
     inside_zip = archive(model=found["protocol 5"], **{"schema.json": b"{}"})
     schema = (
         b'{"__class__":"system","__module__":"os","__loader__":"FunctionNode","__id__":1,"protocol":2,"content":{}}'
     )
-    for data in (bomb.getvalue(), inside_zip, archive(**{"..__..__x": b"x"}), archive(**{"schema.json": schema})):
+    for data in (bytes(bomb), inside_zip, archive(**{"..__..__x": b"x"}), archive(**{"schema.json": schema})):
         refused(await upload(running, data, ".skops"))
     refused(await upload(running, b'{"learner":' * 50_000, ".json"))
     assert not canary.exists()
