@@ -47,11 +47,12 @@ demo: setup ## set up and start the server with the demo models (ARGS="--port 90
 openapi: setup ## write docs/openapi.json anew from the application
 	@$(VENV)/bin/whence openapi > docs/.openapi.json && mv docs/.openapi.json docs/openapi.json
 
-check: dev ## format, lint, types and import contracts, without the tests
+check: dev ## format, lint, types, import contracts and security, without the tests
 	@echo '== format' && $(VENV)/bin/python -m ruff format --check .
 	@echo '== lint' && $(VENV)/bin/python -m ruff check .
 	@echo '== types' && $(VENV)/bin/python -m mypy
 	@echo '== import contracts' && $(VENV)/bin/lint-imports
+	@echo '== security' && $(VENV)/bin/python -m bandit -q -c pyproject.toml -r app explainers storage alembic demo
 
 test: check clients ## everything that must hold: the checks, then the tests; what CI runs
 	@echo '== tests' && OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)

@@ -238,3 +238,19 @@ def inside(models_dir: Path | None, path: str) -> Path:
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
         pass
     raise InvalidRequest("must name a file or folder below WHENCE_MODELS_DIR", "/path")
+
+
+def check_links(models_dir: Path | None, path: str) -> None:
+    """Raises InvalidRequest for what `inside` refuses, and for a folder of which a file lies outside, by a link.
+
+    Who may register models over HTTP may read those in the folder of models, and nothing else of the machine.
+    """
+    found = inside(models_dir, path)
+    root = found.parent if models_dir is None else models_dir.resolve()
+    try:
+        entries = list(found.iterdir()) if found.is_dir() else [found]
+        outside = any(root not in entry.resolve().parents for entry in entries)
+    except (OSError, RuntimeError):  # not to be listed; a loop of links
+        outside = True
+    if outside:
+        raise InvalidRequest("holds a link that leads out of WHENCE_MODELS_DIR", "/path")

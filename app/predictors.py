@@ -13,7 +13,7 @@ from app.models import Entry, NewModel, enter_model, inside, read_model, registr
 from app.monitored import Monitored, find_named, register, same_columns
 from app.refusals import Conflict
 from app.rows import Layout
-from explainers.errors import ExplainerError, InvalidRequest
+from explainers.errors import ExplainerError, InvalidRequest, PredictorFailed, UnreadableModel
 from explainers.loaders import PREDICTORS, Model
 from storage import models
 
@@ -59,9 +59,12 @@ def offered(definition: Definition, new: NewModel) -> Definition:
 
 
 async def check(explainer: Explainer, model: Model, definition: Definition) -> None:
-    """Raises what keeps the two from each other."""
+    """Raises what keeps the two from each other; UnreadableModel for a file that fails on a plain row."""
     reading = reading_of(Layout(definition))
-    await explainer.runtime.run(lambda _: bound(model, reading))
+    try:
+        await explainer.runtime.run(lambda _: bound(model, reading))
+    except PredictorFailed as error:
+        raise UnreadableModel(str(error)) from None
 
 
 async def register_monitored(explainer: Explainer, tenant: str, definition: Definition) -> Monitored:

@@ -19,6 +19,7 @@ from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from explainers.errors import InvalidRequest, MissingCapability
@@ -45,6 +46,13 @@ def messages_of(texts: Sequence[Text]) -> list[Message]:
         if text.turn is not None:
             turns.setdefault(text.turn.message, (text.turn, []))[1].append(text.data)
     return [Message(turn.role, "".join(parts)) for turn, parts in turns.values()]
+
+
+FAILURES = (
+    *(TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError),
+    *(MemoryError, RecursionError),
+)
+"""What a template that is no good raises."""
 
 
 class TemplateRefusal(Exception):
@@ -88,7 +96,7 @@ class ChatTemplate:
             raise InvalidRequest(f"the model's chat template refuses these messages{said}", "/messages") from None
         except SecurityError:
             raise MissingCapability("the model's chat template does what is not allowed", "/messages") from None
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        except FAILURES as error:
             reason = f"the model's chat template cannot render these messages ({type(error).__name__})"
             raise InvalidRequest(reason, "/messages") from None
         finally:
@@ -120,14 +128,12 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Marks]
-        )
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Marks])
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         try:
             return environment.from_string(self.source)
-        except TemplateSyntaxError as error:
+        except (TemplateSyntaxError, RecursionError) as error:
             raise MissingCapability("the model's chat template cannot be read", "/messages") from error
 
 
@@ -151,6 +157,22 @@ class _Writing:
 
 
 _WRITING: ContextVar[_Writing] = ContextVar("chat_being_written")
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Refuses the short ways to something huge: repeated texts, powers, and numbers in a given width."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("a text is formatted")
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, str | list | tuple) and isinstance(other, int) and len(one) * other > LONGEST:
+                raise SecurityError("a text is repeated too often")
+        if operator == "**" and (abs(left) > 2**16 or abs(right) > 16):
+            raise SecurityError("a number is too large")
+        return super().call_binop(context, operator, left, right)
 
 
 class _Marks(Extension):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_removing_all_parts_leaves_the_template(chatty: LanguageModel) -> None:
         ("{% if %}", MissingCapability, "cannot be read"),
         ("{{ messages[0].content }}", InvalidRequest, "leaves a message out"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", InvalidRequest, "changes the contents"),
-        ("{{ 'x' * 10000000 }}", InvalidRequest, "too long"),
+        ("{{ 'x' * 10000000 }}", MissingCapability, "not allowed"),
     ],
 )
 def test_templates_that_do_not_serve(source: str, error: type[Exception], words: str) -> None:
@@ -159,3 +160,26 @@ def test_marks_that_cannot_be_placed_are_refused() -> None:
 def test_templates_see_what_transformers_gives_them() -> None:
     source = "{% if tools is not none %}tools{% endif %}{% if documents is none %}bare{% endif %}"
     assert ChatTemplate(source, TOKENS).render(TALK) == "bare"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10**12 }}",
+        "{{ 10**6 * 'a' * 10**6 }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+        "{{ '%099999999999d' % 1 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ range(10**9)|list }}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''.__class__.__base__.__subclasses__()[0] }}",
+        "{{ cycler.__init__.__globals__.os.system('touch /tmp/canary') }}",
+    ],
+    ids=["text", "twice", "power", "width", "recursion", "range", "deep", "class", "base", "globals"],
+)
+def test_templates_that_mean_harm_are_refused(source: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidRequest):
+        ChatTemplate(source, {}).render([Message("user", "hello")])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB

@@ -30,7 +30,7 @@ from app.dependencies import (
 from app.dialects.native.schemas import ModelList, ModelResponse, NewModelRequest, model_answer
 from app.errors import problems
 from app.model_body import ModelBody
-from app.models import Entry, describe_model, list_models
+from app.models import Entry, check_links, describe_model, list_models
 from app.multipart import MULTIPART, Form
 from app.predictors import add_predictor, remove_registered
 from explainers.errors import InvalidRequest
@@ -107,6 +107,7 @@ async def register(request: Request, server: ServerState, caller: Admin) -> Resp
         work = add_uploaded(request, server, caller)
     else:
         body = await new_model(request)
+        await asyncio.to_thread(check_links, server.settings.models_dir, body.path)
         work = add_predictor(
             server.explainer, server.settings.models_dir, caller.tenant, body.to_domain(), body.definition
         )
