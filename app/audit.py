@@ -1,12 +1,12 @@
 """The audit log: who did what, with which key, and what came of it.
 
-Context: a log that loses rows when a server is killed proves nothing, and one that costs a round trip to the disk slows
-every answer. Decision: a change is written down before it begins, on the disk, and is refused where that fails; its
-outcome, and that of everything else, is written before the answer is sent, without waiting for the disk. Consequence:
-no change without a row and no answer without an outcome, whatever kills the server; a killed change stands as
-`unanswered`. Who has no key belongs to no tenant: a 401 is in the access log alone. Rows of the last seven days cannot
-be removed; the owner of the tables could still take the trigger away, so where operators are not trusted, ship the
-access log elsewhere too.
+Context: a log that loses rows when a server is killed proves nothing, and one that costs a round trip to the database
+slows every answer. Decision: a change is written down before it begins, on the disk, and is refused where that fails;
+its outcome is written before its answer is sent, that of everything else as soon as it has been sent. Consequence: no
+change without a row, whatever kills the server, and a killed change stands as `unanswered`; a computation waits for
+nothing, and only one that was answered in the very moment of a kill may lack its row. Who has no key belongs to no
+tenant: a 401 is in the access log alone. Rows of the last seven days cannot be removed; the owner of the tables could
+still take the trigger away, so where operators are not trusted, ship the access log elsewhere too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
+from app.meters import Meters
 from storage import audit as rows
 from storage import tenants
 from storage.audit import Entry, Kind, Page
@@ -34,12 +35,12 @@ KEPT: Mapping[Level, tuple[Kind, ...]] = {
 
 
 class Audit:
-    """The log as one server writes it. `lost` counts the rows that could not be written."""
+    """The log as one server writes it; rows that could not be written are counted and told of."""
 
-    def __init__(self, database: Database, level: Level) -> None:
+    def __init__(self, database: Database, level: Level, meters: Meters) -> None:
         self.database = database
         self.level = level
-        self.lost = 0
+        self.meters = meters
 
     def keeps(self, kind: Kind, status: int) -> bool:
         """Whether such an outcome is written; what was refused or failed always is."""
@@ -65,7 +66,7 @@ class Audit:
             self.tell(entry, str(status), error)
 
     def tell(self, entry: Entry, outcome: str, error: StorageError) -> None:
-        self.lost += 1
+        self.meters.audit_lost.inc()
         log.error("not audited: %s %s %s: %s", entry.method, entry.route, outcome, error)
 
 

@@ -1,4 +1,4 @@
-"""The outcome of every request with a key goes into the audit log before its answer does."""
+"""The outcome of every request with a key goes into the audit log."""
 
 from __future__ import annotations
 
@@ -10,43 +10,60 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.dependencies import Server, audit_entry
-from storage.audit import LEFT
+from storage.audit import LEFT, Entry
 
 
 class AuditTrail:
-    """Plain ASGI: the status is known when the answer starts; of a stream, what happens later is not told."""
+    """Plain ASGI: the outcome of a change is written before its answer is sent, any other when it has been.
+
+    Of a stream the status is known, and written, when it begins; what happens later is not told.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def send_audited(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start" and not started:
-                started = True
-                await conclude(scope, message["status"], Headers(raw=message["headers"]).get("location"))
-            await send(message)
-
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        outcome = Outcome(scope)
+
+        async def send_audited(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                outcome.known(message["status"], Headers(raw=message["headers"]).get("location"))
+                if outcome.entry is not None and outcome.entry.kind == "change":
+                    await outcome.write()
+            await send(message)
+            if message["type"] == "http.response.body":
+                await outcome.write()
+
         try:
             await self.app(scope, receive, send_audited)
         except Exception as error:
-            if not started:
-                await conclude(scope, LEFT if isinstance(error, ClientDisconnect) else 500, None)
+            if outcome.status is None:
+                outcome.known(LEFT if isinstance(error, ClientDisconnect) else 500, None)
+            await outcome.write()
             raise
 
 
-async def conclude(scope: Scope, status: int, location: str | None) -> None:
-    """Writes the outcome, unless nobody knows whose request it was."""
-    state: dict[str, Any] = scope.get("state", {})
-    caller = state.get("caller")
-    if caller is None:
-        return
-    made = {} if location is None else {"made": location}
-    entry = state.get("audit_entry") or audit_entry(scope, caller)
-    server: Server = scope["app"].state.server
-    await server.audit.conclude(caller.tenant, replace(entry, object={**entry.object, **made}), status)
+class Outcome:
+    """What came of one request, written once; never, where nobody knows whose request it was."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.status: int | None = None
+        self.entry: Entry | None = None
+
+    def known(self, status: int, location: str | None) -> None:
+        state: dict[str, Any] = self.scope.get("state", {})
+        caller = state.get("caller")
+        self.status = status
+        if caller is not None:
+            entry = state.get("audit_entry") or audit_entry(self.scope, caller)
+            self.entry = entry if location is None else replace(entry, object={**entry.object, "made": location})
+
+    async def write(self) -> None:
+        entry, self.entry = self.entry, None
+        if entry is not None and self.status is not None:
+            server: Server = self.scope["app"].state.server
+            await server.audit.conclude(self.scope["state"]["caller"].tenant, entry, self.status)

@@ -91,7 +91,7 @@ class Backfill:
         self.shard_rows = rows_of_next(len(shard), spent.seconds)
         predictions = len(shard) * scorer.predictions(self.config.algorithm)
         self.explainer.rates.note(
-            stored_speed(scorer.predictor.digest, self.config.algorithm), predictions, spent.seconds
+            stored_speed(self.job.tenant_id, scorer.predictor.digest, self.config.algorithm), predictions, spent.seconds
         )
         self.explainer.meters.explained_rows.labels(self.config.algorithm).inc(len(shard))
         return checked(outcomes, scorer.reading.predicted(cells))

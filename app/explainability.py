@@ -265,7 +265,7 @@ async def backfilling(explainer: Explainer, tenant: str, model: Monitored, score
             rows = math.ceil(config.share * await inferences.count(session, model.id))
         predictions, inputs = rows * scorer.predictions(config.algorithm), len(scorer.reading.inputs)
         digest = scorer.predictor.digest
-        return predicting(explainer.rates, digest, config.algorithm, predictions, inputs, stored=True)
+        return predicting(explainer.rates, tenant, digest, config.algorithm, predictions, inputs, stored=True)
 
     return Estimate(cost)
 

@@ -70,6 +70,7 @@ class Meters:
             ["kind", "outcome"],
             registry=own,
         )
+        self.audit_lost = Counter("whence_audit_lost", "Rows of the audit log that could not be written.", registry=own)
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float, problem: str | None) -> None:
         """One request; `route` None: no route of ours, whose path is the client's own words."""

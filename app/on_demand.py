@@ -61,7 +61,7 @@ async def explain_inference(
         raise NotFound("there is no inference with this partner_inference_id")
     asked = scorer if samples is None or usual else with_samples(scorer, samples)
     cells = scorer.reading.cells([row])
-    (outcome,) = await explained(explainer, asked, chosen, cells, row.partner_inference_id, shared=usual)
+    (outcome,) = await explained(explainer, tenant, asked, chosen, cells, row.partner_inference_id, shared=usual)
     (outcome,) = checked([outcome], scorer.reading.predicted(cells))
     if usual:
         await store(explainer, tenant, model, scorer, chosen, row.seq, outcome)
@@ -100,14 +100,14 @@ def algorithm_of(state: State, scorer: Scorer, asked: str | None) -> str:
 
 
 async def explained(
-    explainer: Explainer, scorer: Scorer, algorithm: str, cells: Cells, id: str, *, shared: bool = True
+    explainer: Explainer, tenant: str, scorer: Scorer, algorithm: str, cells: Cells, id: str, *, shared: bool = True
 ) -> list[Outcome]:
     if scorer.predictions(algorithm) > MOST_PREDICTIONS:
         raise TooCostly(scorer.predictions(algorithm), MOST_PREDICTIONS)
     took = Spent()
 
     async def cost() -> Cost:
-        return cost_of(explainer, scorer, algorithm, scorer.predictions_of(algorithm, cells))
+        return cost_of(explainer, tenant, scorer, algorithm, scorer.predictions_of(algorithm, cells))
 
     async def estimate() -> Estimate:
         return Estimate(cost)
@@ -122,13 +122,14 @@ async def explained(
             charge.seconds = took.seconds
     with suppress(InvalidRequest):  # a text that is too long has an outcome that says so, and no cost
         predictions = scorer.predictions_of(algorithm, cells)
-        explainer.rates.note(speed(scorer.predictor.digest, algorithm), predictions, took.seconds)
+        explainer.rates.note(speed(tenant, scorer.predictor.digest, algorithm), predictions, took.seconds)
     explainer.meters.explained_rows.labels(algorithm).inc(len(outcomes))
     return outcomes
 
 
-def cost_of(explainer: Explainer, scorer: Scorer, algorithm: str, predictions: int) -> Cost:
-    return predicting(explainer.rates, scorer.predictor.digest, algorithm, predictions, len(scorer.reading.inputs))
+def cost_of(explainer: Explainer, tenant: str, scorer: Scorer, algorithm: str, predictions: int) -> Cost:
+    digest, inputs = scorer.predictor.digest, len(scorer.reading.inputs)
+    return predicting(explainer.rates, tenant, digest, algorithm, predictions, inputs)
 
 
 async def forecast_inference(
@@ -139,7 +140,7 @@ async def forecast_inference(
     chosen = algorithm_of(state, scorer, algorithm)
     row = await found(explainer, tenant, model, inference)
     asked = scorer if samples is None else with_samples(scorer, samples)
-    return cost_of(explainer, asked, chosen, asked.predictions_of(chosen, scorer.reading.cells([row])))
+    return cost_of(explainer, tenant, asked, chosen, asked.predictions_of(chosen, scorer.reading.cells([row])))
 
 
 async def forecast_what_if(
@@ -159,7 +160,7 @@ async def forecast_what_if(
     cells = scorer.reading.cells([row_of(model, given)])
     own = 1 if original is None else 2
     chosen = algorithm_of(state, scorer, algorithm)
-    return cost_of(explainer, scorer, chosen, own + scorer.predictions_of(chosen, cells))
+    return cost_of(explainer, tenant, scorer, chosen, own + scorer.predictions_of(chosen, cells))
 
 
 async def store(
@@ -196,7 +197,7 @@ async def what_if(
     id = digest_of([row.numbers, row.texts]).hex()
     chosen = algorithm_of(state, scorer, algorithm)
     predicted = await explainer.runtime.run(lambda _: scorer.predict(cells))
-    (outcome,) = await explained(explainer, scorer, chosen, cells, id)
+    (outcome,) = await explained(explainer, tenant, scorer, chosen, cells, id)
     change = None if before is None else predicted[0] - before
     return WhatIf(scorer.outputs, predicted[0], told(explanation_of(scorer, chosen, outcome)), change)
 

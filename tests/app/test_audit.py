@@ -164,7 +164,8 @@ async def test_without_the_log_nothing_is_changed(start: Start, caplog: pytest.L
                 await session.execute(text("ALTER TABLE audit_away RENAME TO audit"))
         assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE")
         assert "audit" in refused.json()["detail"] and refused.headers["retry-after"] == "1"
-        assert missing.status_code == 404 and running.server.audit.lost == 3
+        assert missing.status_code == 404
+        assert "whence_audit_lost_total 3.0" in (await running.client.get("/metrics")).text
         assert "not audited: POST /files begun" in caplog.text and "GET /files/{id} 404" in caplog.text
         assert (await running.client.get("/files", headers=key)).json()["files"] == []
         assert await rows(running, tenant) == []

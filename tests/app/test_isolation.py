@@ -119,7 +119,7 @@ async def test_whatever_is_remembered_is_remembered_for_a_tenant(
     loaded, scorers = explainer.runtime._known, explainer.scorers._known
     assert {tenant for tenant, _ in loaded} == {owner.name, other.name}
     for kept in (explainer.rates._taken, scorers):
-        assert {key[0] for key in kept if isinstance(key, tuple)} == {owner.name}
+        assert {key[0] for key in kept if isinstance(key, tuple)} == {owner.name}, kept.keys()
     assert {folder.parent.name for folder in explainer.indexes._known} == {owner.name}
 
 
