@@ -171,7 +171,7 @@ async def test_a_stream_is_the_whole_in_pieces(running: Running, options: dict[s
     ("changes", "code", "pointer"),
     [
         ({"maximum_tokens": -1}, "INVALID_REQUEST", "/maximum_tokens"),
-        ({"maximum_tokens": 2.0}, "INVALID_REQUEST", "/maximum_tokens"),
+        ({"maximum_tokens": 2.5}, "INVALID_REQUEST", "/maximum_tokens"),
         ({"maximum_tokens": 1000}, "CONTEXT_LENGTH_EXCEEDED", "/maximum_tokens"),
         ({"temperature": -0.1}, "INVALID_REQUEST", "/temperature"),
         ({"temperature": True}, "INVALID_REQUEST", "/temperature"),

@@ -146,7 +146,6 @@ async def test_equal_requests_are_computed_once(running: Running, monkeypatch: p
         ({"num_ablations": 31}, "INVALID_REQUEST", "/num_ablations must be >= 32"),
         ({"num_ablations": 257}, "INVALID_REQUEST", "/num_ablations must be <= 256"),
         ({"num_ablations": True}, "INVALID_REQUEST", "/num_ablations"),
-        ({"num_ablations": 64.0}, "INVALID_REQUEST", "/num_ablations"),
         ({"num_ablations": 64.5}, "INVALID_REQUEST", "/num_ablations"),
         ({"num_ablations": "64"}, "INVALID_REQUEST", "/num_ablations"),
         ({"return_diagnostics": 1}, "INVALID_REQUEST", "/return_diagnostics"),
@@ -154,7 +153,7 @@ async def test_equal_requests_are_computed_once(running: Running, monkeypatch: p
         ({"query": CONTEXT * 20}, "CONTEXT_LENGTH_EXCEEDED", "256"),
         ({"response": RESPONSE * 40}, "CONTEXT_LENGTH_EXCEEDED", "256"),
     ],
-    ids=range(19),
+    ids=range(18),
 )
 async def test_what_cannot_be_asked(running: Running, changes: dict[str, Any], code: str, words: str) -> None:
     response = await asked(running, **changes)
