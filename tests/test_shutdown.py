@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -132,3 +133,14 @@ def test_told_to_end_in_the_middle_of_its_work(data_dir: Path) -> None:
 
     with running(data_dir, WHENCE_API_KEY=SECRET) as server, client(server) as one:
         assert_done_once(one, hasty)
+        odd = httpx.request("BREW", f"{server.url}/of-house?house", content="of house")
+        assert odd.status_code >= 400
+    assert_only_json_and_nothing_said(server)
+
+
+def assert_only_json_and_nothing_said(server: Server) -> None:
+    lines = [json.loads(line) for line in server.lines if line.startswith("{")]
+    others = [line for line in server.lines if line.strip() and not line.startswith("{")]
+    assert [line for line in others if "ready at" not in line] == []
+    assert {"event", "level", "logger", "time"} <= set.intersection(*map(set, lines))
+    assert "house" not in server.output and SECRET not in server.output
