@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import namedtuple
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,19 @@ from tests.app.test_limits import hold
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def ready(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
+@pytest.fixture(scope="module")
+async def served(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
     async with start() as running:
         await running.add(tiny_lm, "ready-lm")
         yield running
-        running.app.state.traffic.stopping = False
         await running.client.delete("/models/ready-lm")
+
+
+@pytest.fixture
+def ready(served: Running) -> Iterator[Running]:
+    """A server that has not been told to end, or not for good."""
+    yield served
+    served.app.state.traffic.stopping = False
 
 
 async def missing(running: Running) -> tuple[int, list[str]]:
