@@ -209,8 +209,9 @@ def register_model(actor: Actor) -> None:
 def trace(actor: Actor) -> None:
     """The answer of a fine-tuned model, and the pair that taught it."""
     asked, known = actor.dice.choice(PAIRS)
-    answer = actor.call("POST", "/influence", 200, json={"model_id": "tuned", "question": asked})
-    if answer is not None:
+    # 409: its index has just been replaced.
+    answer = actor.call("POST", "/influence", 200, 409, json={"model_id": "tuned", "question": asked})
+    if answer is not None and answer.status_code == 200:
         found = answer.json()
         first = found["results"][0]["messages"] if found["results"] else None
         if (found["answer"], first) != (known, f"Q: {asked}\nA: {known}"):
