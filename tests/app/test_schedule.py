@@ -121,7 +121,7 @@ def test_any_prediction_has_a_level(cost: float | None, level: int) -> None:
 def test_keys_and_tenants_get_equal_shares() -> None:
     """Also one that asks one thing at a time, beside one that asks a hundred."""
     device = Simulated()
-    owners = [("one", "a"), ("one", "b"), ("two", "c")]
+    owners: list[Owner] = [("one", "a"), ("one", "b"), ("two", "c")]
     counts = dict.fromkeys(owners, 0.0)
     for owner, many in zip(owners, (100, 1, 1), strict=True):
         for _ in range(many):
