@@ -64,8 +64,8 @@ def known(cost: Cost) -> Estimating:
 # -- language models ---------------------------------------------------------------------------------------------------
 
 
-def speeds_of(registration: Registration, work: str) -> tuple[tuple[object, ...], ...]:
-    """By what such work is timed: itself, or else whatever this model does; nobody learns of strangers' times."""
+def speeds_of(registration: Registration, work: str) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """By what such work is timed: itself, and whatever this model does; nobody learns of strangers' times."""
     whole = (registration.tenant, *registration.weights)
     return (*whole, work), whole
 
@@ -77,7 +77,8 @@ def note(rates: Rates, registration: Registration, work: str, operations: float,
 
 
 def expected(rates: Rates, registration: Registration, model: LanguageModel, work: str, operations: float) -> Expected:
-    return rates.expected(speeds_of(registration, work), operations, FASTEST.get(model.device.type, FASTEST["cuda"]))
+    fastest = FASTEST.get(model.device.type, FASTEST["cuda"])
+    return rates.expected(*speeds_of(registration, work), operations, fastest)
 
 
 def explaining(rates: Rates, registration: Registration, model: LanguageModel, question: Question) -> Estimate:
@@ -266,8 +267,9 @@ def predicting(
     rates: Rates, tenant: str, digest: str, algorithm: str, predictions: int, inputs: int, *, stored: bool = False
 ) -> Cost:
     """Of explaining a row, or those that are stored."""
-    keys = [stored_speed(tenant, digest, algorithm)] if stored else []
-    time = rates.expected([*keys, speed(tenant, digest, algorithm)], predictions, MOST_PREDICTIONS_PER_SECOND)
+    one, many = speed(tenant, digest, algorithm), stored_speed(tenant, digest, algorithm)
+    own, alike = (many, one) if stored else (one, many)
+    time = rates.expected(own, alike, predictions, MOST_PREDICTIONS_PER_SECOND)
     return Cost(0, inputs, predictions, predictions * inputs * 8, *time)
 
 

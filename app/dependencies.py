@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from app.metrics import Metrics
 from app.readiness import Readiness
 from app.refusals import BodyTooLarge, Forbidden, MalformedBody, Unauthorized, UnsupportedMediaType
 from app.settings import Settings
+from app.throttle import Throttle
 from app.tokens import is_token
 from storage import api_keys
 from storage.audit import Entry, Kind
@@ -59,6 +60,7 @@ class Server:
     limits: Limits
     readiness: Readiness
     metrics: Metrics
+    logins: Throttle = field(default_factory=Throttle)
 
     def explainer_for(self, caller: Caller) -> Explainer:
         """What answers this caller, within the limits of its key."""

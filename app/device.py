@@ -8,10 +8,9 @@ shared model (`explainers.undivided`), the turn stays. What torch keeps for a th
 stays with the piece.
 
 A paused piece holds memory. So only as many are under way as there are places, some of them for nice pieces alone. A
-piece that is small needs none; one that has used up its first turn, and finds no place, is put back into the queue and
-begins again from the start once there is one: work must be repeatable. Of pieces that are known to be long in advance,
-by their cost, none begins without a place. A piece for which there was not enough memory beside paused ones is given
-another go without them.
+small piece needs none; one that has used up its first turn, and finds none, goes back into the queue and begins anew
+once there is one: work must be repeatable. Of pieces that are known to be long in advance, by their cost, none begins
+without a place. What found too little memory beside paused pieces is given another go without them.
 
 Consequence: a small piece waits for no giant, whoever sent it. A piece whose caller has gone is dropped from the queue,
 or stopped at its next checkpoint. Threads live as long as the device, and so does what a model keeps for each.
@@ -24,6 +23,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 
@@ -94,9 +94,14 @@ class Ticket(Piece):
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.stopped = threading.Event()
-        self.turn = threading.Semaphore(0)
+        self.turn = shut()
         self.place = False  # which it has when it has one: a nice one or another
         self.alone = False  # others are not to be under way beside it
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is like most: new, normal, and nothing is known of how long it takes."""
+        return not (self.attained or self.priority.nice or self.priority.cost)
 
     def checkpoint(self) -> None:
         if self.stopped.is_set():
@@ -106,10 +111,8 @@ class Ticket(Piece):
 
     def settle(self, outcome: Any, error: BaseException | None) -> None:
         """Hands the outcome to the caller's event loop, if the loop still runs."""
-        try:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
             self.loop.call_soon_threadsafe(self._resolve, outcome, error)
-        except RuntimeError:  # the loop is closed: nobody waits
-            return
 
     def _resolve(self, outcome: Any, error: BaseException | None) -> None:
         if self.future.done():
@@ -122,13 +125,20 @@ class Ticket(Piece):
             self.future.set_result(outcome)
 
 
+def shut() -> threading.Lock:
+    """What one thread waits at until another releases it: a semaphore of threading takes ten times as long."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class Worker:
     """A thread that runs pieces of work when it is called."""
 
     def __init__(self, device: Device, name: str) -> None:
         self.device = device
         self.ticket: Ticket | None = None  # to begin with when called; none: to end
-        self.called = threading.Semaphore(0)
+        self.called = shut()
         self.thread = threading.Thread(target=self.serve, name=name, daemon=True)
         self.thread.start()
 
@@ -168,11 +178,9 @@ class Device:
         self._submitted = 0
         self._schedule = Schedule()
         self._changed = threading.Lock()
-        names = ["device", *(f"device-{number}" for number in range(2, places + nice_places + 2))]
-        self._workers = [Worker(self, name) for name in names]
+        numbers = range(2, places + nice_places + 2)
+        self._workers = [Worker(self, name) for name in ["device", *(f"device-{number}" for number in numbers)]]
         self._idle = self._workers[::-1]
-
-    # -- for callers ---------------------------------------------------------------------------------------------------
 
     def submit(self, work: Work[Outcome], priority: Priority, *, bounded: bool = True) -> Ticket:
         """Puts work into the queue; raises `QueueFull` when too many pieces wait and `bounded` is set."""
@@ -220,12 +228,10 @@ class Device:
             ticket.settle(None, ShuttingDown())
         for worker in idle:
             worker.call(None)
-        end = time.monotonic() + seconds
-        for worker in self._workers:
-            worker.thread.join(max(0.0, end - time.monotonic()))
-        return not any(worker.thread.is_alive() for worker in self._workers)
-
-    # -- what can be read of it ----------------------------------------------------------------------------------------
+        end, threads = time.monotonic() + seconds, [worker.thread for worker in self._workers]
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     @property
     def waiting(self) -> int:
@@ -245,8 +251,8 @@ class Device:
     @property
     def oldest_waiting_seconds(self) -> float:
         """How long the oldest piece in the queue has been there; 0.0 for an empty one."""
-        now = time.monotonic()
-        return max((now - ticket.submitted for ticket in list(self._queue)), default=0.0)
+        first = min((ticket.submitted for ticket in list(self._queue)), default=None)
+        return 0.0 if first is None else time.monotonic() - first
 
     @property
     def crowded(self) -> bool:
@@ -255,16 +261,13 @@ class Device:
 
     def retry_after(self) -> int:
         """Whole seconds until those who wait now are likely to have had their first turn."""
-        normal = sum(not ticket.nice for ticket in self._queue)
-        predicted = normal * self.service_seconds / (1 - FAIR_SHARE)
+        predicted = sum(not ticket.nice for ticket in self._queue) * self.service_seconds / (1 - FAIR_SHARE)
         return min(LONGEST_RETRY_SECONDS, max(1, math.ceil(predicted)))
-
-    # -- for the threads -----------------------------------------------------------------------------------------------
 
     def pass_on(self, ticket: Ticket) -> None:
         """At a checkpoint of the running piece: lets others go first whose turn it is, and waits meanwhile."""
-        if time.monotonic() < self._turn_ends and not self._news:
-            return
+        if time.monotonic() < self._turn_ends and not (self._news and ticket in self._placed):
+            return  # without a place it is small as yet, and others like it wait for it
         with self._changed:
             following = self._overtaking(ticket)
             if following is None:
@@ -292,8 +295,6 @@ class Device:
             ticket.settle(outcome, error)
         return following
 
-    # -- with the lock held --------------------------------------------------------------------------------------------
-
     def _overtaking(self, ticket: Ticket) -> Ticket | None:
         """Who has to go on before the running piece does. Raises `BegunTooSoon`."""
         self._charge()
@@ -305,8 +306,7 @@ class Device:
         if ticket not in self._placed:
             return None
         if over or any(other.stopped.is_set() for other in self._paused):
-            following = self._next(ticket)
-            self._turn_ends = self._charged + QUANTUM
+            following, self._turn_ends = self._next(ticket), self._charged + QUANTUM
             return None if following is ticket else following
         return None if self._granted else self._schedule.overtaking(ticket, self._ready())
 
@@ -333,18 +333,23 @@ class Device:
             self._take_place(ticket)
         if worker is None:
             self._idle.pop().call(ticket)
-            return None
-        return ticket
+        return None if worker is None else ticket
 
     def _ready(self) -> Iterator[Ticket]:
         """Pieces that can go on at once, or begin."""
         yield from self._paused
-        yield from (ticket for ticket in self._queue if self._may_begin(ticket))
+        seen = set[Owner]()
+        for ticket in self._queue:
+            if ticket.is_plain:  # of those of one owner the first is first, whoever's turn it is
+                if ticket.owner not in seen:
+                    seen.add(ticket.owner)
+                    yield ticket
+            elif self._may_begin(ticket):
+                yield ticket
 
     def _may_begin(self, ticket: Ticket) -> bool:
-        if ticket.alone:
-            return not self._placed
-        return not (ticket.nice or ticket.level) or self._has_place(ticket)
+        small = not (ticket.nice or ticket.level)
+        return not self._placed if ticket.alone else small or self._has_place(ticket)
 
     def _has_place(self, ticket: Ticket) -> bool:
         taken = sum(other.place == ticket.nice for other in self._placed)
@@ -358,7 +363,7 @@ class Device:
 
     def _begins_again(self, ticket: Ticket, error: BaseException | None) -> bool:
         """Puts a piece back into the queue that failed for the others' sake alone."""
-        crowded_out = isinstance(error, OutOfMemory) and bool(self._paused) and not ticket.alone
+        crowded_out = isinstance(error, OutOfMemory | MemoryError) and bool(self._paused) and not ticket.alone
         if not (crowded_out or isinstance(error, BegunTooSoon)) or ticket.stopped.is_set():
             return False
         self.begun_again += 1
@@ -378,8 +383,8 @@ class Device:
         if self._running is None:
             return
         now = time.monotonic()
-        waiting = [*self._queue, *self._paused]
-        self._schedule.charge(self._running, now - self._charged, waiting, granted=self._granted)
+        others = [*self._queue, *self._paused]
+        self._schedule.charge(self._running, now - self._charged, others, granted=self._granted)
         self._charged = now
 
 

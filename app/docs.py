@@ -209,5 +209,7 @@ def kind_of(schema: Mapping[str, Any]) -> str:
         return str(schema["$ref"].rpartition("/")[2])
     if "items" in schema:
         return f"array of {kind_of(schema['items'])}"
-    alternatives = (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+    alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    if schema.get("default") is not None:  # which null stands for
+        alternatives = [each for each in alternatives if each != {"type": "null"}]
     return " | ".join(dict.fromkeys(map(kind_of, alternatives))) or str(schema.get("type", "any"))

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.Unauthorized: (401, "UNAUTHORIZED"),
+    refusals.TooManyFailures: (429, "TOO_MANY_REQUESTS"),
     refusals.Forbidden: (403, "FORBIDDEN"),
     refusals.NotFound: (404, "NOT_FOUND"),
     refusals.UnknownModel: (404, "UNKNOWN_MODEL"),
@@ -76,6 +77,8 @@ HTTP_CODES = {
 """Codes of the framework's own errors, by status."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_THREAD = "can't start new thread"
+"""What Python says where there is no memory for one."""
 FULL_DISK_SECONDS = 10
 """Somebody has to make room first."""
 
@@ -211,19 +214,20 @@ class ProblemResponse(Response):
 
 
 def add_error_answers(app: FastAPI) -> None:
+    """All of them coroutines: others would need a thread, which a machine without memory does not have."""
     for error in ANSWERS:
         app.add_exception_handler(error, answer_refusal)
-    for kind in (OSError, MemoryError):
+    for kind in (OSError, MemoryError, RuntimeError):
         app.add_exception_handler(kind, answer_exhaustion)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
 
 
-def answer_refusal(_: Request, error: Exception) -> Response:
+async def answer_refusal(_: Request, error: Exception) -> Response:
     return refusal_response(error)
 
 
-def answer_exhaustion(_: Request, error: Exception) -> Response:
+async def answer_exhaustion(_: Request, error: Exception) -> Response:
     """Of the disk or the memory; other errors of the system are defects."""
     short = exhaustion(error)
     if short is error:
@@ -233,7 +237,7 @@ def answer_exhaustion(_: Request, error: Exception) -> Response:
 
 def exhaustion(error: BaseException) -> BaseException:
     """What a client is told of a full disk or too little memory, in place of the system's error; others as they are."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == NO_THREAD):
         return refusals.ShortOfMemory("the server has too little memory at the moment")
     if isinstance(error, OSError) and error.errno in FULL:
         return storage_errors.OutOfSpace("the disk of the server is full")
@@ -263,7 +267,7 @@ def headers_for(error: BaseException) -> dict[str, str]:
     match error:
         case refusals.Unauthorized():
             return {"WWW-Authenticate": "Bearer"}
-        case refusals.QueueFull():
+        case refusals.QueueFull() | refusals.TooManyFailures():
             return {"Retry-After": str(error.retry_after)}
         case refusals.LimitReached():
             return {"Retry-After": str(error.retry_after)} | rate_headers(error.limit)
@@ -286,7 +290,7 @@ def rate_headers(limit: refusals.Numbers) -> dict[str, str]:
     }
 
 
-def answer_http(request: Request, error: Exception) -> Response:
+async def answer_http(request: Request, error: Exception) -> Response:
     """The framework's own errors: unknown path, wrong method."""
     error = cast(HTTPException, error)
     headers = {"Allow": ", ".join(methods_of(request))} if error.status_code == 405 else error.headers
@@ -302,7 +306,7 @@ def methods_of(request: Request) -> list[str]:
     return sorted({method for route in routes if route.path_format == path for method in route.methods or ()})
 
 
-def answer_invalid(_: Request, error: Exception) -> Response:
+async def answer_invalid(_: Request, error: Exception) -> Response:
     """A request that does not fit its schema."""
     error = cast(RequestValidationError, error)
     mistakes = error.errors()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import NamedTuple
 
 REMEMBERED = 64
@@ -46,9 +46,12 @@ class Rates:
         nearest = sorted(known, key=lambda taken: abs(math.log(taken.operations / operations)))[:NEAREST]
         return operations * statistics.median(taken.seconds / taken.operations for taken in nearest)
 
-    def expected(self, keys: Sequence[Hashable], operations: float, fastest: float) -> Expected:
-        """By the first of these keys that was measured; else as long as it takes at `fastest` operations a second."""
-        for key in keys:
-            if (seconds := self.seconds(key, operations)) is not None:
-                return Expected(seconds, True)
-        return Expected(operations / fastest, False)
+    def expected(self, key: Hashable, alike: Hashable, operations: float, fastest: float) -> Expected:
+        """As long as such work has taken. Before the first of it, as long as it takes at the highest speed of what is
+        `alike`, or else at `fastest` operations a second: no less.
+        """
+        seconds = self.seconds(key, operations)
+        if seconds is not None:
+            return Expected(seconds, True)
+        pace = min((taken.seconds / taken.operations for taken in self._taken.get(alike, ())), default=1 / fastest)
+        return Expected(operations * pace, False)

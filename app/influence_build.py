@@ -344,7 +344,7 @@ def whole(path: Path, digest: str) -> bool:
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """Of a finished index, with a digest over all that decides its answers."""
-    facts = {name: value for name, value in read_finished(folder).facts.items() if name != "generic"}
+    facts = {name: value for name, value in read_finished(folder).facts.items() if name not in ("generic", "made")}
     parts = [shard_path(folder, number) for number in range(facts["shards"])]
     parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES, folder / FACTS]
     digest = hashlib.sha256("".join(digest_of(part) for part in parts).encode()).hexdigest()

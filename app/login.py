@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from app.refusals import Unauthorized
+from app.throttle import Throttle
 from app.tokens import claims_of, signed
 from explainers.errors import MissingCapability
 from storage import api_keys
@@ -30,8 +31,26 @@ LIFE_SECONDS = 2 * 60 * 60
 """The vendor's client renews its token five minutes before the end."""
 
 
-async def log_in(database: Database, folder: Path, login: str, password: str) -> tuple[Any, str]:
-    """The row of the key with this name and secret, and a token; raises `Unauthorized`, the same for either mistake."""
+async def log_in(
+    database: Database, folder: Path, throttle: Throttle, address: str, login: str, password: str
+) -> tuple[Any, str]:
+    """The row of the key with this name and secret, and a token.
+
+    Raises `Unauthorized`, the same for either mistake, and `TooManyFailures` where an address tries too often.
+    """
+    throttle.begin(address, login)
+    try:
+        found = await checked(database, folder, login, password)
+    except Unauthorized:
+        raise
+    except BaseException:  # nobody knows whether it was right
+        throttle.forgive(address, login)
+        raise
+    throttle.forgive(address, login)
+    return found
+
+
+async def checked(database: Database, folder: Path, login: str, password: str) -> tuple[Any, str]:
     row = await api_keys.find_by_secret(database, password)
     name = "" if row is None else row.name
     named = hmac.compare_digest(name.encode(errors="surrogatepass"), login.encode(errors="surrogatepass"))

@@ -160,15 +160,21 @@ async def open_flights() -> AsyncIterator[SingleFlight[Any]]:
 async def refresh(settings: Settings, database: Database, runtime: Runtime) -> None:
     """Loads registered models ahead of their first request, and lets go of those that are registered no more.
 
-    A database that is away comes back, an embedded one with our help; requests say so meanwhile.
+    For as long as the server lives, whatever happens: nobody else would begin it again.
     """
     while True:
         try:
-            await keep_loaded(database, runtime)
-        except DatabaseUnavailable:
-            if settings.database_url is None:
-                with suppress(StorageError):
-                    await asyncio.to_thread(revive, settings.data_dir)
-        except StorageError as error:
+            await refresh_once(settings, database, runtime)
+        except Exception as error:  # noqa: BLE001 - a loop like that of jobs
             log.warning("the registry of models could not be read: %s", type(error).__name__)
         await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def refresh_once(settings: Settings, database: Database, runtime: Runtime) -> None:
+    """A database that is away comes back, an embedded one with our help; requests say so meanwhile."""
+    try:
+        await keep_loaded(database, runtime)
+    except DatabaseUnavailable:
+        if settings.database_url is None:
+            with suppress(StorageError):
+                await asyncio.to_thread(revive, settings.data_dir)

@@ -2,6 +2,7 @@
 
 Refusal
 ├── Unauthorized           no key, or one that is unknown, revoked or expired
+├── TooManyFailures        too many logins with a wrong password
 ├── Forbidden              the key lacks the scope
 ├── NotFound               nothing of the caller's tenant has this id
 │   └── UnknownModel       no model of that name
@@ -34,6 +35,14 @@ class Refusal(Exception):
 
 class Unauthorized(Refusal):
     pass
+
+
+class TooManyFailures(Refusal):
+    """`retry_after` is in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"too many logins have failed: try again in {retry_after} s")
+        self.retry_after = retry_after
 
 
 class Forbidden(Refusal):

@@ -58,23 +58,29 @@ class Settings(BaseSettings):
     request_seconds: float | None = Field(
         default=3600.0,
         ge=0,
+        lt=2**31,
         description="Longest time a request may take the device, as predicted before it begins; longer ones get 413. "
         "0: no limit. A key may have its own, as of the next three.",
     )
     job_seconds: float | None = Field(
-        default=86_400.0, ge=0, description="The same of a job (`Prefer: respond-async`). 0: no limit."
+        default=86_400.0, ge=0, lt=2**31, description="The same of a job (`Prefer: respond-async`). 0: no limit."
     )
     requests_per_minute: int | None = Field(
         default=None,
         ge=0,
+        lt=2**31,
         description="Requests that compute, query or send rows, of one key in a minute; further ones get 429.",
     )
     seconds_per_minute: float | None = Field(
-        default=None, ge=0, description="Seconds of the device that one key may have in a minute; 60: all of one."
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="Seconds of the device that one key may have in a minute; 60: all of one.",
     )
     concurrency: int | None = Field(
         default=None,
         ge=0,
+        lt=2**31,
         description="Such requests of one key that may be under way at a time; further ones get 429.",
     )
     body_limit_bytes: int = Field(default=8 * 2**20, ge=1024, description="Largest request body; larger ones get 413.")

@@ -9,6 +9,7 @@ and a request costs no more; on, the exporter reads its own OTEL_EXPORTER_OTLP_*
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from app.refusals import Refusal
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+CLOSE_SECONDS = 3.0
 PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 VERB = re.compile(r"\s*([A-Za-z]{1,16})")
 QUIET: dict[str, Any] = {"record_exception": False, "set_status_on_exception": False}
@@ -97,9 +99,11 @@ class Traces:
         event.listen(engine, "handle_error", failed)
 
     def close(self) -> None:
-        """Sends what has not been sent yet."""
+        """Sends what has not been sent yet, as far as somebody takes it in time."""
         if self.provider is not None:
-            self.provider.shutdown()
+            sending = threading.Thread(target=self.provider.shutdown, name="spans", daemon=True)
+            sending.start()
+            sending.join(CLOSE_SECONDS)
 
 
 def parent_of(traceparent: str) -> SpanContext:

@@ -26,7 +26,8 @@ from app.ingest import (
 )
 from app.monitored import find_active
 from app.rows import Layout
-from explainers.errors import InvalidRequest, MissingCapability
+from explainers.errors import InvalidRequest
+from explainers.predictors.parquet_file import rows_of as rows_of_parquet
 from storage import inferences, reference
 from storage.cells import Cells
 from storage.database import Database
@@ -37,8 +38,6 @@ Contents: TypeAlias = Literal["inference_data", "ground_truth_data"]
 BLOCK = 5_000
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file, which is read whole; larger sets come as Parquet."""
-LARGEST_BLOCK = 256 * 2**20
-"""Bytes of the rows that are read from Parquet at once, each text in full."""
 MAGIC = b"PAR1"
 OWN = ("partner_inference_id", "inference_timestamp", "ground_truth_timestamp", "batch_id")
 
@@ -144,40 +143,8 @@ def rows_in(file: BinaryIO) -> Iterator[Any]:
 
 
 def parquet_rows(file: BinaryIO) -> Iterator[Any]:
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - optional
-    except ImportError:
-        raise MissingCapability("reading Parquet needs pyarrow, which is not installed") from None
-    try:
-        columns = parquet.ParquetFile(file).schema
-        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
-        for batch in parquet.ParquetFile(file, read_dictionary=texts).iter_batches(BLOCK):
-            if sum(map(spelt_out, batch.columns)) > LARGEST_BLOCK:
-                raise InvalidRequest(f"{BLOCK} rows of the file have more than {LARGEST_BLOCK} bytes")
-            yield from (nulls_for_nan(row) for row in plainly(batch).to_pylist())
-    except (ArrowException, OSError, OverflowError, ValueError) as error:  # also of values that Python has not
-        raise InvalidRequest(f"the Parquet file cannot be read ({type(error).__name__})") from None
-
-
-def spelt_out(column: Any) -> int:
-    """Bytes of an Arrow column with every text written as often as it occurs: a tiny file may say a long one often."""
-    from pyarrow import compute, types  # noqa: PLC0415 - optional
-
-    if types.is_dictionary(column.type):
-        lengths = compute.take(compute.binary_length(column.dictionary), column.indices)
-        return int(compute.sum(lengths).as_py() or 0)
-    if types.is_list(column.type) or types.is_struct(column.type):
-        parts = column.flatten()
-        return sum(map(spelt_out, parts)) if isinstance(parts, list) else spelt_out(parts)
-    return int(column.nbytes)
-
-
-def plainly(batch: Any) -> Any:
-    """The rows without dictionaries of their texts, which are slow to look up one by one."""
-    from pyarrow import RecordBatch, types  # noqa: PLC0415 - optional
-
-    plain = [each.dictionary_decode() if types.is_dictionary(each.type) else each for each in batch.columns]
-    return RecordBatch.from_arrays(plain, names=batch.schema.names)
+    file.seek(0)
+    return map(nulls_for_nan, rows_of_parquet(file.read(), BLOCK))
 
 
 def nulls_for_nan(row: dict[str, Any]) -> dict[str, Any]:

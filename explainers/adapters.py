@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from explainers.errors import MissingCapability, UnreadableModel
-from explainers.folders import LOADING, read_json
+from explainers.folders import LOADING
+from explainers.model_folder import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 STATED = frozenset(
@@ -83,7 +84,7 @@ def _config(folder: Path) -> Any:
     """The adapter's settings; raises MissingCapability for those that make it more than a sum of weights."""
     from peft import LoraConfig  # noqa: PLC0415 - takes seconds to import
 
-    stored = read_json(folder / CONFIG)
+    stored = read_object(folder / CONFIG)
     kind = stored.get("peft_type")
     if kind != "LORA":
         raise MissingCapability(f"adapters of type {kind} are not served: only LoRA, rsLoRA and DoRA can be merged")

@@ -8,7 +8,6 @@ than Pillow.
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from explainers import attention_control
 from explainers.chat_template import ChatTemplate
 from explainers.errors import MissingCapability, UnreadableModel
+from explainers.model_folder import inspect, read_object, weights_of
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -30,18 +30,23 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+MOST_TIMES, SMALL = 16, 2**22
+"""Numbers of a network for each that is stored, where several are packed into one; and what small ones may compute."""
+
 LOADING = threading.Lock()
 """transformers exchanges functions of its classes while it loads a model, and two loads at once would exchange them for
 good: tied weights then are never tied again."""
 
 
 def check_files(folder: Path) -> None:
+    """Raises UnreadableModel for a folder that is not safe to read (`model_folder`), or not complete."""
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UnreadableModel(f"{folder} holds no {name}")
     if not any(folder.glob("*.safetensors")):
         raise UnreadableModel(f"{folder} holds no .safetensors weights; other formats can run code and are not read")
-    config = read_json(folder / "config.json")
+    inspect(folder)
+    config = read_object(folder / "config.json")
     if config.get("is_encoder_decoder"):
         raise MissingCapability(
             f"{config.get('model_type')} is an encoder-decoder; only models that read prompt and target as one "
@@ -61,7 +66,7 @@ def device_of(name: str | None) -> torch.device:
 
 def dtype_of(folder: Path, name: str | None, device: torch.device) -> torch.dtype:
     if name is None and device.type == "cuda":
-        config = read_json(folder / "config.json")
+        config = read_object(folder / "config.json")
         name = config.get("dtype") or config.get("torch_dtype")
     dtype = DTYPES.get(name or "float32")
     if dtype is None:
@@ -75,6 +80,7 @@ def read_network(folder: Path, architecture: Any, attention: Any, dtype: str | N
     stored_dtype = dtype_of(folder, dtype, device)
     try:
         with LOADING:
+            check_size(folder, architecture)
             loaded = architecture.from_pretrained(
                 folder,
                 dtype=stored_dtype,
@@ -88,6 +94,8 @@ def read_network(folder: Path, architecture: Any, attention: Any, dtype: str | N
         if error.args != (attention_control.IMPLEMENTATION,):
             raise UnreadableModel(f"{folder} cannot be loaded: {error}") from error
         raise MissingCapability("the architecture computes attention in its own way, out of our reach") from error
+    except UnreadableModel:
+        raise
     except Exception as error:  # broken files break the library in many ways, each with an error of its own
         raise UnreadableModel(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
     network: PreTrainedModel = loaded[0]
@@ -99,6 +107,20 @@ def read_network(folder: Path, architecture: Any, attention: Any, dtype: str | N
     return network.train(mode=False).requires_grad_(requires_grad=False).to(device)
 
 
+def check_size(folder: Path, architecture: Any) -> None:
+    """Raises UnreadableModel for a configuration that needs far more numbers than there are.
+
+    transformers makes room for all of them before it compares. The network that is counted here has none.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        network: PreTrainedModel = architecture.from_config(config, trust_remote_code=False)
+    needed = sum(parameter.numel() for parameter in [*network.parameters(), *network.buffers()])
+    there = weights_of(folder).numbers
+    if needed > MOST_TIMES * there + SMALL:
+        raise UnreadableModel(f"config.json describes {needed} numbers, and the weights are {there}")
+
+
 def check_complete(report: Mapping[str, Any]) -> None:
     """transformers fills weights that a checkpoint lacks with random numbers; such a model is no model."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
@@ -108,14 +130,27 @@ def check_complete(report: Mapping[str, Any]) -> None:
             raise UnreadableModel(f"the weights do not fit the architecture: {count} {kind_words}, first {names[0]}")
 
 
+PANIC = "PanicException"
+"""What the tokenizers' library raises where it has a defect: no Exception, and not to be named."""
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library's own errors have no common class
         raise UnreadableModel(f"tokenizer.json cannot be read: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != PANIC:
+            raise
+        raise UnreadableModel("tokenizer.json cannot be read: its library gives up on it") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def largest_id(tokenizer: Tokenizer) -> int:
+    """Of all tokens: ids need not be without gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -162,7 +197,10 @@ def chat_template(folder: Path, spoken: Path | None = None) -> ChatTemplate | No
     The special tokens that it may name are those of the folder `spoken`; None: of the same folder.
     """
     file, config = folder / "chat_template.jinja", tokenizer_settings(folder)
-    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    try:
+        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableModel(f"{file.name} is no readable text") from error
     if isinstance(source, list):  # several, by name
         named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
         source = named.get("default")
@@ -176,7 +214,7 @@ def chat_template(folder: Path, spoken: Path | None = None) -> ChatTemplate | No
 
 def tokenizer_settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def first_with(folders: Sequence[Path], name: str) -> Path:
@@ -186,7 +224,7 @@ def first_with(folders: Sequence[Path], name: str) -> Path:
 
 def check_same_family(folder: Path, base: Path) -> None:
     """Raises UnreadableModel for a model that cannot be a fine-tune of the one in `base`."""
-    kinds = [read_json(each / "config.json").get("model_type") for each in (folder, base)]
+    kinds = [read_object(each / "config.json").get("model_type") for each in (folder, base)]
     if kinds[0] != kinds[1]:
         raise UnreadableModel(f"a {kinds[0]} is no fine-tune of a {kinds[1]}: name the base it was trained from")
     check_same_tokens(folder, base)
@@ -195,7 +233,7 @@ def check_same_family(folder: Path, base: Path) -> None:
 def check_same_tokens(folder: Path, base: Path) -> None:
     """Raises UnreadableModel where a token has another id than in the base, or one that the base cannot read."""
     own, known = (read_tokenizer(each).get_vocab(with_added_tokens=True) for each in (folder, base))
-    config = read_json(base / "config.json")
+    config = read_object(base / "config.json")
     rows = config.get("vocab_size")
     for id, token in sorted((id, token) for token, id in own.items() if known.get(token, id) != id):
         raise UnreadableModel(f"the tokenizer differs from the base's: token {id} has the id {known[token]} there")
@@ -230,13 +268,3 @@ def facts_about(network: PreTrainedModel) -> dict[str, Any]:
         "dtype": str(network.dtype).removeprefix("torch."),
         "device": str(network.device),
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnreadableModel(f"{path.name} is not readable JSON") from error
-    if not isinstance(content, dict):
-        raise UnreadableModel(f"{path.name} holds no JSON object")
-    return content

@@ -26,19 +26,21 @@ from explainers.folders import (
     facts_about,
     first_with,
     join_digests,
+    largest_id,
     read_image_processor,
-    read_json,
     read_network,
     read_tokenizer,
     special_ids,
 )
 from explainers.image_text_model import ImageTextModel
 from explainers.language_model import LanguageModel
+from explainers.model_folder import inspect, read_object, steady
 from explainers.predictors.artifact import Artifact, TextArtifact
 from explainers.predictors.formats import load_artifact, load_text_artifact
 from explainers.sequence_classifier import Kind, SequenceClassifier
 
 
+@steady
 def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = None) -> LanguageModel:
     """Load a causal LM saved by `save_pretrained`, and test that its attention can be suppressed exactly.
 
@@ -51,6 +53,7 @@ def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = 
     return _causal_lm(network, (folder,), digest_of(folder))
 
 
+@steady
 def load_fine_tune(folder: Path, base: Path, dtype: str | None = None, device: str | None = None) -> LanguageModel:
     """Load a fine-tune of the causal LM in the folder `base`: an adapter, merged into it, or a whole model.
 
@@ -58,6 +61,7 @@ def load_fine_tune(folder: Path, base: Path, dtype: str | None = None, device: s
     folders. Arguments and errors as for `load_causal_lm`; UnreadableModel too for what is no fine-tune of that base.
     """
     check_files(base)
+    inspect(folder)
     if not adapters.is_adapter(folder):
         check_files(folder)
         check_same_family(folder, base)
@@ -73,7 +77,7 @@ def load_fine_tune(folder: Path, base: Path, dtype: str | None = None, device: s
 
 def _causal_network(folder: Path, dtype: str | None, device: str | None) -> Any:
     check_files(folder)
-    if read_json(folder / "config.json").get("model_type") in pictures.FAMILIES:
+    if read_object(folder / "config.json").get("model_type") in pictures.FAMILIES:
         raise UnreadableModel("this is an image-text model: its kind is image-text-lm")
     return read_network(folder, AutoModelForCausalLM, attention_control.IMPLEMENTATION, dtype, device_of(device))
 
@@ -89,13 +93,14 @@ def _causal_lm(network: Any, folders: Sequence[Path], digest: str) -> LanguageMo
     return _tested(LanguageModel(network, tokenizer, digest, length, start, separator, facts, chat=chat))
 
 
+@steady
 def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | None = None) -> ImageTextModel:
     """Load a model of one of `pictures.FAMILIES` saved by `save_pretrained`, its image processor included.
 
     Arguments and errors as for `load_causal_lm`.
     """
     check_files(folder)
-    stored = read_json(folder / "config.json")
+    stored = read_object(folder / "config.json")
     if not isinstance(stored.get("vision_config"), dict):
         raise UnreadableModel("this model reads no images: its kind is causal-lm")
     family = pictures.family(stored)
@@ -142,6 +147,7 @@ def _check_as_saved(dtype: str | None) -> None:
         raise UnreadableModel("a dtype is for models with a folder: this one computes as it was saved")
 
 
+@steady
 def load_text_classifier(folder: Path, dtype: str | None = None, device: str | None = None) -> SequenceClassifier:
     """Load a sequence classifier saved by `save_pretrained`: its outputs are the classes of its configuration.
 
@@ -150,9 +156,9 @@ def load_text_classifier(folder: Path, dtype: str | None = None, device: str | N
     check_files(folder)
     network = read_network(folder, AutoModelForSequenceClassification, None, dtype, device_of(device))
     tokenizer, config = read_tokenizer(folder), network.config
-    if tokenizer.get_vocab_size() > network.get_input_embeddings().num_embeddings:
+    if largest_id(tokenizer) >= network.get_input_embeddings().num_embeddings:
         raise UnreadableModel("the tokenizer has more tokens than the model embeddings")
-    stored = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    stored = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     stated = stored.get("model_max_length")
     length = min(context_length(network), stated if isinstance(stated, int) and stated > 0 else 2**31)
     return SequenceClassifier(
@@ -188,9 +194,10 @@ AnyModel = TypeVar("AnyModel", bound=LanguageModel)
 
 
 def _tested(model: AnyModel) -> AnyModel:
-    if model.tokenizer.get_vocab_size() > model.vocabulary_size:
+    if largest_id(model.tokenizer) >= model.vocabulary_size:
         raise UnreadableModel(
-            f"the tokenizer has {model.tokenizer.get_vocab_size()} tokens, the model {model.vocabulary_size} embeddings"
+            f"the tokenizer has {model.tokenizer.get_vocab_size()} tokens and ids up to {largest_id(model.tokenizer)}, "
+            f"the model {model.vocabulary_size} embeddings"
         )
     return replace(model, facts={**model.facts, "self_test": self_test.run(model)})
 

@@ -1,10 +1,11 @@
 """Who said it, and what would be gone with them: the server's method and others on models that can be retrained.
 
     python -m benchmarks.influence [--seeds 0] [--kinds full lora] [--tangled] [--cache DIR]
-                                   [--retrainings 24] [--again 24] [--removed 15] [--checkpoints]
+                                   [--retrainings 24] [--runs 2] [--removed 15] [--checkpoints]
 
 Prints a table for each model and writes results/influence.json, where it replaces what was measured there before under
-the same name. All that is trained is kept in the cache: a broken-off run goes on. One thread.
+the same name; what is left out with 0 stays. All that is trained is kept in the cache: a broken-off run goes on. One
+thread.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in asked.seeds:
         for kind in asked.kinds:
-            name = f"{'tangled' if asked.tangled else 'plain'} world {seed}, {kind}"
+            name = name_of(seed, kind, asked.tangled)
             made = bed(seed, kind, asked.cache, tangled=asked.tangled)
-            found = evaluated(made, asked.retrainings, asked.again, asked.removed, checkpoints=asked.checkpoints)
+            found = evaluated(made, asked.retrainings, asked.runs, asked.removed, checkpoints=asked.checkpoints)
             show(name, found)
-            keep(name, found)
+            keep(name, known(name) | found)
 
 
 def arguments() -> argparse.Namespace:
@@ -46,19 +47,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tangled", action="store_true", help="the harder world")
     parser.add_argument("--cache", type=Path, default=Path(".bed"))
     parser.add_argument("--retrainings", type=int, default=24, help="on random halves, for the LDS; 0 leaves it out")
-    parser.add_argument("--again", type=int, default=24, help="of them done a second time, for the noise ceiling")
+    parser.add_argument("--runs", type=int, default=2, help="of each of them, in other orders; their mean is forecast")
     parser.add_argument("--removed", type=int, default=15, help="queries whose pairs are taken out")
     parser.add_argument("--checkpoints", action="store_true", help="TracInCP too")
     return parser.parse_args()
 
 
+def name_of(seed: int, kind: str, tangled: bool) -> str:
+    return f"{'tangled' if tangled else 'plain'} world {seed}, {kind}"
+
+
+def known(name: str) -> dict[str, Any]:
+    """What was measured before of a model."""
+    models = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
+    return dict(models.get(name, {}))
+
+
 def keep(name: str, found: Mapping[str, Any]) -> None:
     packages = ("torch", "transformers", "tokenizers", "numpy", "scipy")
-    known = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
+    before = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
     result = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
-        "models": {**known, name: found},
+        "models": {**before, name: found},
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -18,35 +18,40 @@ from benchmarks.influence.metrics import Estimate
 from benchmarks.influence.own import Own, own
 from benchmarks.influence.retraining import halves, losses_after, retrained, without
 from benchmarks.influence.training import losses
-from explainers.influence.levels import LEAST_LIFT, LEVELS, Level
+from explainers.influence.index import Found
+from explainers.influence.levels import LEAST_LIFT, LEVELS, Level, Thresholds
 from explainers.influence.tracing import Traced
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Floats]
-ORDERS = 100, 101
-"""Seeds of the retrainings: no retraining has the seed of the model itself."""
+FIRST_ORDER = 100
+"""Seed of the first run of each retraining, the next one's is one more: none has the seed of the model itself."""
 TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
 SPLITS = 50
 """Of the generic questions into those that make thresholds and those that test them."""
 FILTERED = 10
 """Pairs without a level that are removed for a query, drawn from all of them."""
+ELSEWHERE = ("__main__", "cost", "evaluation", "kronfluence_oracle", "metrics", "own", "retraining")
+"""Files here on which other methods' scores do not depend."""
 IRRELEVANT: tuple[QueryKind, ...] = ("known", "forgotten", "unknown")
 
 
 def all_scores(bed: Bed, queries: Sequence[Query], made: Own, *, checkpoints: bool) -> dict[str, Floats]:
     found = {"BM25": baselines.lexical(bed, queries), "hidden state cosine": baselines.hidden_cosine(bed, queries)}
-    found |= _kept(bed, "gradients", lambda: baselines.gradient_scores(bed, queries))
+    found |= kept(bed, "gradients", lambda: baselines.gradient_scores(bed, queries))
     if checkpoints:
-        found |= _kept(bed, "checkpoints", lambda: {"TracInCP": baselines.traced(bed, queries)})
-    return {**found, **made.scores(queries)}
+        found |= kept(bed, "checkpoints", lambda: {"TracInCP": baselines.traced(bed, queries)})
+    found |= made.scores(queries)
+    states = found["ours, hidden states alone"]
+    # The most that a second look at a shortlist can give, as two forward passes along EK-FAC's direction would.
+    return {**found, "impact with exact EK-FAC": found["EK-FAC normed"] * np.maximum(states, 0)}
 
 
-def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
+def kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[str, Floats]:
     """The scores of other methods, from the cache while neither the model nor any line of code here has changed."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    own_figures = {"__main__.py", "cost.py", "evaluation.py", "metrics.py", "own.py", "retraining.py"}
-    held = [*(file for file in sources if file.name not in own_figures), bed.folder / f"{bed.kind}.safetensors"]
+    held = [*(file for file in sources if file.stem not in ELSEWHERE), bed.folder / f"{bed.kind}.safetensors"]
     digest = sha256(b"".join(sha256(file.read_bytes()).digest() for file in held)).hexdigest()[:16]
     place = bed.folder / f"{bed.kind}-{name}-{digest}.npz"
     if not place.exists():
@@ -57,8 +62,8 @@ def _kept(bed: Bed, name: str, score: Callable[[], dict[str, Floats]]) -> dict[s
         return dict(scores)
 
 
-def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoints: bool) -> dict[str, Any]:
-    """`retrainings` on halves of the set, `again` of them a second time, `removed` queries' pairs taken out.
+def evaluated(bed: Bed, retrainings: int, runs: int, removed: int, *, checkpoints: bool) -> dict[str, Any]:
+    """`retrainings` on halves of the set, `runs` times each, `removed` queries' pairs taken out.
 
     Raises ValueError for a model that learnt no fact: there is nothing to ask it.
     """
@@ -73,7 +78,7 @@ def evaluated(bed: Bed, retrainings: int, again: int, removed: int, *, checkpoin
     }
     about_right = {name: each[: len(right)] for name, each in scores.items()}
     if retrainings:
-        found["lds"] = forecasts(bed, right, about_right, retrainings, again)
+        found["lds"] = forecasts(bed, right, about_right, retrainings, runs)
     if removed:
         found["removal"] = removals(bed, made, right[:removed], about_right)
     return found
@@ -102,16 +107,26 @@ def sources(bed: Bed, scores: Floats, right: Sequence[Query], poisoned: Sequence
     }
 
 
-def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, again: int) -> dict[str, Any]:
-    """LDS of each method, and what two runs of the same subset have in common."""
+def forecasts(bed: Bed, queries: Sequence[Query], scores: Scores, count: int, runs: int) -> dict[str, Any]:
+    """LDS of each method against the mean of `runs` on each of `count` halves, and what two runs have in common.
+
+    A mean, for the order of training is no pair's influence (TRAK, arXiv 2303.14186, section 2.3).
+    """
     held = halves(bed, count)
-    after = losses_after(bed, queries, held, ORDERS[0])
+    after = runs_of(bed, queries, held, runs)
     oracle = {"knowing the sources": relevant(bed, queries).astype(float)}
-    found = {name: rounded(metrics.datamodelling(each, held, after)) for name, each in {**scores, **oracle}.items()}
-    if again:
-        second = losses_after(bed, queries, held[:again], ORDERS[1])
-        found["two runs, r"] = rounded(metrics.ceiling(after[:again], second))
-    return {"retrainings": count, "second runs": again, "methods": found}
+    methods = {
+        name: rounded(metrics.datamodelling(each, held, after.mean(0))) for name, each in {**scores, **oracle}.items()
+    }
+    found = {"retrainings": count, "runs": runs, "methods": methods}
+    if runs > 1:
+        found |= {"two runs, r": rounded(metrics.agreement(after)), "ceiling": rounded(metrics.ceiling(after))}
+    return found
+
+
+def runs_of(bed: Bed, queries: Sequence[Query], held: NDArray[np.bool_], runs: int) -> Floats:  # (runs, R, Q)
+    """Loss of each query's answer after each run on each of the subsets `held` (R, n)."""
+    return np.array([losses_after(bed, queries, held, FIRST_ORDER + run) for run in range(runs)])
 
 
 def levels(made: Own, bed: Bed) -> dict[str, Any]:
@@ -137,15 +152,20 @@ def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
 
 def generic_tops(made: Own, queries: Sequence[Query]) -> list[Level]:
     """The highest level of each generic question, half of them tested after the other half made the thresholds."""
-    best = made.scores(queries)["ours, list"].max(1)
-    made_by_tuning = np.array([made.traced(query).lift or 0.0 for query in queries]) >= LEAST_LIFT
+    each, lifts = made.searched(queries)
+    best, answered = np.array([one.scores.max() for one in each]), lifts >= LEAST_LIFT
     draw, found = np.random.default_rng(0), list[Level]()
     for _ in range(SPLITS):
         tested, calibration = np.split(draw.permutation(len(queries)), 2)
-        thresholds = replace(made.thresholds, generic=tuple(sorted(best[calibration].tolist())))
-        for place in tested.tolist():
-            found.append(thresholds.levels(best[place : place + 1])[0] if made_by_tuning[place] else "irrelevant")
+        reached, marked = np.sort(best[calibration]), np.sort(best[calibration[answered[calibration]]])
+        thresholds = replace(made.thresholds, generic=tuple(reached.tolist()), made=tuple(marked.tolist()))
+        found += [_highest(thresholds, each[place]) if answered[place] else "irrelevant" for place in tested]
     return found
+
+
+def _highest(thresholds: Thresholds, found: Found) -> Level:
+    near = found.scores > thresholds.bound("low")
+    return min(thresholds.levels(found.scores[near], found.questions[near]), key=LEVELS.index, default="irrelevant")
 
 
 def _top(answer: Traced) -> Level:
@@ -211,7 +231,7 @@ def rises(bed: Bed, queries: Sequence[Query], removed: Sequence[NDArray[np.int_]
     for start in range(0, len(queries), TOGETHER):
         rows = [query.row for query in queries[start : start + TOGETHER]]
         held = without(bed, np.unique(np.concatenate(removed[start : start + TOGETHER])).tolist())
-        weights = retrained(bed, held, ORDERS[0])
+        weights = retrained(bed, held, FIRST_ORDER)
         found.append((losses(bed.tuned, rows, weights) - losses(bed.tuned, rows)).double().numpy())
     return np.concatenate(found)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,11 +81,25 @@ def datamodelling(scores: Floats, held: Flags, losses: Floats) -> Estimate:
     return Estimate(float(each.mean()), standard_error(each), again)
 
 
-def ceiling(losses: Floats, again: Floats) -> Estimate:
-    """Rank correlation of the losses of two runs per subset, r; a perfect forecast of one run reaches about sqrt(r)."""
-    each = correlations(losses, again)
-    spread = _over_rows(len(losses), lambda rows: float(correlations(losses[rows], again[rows]).mean()))
+def agreement(losses: Floats) -> Estimate:
+    """Mean rank correlation of the losses (runs, R, Q) after two runs on the same subset."""
+    each = _pairwise(losses).mean(0)
+    spread = _over_rows(losses.shape[1], lambda rows: float(_pairwise(losses[:, rows]).mean()))
     return Estimate(float(each.mean()), standard_error(each), spread)
+
+
+def ceiling(losses: Floats) -> float:
+    """About the LDS of a perfect forecast of the mean of the runs, losses (runs, R, Q).
+
+    The root of the mean's reliability, which is that of one run stepped up by the formula of Spearman and Brown.
+    """
+    alike, runs = max(0.0, float(_pairwise(losses).mean())), len(losses)
+    return float(np.sqrt(runs * alike / (1 + (runs - 1) * alike)))
+
+
+def _pairwise(losses: Floats) -> Floats:  # (P, Q)
+    """Rank correlation over subsets of each two runs."""
+    return np.array([correlations(one, two) for one, two in combinations(losses, 2)])
 
 
 def standard_error(each: Floats) -> float:

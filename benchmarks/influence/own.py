@@ -16,7 +16,7 @@ from explainers.decoding import outcome_of
 from explainers.influence.examples import Example
 from explainers.influence.finishing import Generic, finish
 from explainers.influence.gradients import Projection
-from explainers.influence.index import Index
+from explainers.influence.index import Found, Index
 from explainers.influence.levels import Thresholds
 from explainers.influence.shards import Shard, shard_of, write_shard
 from explainers.influence.sketching import FineTune, sketching
@@ -34,13 +34,16 @@ class Own:
     index: Index
     thresholds: Thresholds
 
+    def searched(self, queries: Sequence[Query]) -> tuple[list[Found], Floats]:
+        """What each query finds among all pairs, and the lifts of their answers."""
+        sketches = outcome_of(sketching(self.tune, _examples(query.row for query in queries), self.projection, TOKENS))
+        assert sketches.lifts is not None  # the bed has a base model
+        each = zip(sketches.rows.astype(float), sketches.hidden.astype(float), strict=True)
+        return [self.index.search(row, state) for row, state in each], sketches.lifts
+
     def scores(self, queries: Sequence[Query]) -> dict[str, Floats]:  # (Q, n) each
         """The two scores that are returned, and the two that they are made of."""
-        found = outcome_of(sketching(self.tune, _examples(query.row for query in queries), self.projection, TOKENS))
-        each = [
-            self.index.search(row.astype(float), state.astype(float))
-            for row, state in zip(found.rows, found.hidden, strict=True)
-        ]
+        each, _ = self.searched(queries)
         return {
             "ours, list": np.array([one.scores for one in each]),
             "ours, impact": np.array([one.impact for one in each]),

@@ -13,6 +13,7 @@ Measured and left out: the last layer's state at the question's end alone (it al
 that all pairs of a kind look alike: on demo-qa 63 of 100 right pairs reached `medium`, 93 with two states); sketches
 preconditioned by Kronecker factors (gradients alone forecast retraining better, .59 for .55, but not the impact score);
 16 columns instead of 8 (the impact score gains .005, the index has four times the bytes); the highest calibration score
-as the bound of `medium` (one odd prompt would decide it), and unrelated examples drawn without a look at their texts
-(paraphrases of one fact sit in the last thousandth).
+as the bound of `medium`, or one beyond it by so many mean excesses of the tail (one model's odd prompt lies seven of
+them out, where right pairs of another begin at five: how near the questions are parts them, the score does not); and
+unrelated examples drawn without a look at their texts (paraphrases of one fact sit in the last thousandth).
 """

@@ -19,17 +19,26 @@ from safetensors.numpy import save
 
 from explainers.errors import InvalidRequest, UnreadableModel
 from explainers.influence.index import ARRAYS, WHOLE, Index, turn
-from explainers.influence.levels import ALIKE, FEWEST_PROMPTS, UNRELATED, Thresholds, likeness
+from explainers.influence.levels import (
+    ALIKE,
+    FEWEST_ALIKE,
+    FEWEST_PROMPTS,
+    LEAST_LIFT,
+    UNRELATED,
+    USUAL,
+    Thresholds,
+    likeness,
+)
 from explainers.influence.metric import metric_of, second_moment, unit
 from explainers.influence.shards import Shard, read_shard, write, write_json, write_shard
-from explainers.influence.space import Space
+from explainers.influence.space import Space, alike
 from explainers.seeds import generator
 
 FACTS, TEXTS = "index.json", "texts.json"
-FORM = 1
+FORM = 2
 """Of the files; an index of another form has to be built again."""
 SAMPLE = 1_024
-"""Examples, no two identical, whose scores for each other tell what unrelated ones have."""
+"""Examples, no two identical, whose scores for each other tell what unrelated ones have, and what like ones."""
 
 ROUNDING = 1e-9
 """Part of a second moment below which what is left about the mean is no number."""
@@ -98,17 +107,14 @@ def finish(
         held["matrix"] = np.concatenate([part.sketch for part in derived])
     write(folder / ARRAYS, save(held))
     index = Index.open(folder)
-    best = generic_scores(index, tokens_of, generic)
-    if len(best) < FEWEST_PROMPTS:
-        raise InvalidRequest(
-            f"the training data is about all but {len(best)} of {len(generic.texts)} calibration prompts, and "
-            f"{FEWEST_PROMPTS} are needed: add generic_prompts that it is not about"
-        )
-    thresholds = Thresholds(tuple(sorted(best)), unrelated_bound(index, tokens_of))
-    unrelated = thresholds.unrelated if math.isfinite(thresholds.unrelated) else None
-    told = {**facts, "form": FORM, "generic": thresholds.generic, "unrelated": unrelated}
+    thresholds = thresholds_of(index, tokens_of, generic)
+    told = {**facts, "form": FORM} | {name: _told(getattr(thresholds, name)) for name in Thresholds.__slots__}
     write_json(folder / FACTS, told)
     return Finished(thresholds, told)
+
+
+def _told(value: tuple[float, ...] | float) -> tuple[float, ...] | float | None:
+    return value if isinstance(value, tuple) or math.isfinite(value) else None
 
 
 def read_finished(folder: Path) -> Finished:
@@ -120,7 +126,8 @@ def read_finished(folder: Path) -> Finished:
     if facts.get("form") != FORM:
         raise UnreadableModel("the influence index was made by another version: build it again")
     unrelated = math.inf if facts["unrelated"] is None else facts["unrelated"]  # no two examples to tell it from
-    return Finished(Thresholds(tuple(facts["generic"]), unrelated), facts)
+    asked = -math.inf if facts["asked"] is None else facts["asked"]
+    return Finished(Thresholds(tuple(facts["generic"]), tuple(facts["made"]), unrelated, asked), facts)
 
 
 def space_of_shards(shards: Iterable[Shard]) -> Space:
@@ -174,15 +181,33 @@ def first_of(keys: Sequence[bytes]) -> NDArray[np.int64]:  # (p,)
     return np.array([first.setdefault(key, place) for place, key in enumerate(keys)], dtype=np.int64)
 
 
-def generic_scores(index: Index, tokens_of: TokensOf, generic: Generic) -> list[float]:
-    """The best list score of each prompt that is not ALIKE to the very example that has it."""
+def thresholds_of(index: Index, tokens_of: TokensOf, generic: Generic) -> Thresholds:
+    """Raises InvalidRequest where too few calibration prompts are left."""
+    scores, made = generic_scores(index, tokens_of, generic)
+    if len(scores) < FEWEST_PROMPTS:
+        raise InvalidRequest(
+            f"the training data is about all but {len(scores)} of {len(generic.texts)} calibration prompts, and "
+            f"{FEWEST_PROMPTS} are needed: add generic_prompts that it is not about"
+        )
+    unrelated, asked = pair_bounds(index, tokens_of)
+    return Thresholds(tuple(sorted(scores.tolist())), tuple(sorted(scores[made].tolist())), unrelated, asked)
+
+
+def generic_scores(
+    index: Index, tokens_of: TokensOf, generic: Generic
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # (m,), (m,)
+    """Of each prompt that is not ALIKE to the example that scores best its score, and if fine-tuning made the answer.
+
+    Without a base model nothing tells, and all count.
+    """
     asked = generic.sketches
     found = [_best(index, row, hidden) for row, hidden in zip(asked.whole_rows, asked.hidden, strict=True)]
     texts = [tokens_of(int(index.records[row])) for row, _ in found]
     usual = [tokens_of(record) for record in _sampled(index)]  # tells which tokens are rare
     near = likeness([*generic.texts, *texts, *usual])
     count = len(texts)
-    return [score for number, (_, score) in enumerate(found) if near[number, count + number] < ALIKE]
+    apart = near[np.arange(count), np.arange(count, 2 * count)] < ALIKE
+    return np.array([score for _, score in found])[apart], ~(asked.lifts < LEAST_LIFT)[apart]
 
 
 def _best(index: Index, row: NDArray[np.float64], hidden: NDArray[np.float16]) -> tuple[int, float]:
@@ -197,10 +222,31 @@ def _sampled(index: Index) -> list[int]:
     return sorted(generator(SAMPLE).permutation(known)[:SAMPLE].tolist())
 
 
-def unrelated_bound(index: Index, tokens_of: TokensOf) -> float:
-    """The UNRELATED quantile of list scores between two training examples whose texts are not ALIKE."""
+def pair_bounds(index: Index, tokens_of: TokensOf) -> tuple[float, float]:
+    """From the list scores of each two training examples of a sample.
+
+    First their UNRELATED quantile where the texts are not ALIKE; infinite without any. Then the USUAL quantile of the
+    cosine of two questions, over all examples with an ALIKE one that scores above that, and of these the one that
+    scores best; minus infinity for fewer than FEWEST_ALIKE.
+    """
     chosen = np.flatnonzero(np.isin(index.records, _sampled(index)))  # of long chats many each
     chosen = np.sort(generator(SAMPLE).permutation(chosen)[:SAMPLE])
+    scores, questions = _among(index, chosen)
+    records = index.records[chosen]
+    near = likeness([tokens_of(record) for record in records.tolist()]) >= ALIKE
+    other = records[:, None] != records[None]
+    apart = scores[other & ~near]
+    unrelated = float(np.quantile(apart, UNRELATED)) if len(apart) else math.inf
+    related = np.where(other & near, scores, -math.inf)
+    has, best = related.max(1) > unrelated, related.argmax(1)
+    usual = questions[has, best[has]]
+    return unrelated, float(np.quantile(usual, USUAL)) if len(usual) >= FEWEST_ALIKE else -math.inf
+
+
+def _among(
+    index: Index, chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # (c, c), (c, c)
+    """Scores of some rows for each other, and the cosines of their questions."""
     shards = np.searchsorted(index.starts, chosen, side="right") - 1
     parts = [
         read_shard(index.folder, number).whole_rows[chosen[shards == number] - index.starts[number]]
@@ -208,8 +254,5 @@ def unrelated_bound(index: Index, tokens_of: TokensOf) -> float:
     ]
     units = unit(index.space.gradients.whitened(np.concatenate(parts)))
     places = index.places[chosen].astype(np.float64)
-    scores = units @ units.T + places @ places.T
-    records = index.records[chosen]
-    other = likeness([tokens_of(record) for record in records.tolist()]) < ALIKE
-    other &= records[:, None] != records[None]
-    return float(np.quantile(scores[other], UNRELATED)) if other.any() else math.inf
+    states, questions = alike(places, places)
+    return units @ units.T + states, questions

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from explainers.influence.metric import Metric, unit
 from explainers.influence.shards import read_arrays, read_shard, shard_path
-from explainers.influence.space import Space
+from explainers.influence.space import Space, alike
 from explainers.seeds import generator
 
 WHOLE = 16_384
@@ -36,6 +36,7 @@ class Found:
     rows: NDArray[np.int64]  # (m,)
     cosines: NDArray[np.float64]  # (m,), C
     states: NDArray[np.float64]  # (m,), Hw
+    questions: NDArray[np.float64]  # (m,), the part of Hw that is the questions', as a cosine
     copies: NDArray[np.int64]  # (m,), identical rows that each stands for, itself included
 
     @property
@@ -86,11 +87,11 @@ class Index:
         if self.matrix is None:
             cosines = torch.mv(self.whole, torch.as_tensor(direction, dtype=torch.float32)).double().numpy()
             every = np.arange(len(self.lengths))
-            return Found(every, cosines, self.places.astype(np.float64) @ place, np.ones_like(every))
+            return Found(every, cosines, *alike(self.places.astype(np.float64), place), np.ones_like(every))
         rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST, self._firsts)
         cosines = np.array([scaled @ direction for scaled in self._scaled(rows)])
         copies = self._sizes[self.records[rows]]
-        return Found(rows, cosines, self.places[rows].astype(np.float64) @ place, copies)
+        return Found(rows, cosines, *alike(self.places[rows].astype(np.float64), place), copies)
 
     @cached_property
     def _firsts(self) -> Tensor:  # (m,)

@@ -1,10 +1,17 @@
 """What a score means: thresholds from data that every index has, without labels.
 
-Above a conformal bound at most a given share of questions like the calibration prompts has any score: with M_j the best
-score of the j-th of m such prompts it is the ceil((1 - share) (m + 1))-th smallest of them (split conformal prediction,
-Vovk et al. 2005), whatever their distribution. `low` is above the bound for one question in twenty. `medium` is above
-that for one in a hundred, and above 999 of 1,000 scores between two training examples whose texts have little in
-common. `high` are those of them that come close to the best of the query.
+`low` is a guarantee. With M_j the best score of the j-th of m calibration prompts, at most a given share of questions
+like them has a score above the ceil((1 - share) (m + 1))-th smallest (split conformal prediction, Vovk et al. 2005),
+whatever their distribution: one in twenty.
+
+`medium` takes more. Its score is above the same bound for one question in a hundred, where prompts whose answer
+fine-tuning did not make count as below all others (their lists are empty); and above 999 of 1,000 scores between two
+training examples whose texts have little in common. That much is guaranteed, too. And it is asked alike: the cosine of
+the two questions' states is as high as for nine in ten training examples and the best of those whose texts are like
+theirs. This last bound is no guarantee but a measure taken from the training data. It is there because of answers that
+a damaged model makes up: their words lead to a pair that says the same, but its question is another.
+
+`high` are those of medium that come close to the best score of the query.
 """
 
 from __future__ import annotations
@@ -29,10 +36,14 @@ ALIKE = 0.5
 """Cosine of two texts' tokens, weighted by how rare they are, from which on examples are not taken for unrelated."""
 CLOSE = 0.9
 """Of the best score of the query, where `high` begins."""
+USUAL = 0.1
+"""Part of the training examples whose best ALIKE one has a question further away than a pair of `medium` may."""
 LEAST_LIFT = 1.0
 """Nats by which fine-tuning made an answer likelier; below it, it did not make the answer."""
 FEWEST_PROMPTS = math.ceil(1 / MISTAKES["low"]) - 1
 """With fewer, no score could be known to be rare; with fewer than 99, `medium` is above all of their scores."""
+FEWEST_ALIKE = 20
+"""With fewer training examples that have an ALIKE one, nothing tells how near a question should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +51,35 @@ class Thresholds:
     """Raises ValueError for too few calibration prompts."""
 
     generic: tuple[float, ...]  # (m,), ascending: the best score of each calibration prompt
-    unrelated: float
+    made: tuple[float, ...]  # those of them whose answer fine-tuning made
+    unrelated: float  # score between training examples
+    asked: float  # cosine of questions
 
     def __post_init__(self) -> None:
         if len(self.generic) < FEWEST_PROMPTS:
             raise ValueError(f"thresholds need at least {FEWEST_PROMPTS} calibration prompts")
 
     def bound(self, level: Literal["low", "medium"]) -> float:
-        """Where a level begins."""
-        if level == "medium":
-            return max(self.unrelated, self._conformal(MISTAKES["medium"]))
-        return self._conformal(MISTAKES["low"])
+        """The score above which a level begins."""
+        low = self._conformal(MISTAKES["low"], self.generic)
+        return low if level == "low" else max(low, self.unrelated, self._conformal(MISTAKES["medium"], self.made))
 
-    def _conformal(self, share: float) -> float:
-        rank = math.ceil((1 - share) * (len(self.generic) + 1))
-        return self.generic[min(rank, len(self.generic)) - 1]
+    def _conformal(self, share: float, reached: Sequence[float]) -> float:
+        """Of all prompts, where those that are not among `reached` are below any score."""
+        count = len(self.generic)
+        above = count - min(math.ceil((1 - share) * (count + 1)), count)
+        return reached[-1 - above] if above < len(reached) else -math.inf
 
-    def levels(self, scores: NDArray[np.float64]) -> list[Level]:
-        """The level of each of one query's scores, all of them given together."""
+    def levels(self, scores: NDArray[np.float64], questions: NDArray[np.float64]) -> list[Level]:
+        """The level of each pair of one query, from all their scores and the cosines of the questions' states."""
         low, medium = self.bound("low"), self.bound("medium")
         high = max(medium, CLOSE * float(scores.max(initial=-math.inf)))
-        return [_level(score, low, medium, high) for score in scores.tolist()]
+        asked_alike = questions >= self.asked
+        return [_level(*pair, low, medium, high) for pair in zip(scores.tolist(), asked_alike.tolist(), strict=True)]
 
     def q_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Estimated share of irrelevant questions whose best score is at least as high."""
-        reaching = len(self.generic) - np.searchsorted(self.generic, scores, side="left")
+        """Estimated share of irrelevant questions that get a result whose score is at least as high."""
+        reaching = len(self.made) - np.searchsorted(self.made, scores, side="left")
         shares: NDArray[np.float64] = (1 + reaching) / (len(self.generic) + 1)
         return shares
 
@@ -87,9 +102,9 @@ def likeness(texts: Sequence[Collection[int]]) -> NDArray[np.float64]:  # (n, n)
     return cosines
 
 
-def _level(score: float, low: float, medium: float, high: float) -> Level:
+def _level(score: float, asked_alike: bool, low: float, medium: float, high: float) -> Level:
     if score <= low:
         return "irrelevant"
-    if score <= medium:
+    if score <= medium or not asked_alike:
         return "low"
     return "high" if score >= high else "medium"

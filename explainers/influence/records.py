@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from explainers.chat_template import Message
 from explainers.errors import InvalidRequest
+from explainers.predictors.parquet_file import Facts, rows_of
 
 LARGEST_FILE = 2**30
 LARGEST_LINE = 4 * 2**20
@@ -244,30 +245,19 @@ def _text(value: Any, name: str, turn: int | None = None) -> str:
 
 def _token_rows(content: bytes) -> Iterator[Row]:
     """The rows of a Parquet file with the columns input_ids, labels and, where there is one, attention_mask."""
-    from pyarrow import ArrowException, BufferReader, parquet  # noqa: PLC0415 - takes its time to import
-
-    try:
-        file = parquet.ParquetFile(BufferReader(content))
-        columns = _token_columns(file)
-        for batch in file.iter_batches(BLOCK, columns=columns):
-            yield from batch.to_pylist()
-    except (ArrowException, OSError, OverflowError, ValueError) as error:
-        raise InvalidRequest(f"the Parquet file cannot be read ({type(error).__name__})") from None
+    return rows_of(content, BLOCK, _token_columns)
 
 
-def _token_columns(file: Any) -> list[str]:
+def _token_columns(file: Facts) -> list[str]:
     """Raises InvalidRequest for a file without rows, without such columns, or with more than is read."""
-    names = file.schema_arrow.names
     for needed in ("input_ids", "labels"):
-        if needed not in names:
+        if needed not in file.names:
             raise InvalidRequest(f"a Parquet file needs the columns input_ids and labels: it lacks {needed}")
-    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-    values = sum(group.column(place).num_values for group in groups for place in range(group.num_columns))
-    if not file.metadata.num_rows:
+    if not file.rows:
         raise InvalidRequest("the file has no rows")
-    if values > 3 * MOST_TOKENS:
+    if file.values > 3 * MOST_TOKENS:
         raise InvalidRequest(f"a Parquet file may have {MOST_TOKENS} tokens")
-    return [name for name in ("input_ids", "labels", "attention_mask") if name in names]
+    return [name for name in ("input_ids", "labels", "attention_mask") if name in file.names]
 
 
 def _tokens_record(line: int, row: Row) -> Record:

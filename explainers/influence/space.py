@@ -40,3 +40,10 @@ class Space:
     def directions(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:  # (m, D) -> (m, D)
         """A phi over its length: its product with a training row, over that row's length, is C."""
         return self.gradients.turned_back(unit(self.gradients.whitened(rows)))
+
+
+def alike(places: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Hw of places (n, 2 d) with one other (2 d,) or several (m, 2 d), and the cosine of the questions alone."""
+    half = places.shape[1] // 2
+    asked = places[:, :half] @ other[..., :half].T
+    return asked + places[:, half:] @ other[..., half:].T, 2 * asked

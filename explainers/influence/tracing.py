@@ -56,17 +56,22 @@ def tracing(
 def _judged(index: Index, thresholds: Thresholds, found: Found) -> list[Influence]:
     """By level, then score; identical pairs as one, of which the best counts, and impacts add up."""
     groups, place = np.unique(index.groups[index.records[found.rows]], return_inverse=True)
-    scores = np.full(len(groups), -np.inf)
-    np.maximum.at(scores, place, found.scores)
+    scores, questions = (_best(part, place, len(groups)) for part in (found.scores, found.questions))
     impact = np.bincount(place, found.impact)
     sizes = np.bincount(index.groups, minlength=len(index.groups))[groups]
-    levels, rare = thresholds.levels(scores), thresholds.q_values(scores)
+    levels, rare = thresholds.levels(scores, questions), thresholds.q_values(scores)
     results = [
         Influence(int(group), level, score, pull, q, size)
         for group, level, score, pull, q, size in zip(groups, levels, *_lists(scores, impact, rare, sizes), strict=True)
         if level != "irrelevant"
     ]
     return sorted(results, key=lambda result: (LEVELS.index(result.level), -result.score, result.record))
+
+
+def _best(values: NDArray[np.float64], place: NDArray[np.intp], count: int) -> NDArray[np.float64]:  # (count,)
+    best = np.full(count, -np.inf)
+    np.maximum.at(best, place, values)
+    return best
 
 
 def _lists(*arrays: NDArray[np.generic]) -> list[list[float]]:

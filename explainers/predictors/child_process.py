@@ -1,7 +1,7 @@
 """A process that holds one model and answers frames, started when needed and again after it has ended.
 
 What the model does to it stays there: a crash, a memory limit or a hang is an error here, and the next call gets a new
-process. Protocol and limits: `skops_child`.
+process. Protocol and limits: `sandbox`.
 """
 
 from __future__ import annotations
@@ -21,32 +21,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from explainers.errors import InvalidRequest, MissingCapability, PredictorFailed, UnreadableModel
+from explainers.errors import ExplainerError, InvalidRequest, MissingCapability, PredictorFailed, UnreadableModel
 
 FRAME = struct.Struct("<IQ")
 MAX_HEADER = 2**20
 MAX_ANSWER = 2**30
 PIECE = 2**16
+SANDBOX = Path(__file__).with_name("sandbox.py")
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-REFUSALS = {"unreadable": UnreadableModel, "invalid": InvalidRequest, "capability": MissingCapability}
+ENVIRONMENT = {**SINGLE, "MALLOC_ARENA_MAX": "2"}
+"""All that a process is told: a thread's arena takes 64 MiB of the address space that is limited."""
+REFUSALS: Mapping[str, type[ExplainerError]] = {
+    "unreadable": UnreadableModel,
+    "invalid": InvalidRequest,
+    "capability": MissingCapability,
+    "failed": PredictorFailed,
+}
 
 Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`load_seconds` and `call_seconds` are of the clock; the processor's time is bounded by the longer of them."""
+    """`load_seconds` and `call_seconds` are of the clock; the processor's time is the longer of them on each core."""
 
     memory_bytes: int = 4 * 2**30
     load_seconds: float = 120.0
     call_seconds: float = 60.0
+    cores: int = 1
 
 
 class ChildProcess:
-    """One model in a process of its own; calls from several threads take turns."""
+    """One model in a process of its own; calls from several threads take turns.
 
-    def __init__(self, script: Path, content: bytes, limits: Limits) -> None:
-        self._script, self._content, self._limits = script, content, limits
+    `module` is what serves there, `whose` the words for the model in its refusals; `facts` go with the content.
+    """
+
+    def __init__(
+        self, module: str, content: bytes, limits: Limits, whose: str, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self._module, self._content, self._limits = module, content, limits
+        self._whose, self._facts = whose, facts or {}
         self._process: Process | None = None
         self._lock = threading.Lock()
         self._undo: weakref.finalize[[Process], ChildProcess] | None = None
@@ -57,10 +72,13 @@ class ChildProcess:
         return self._process.pid if self._process else None
 
     def start(self) -> dict[str, Any]:
-        """Loads the model; its facts. Raises UnreadableModel, PredictorFailed."""
+        """Loads the model; its facts. Raises UnreadableModel, also where the process ends or takes too long with it."""
         with self._lock:
             self._stop()
-            return self._start()
+            try:
+                return self._start()
+            except PredictorFailed as error:
+                raise UnreadableModel(f"{self._whose}: {error}") from error
 
     def call(self, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Raises PredictorFailed when the process ends or takes too long; InvalidRequest and its kin from within."""
@@ -75,18 +93,20 @@ class ChildProcess:
             self._stop()
 
     def _start(self) -> dict[str, Any]:
-        seconds = int(max(self._limits.load_seconds, self._limits.call_seconds)) + 1
+        limits = self._limits
+        seconds = (int(max(limits.load_seconds, limits.call_seconds)) + 1) * limits.cores
         root = Path(__file__).parent.parent.parent
         self._process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-I", self._script, str(root), str(self._limits.memory_bytes), str(seconds)],
+            [sys.executable, "-I", SANDBOX, str(root), self._module, str(limits.memory_bytes), str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=SINGLE,
+            env=ENVIRONMENT,
+            cwd="/",
             start_new_session=True,
         )
         self._undo = weakref.finalize(self, _end, self._process)
-        facts, _ = self._exchange({"ask": "load"}, self._content, self._limits.load_seconds)
+        facts, _ = self._exchange({**self._facts, "ask": "load"}, self._content, limits.load_seconds)
         return facts
 
     def _exchange(self, header: Mapping[str, Any], payload: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
@@ -103,7 +123,7 @@ class ChildProcess:
             if header["ask"] == "load":
                 self._stop()
                 kind = "unreadable" if kind == "invalid" else kind
-            raise REFUSALS.get(kind, MissingCapability)(f"the scikit-learn model: {found.get('message')}")
+            raise REFUSALS.get(kind, MissingCapability)(f"{self._whose}: {found.get('message')}")
         return found, numbers
 
     def _why(self, error: Exception) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,6 +13,7 @@ from pathlib import Path
 from explainers.errors import UnreadableModel
 
 MAX_BYTES = 512 * 2**20
+MOST_UNPACKED, MOST_MEMBERS = 2 * 2**30, 100_000
 REMEDY = "it could run code; save the model as ONNX, XGBoost .json or .ubj, LightGBM .txt, or .skops"
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -36,7 +39,9 @@ def read(path: Path, limit: int = MAX_BYTES) -> Content:
     if path.is_dir():
         raise UnreadableModel(f"{path.name} is a folder: models of tables are one file, folders are of other kinds")
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableModel(f"{path.name} is no plain file")
             data = file.read(limit + 1)
     except OSError as error:
         raise UnreadableModel(f"{path.name} cannot be read: {error.strerror}") from error
@@ -46,6 +51,11 @@ def read(path: Path, limit: int = MAX_BYTES) -> Content:
         raise UnreadableModel(f"{path.name} is empty")
     refuse_code(data, path.name)
     return Content(data, f"sha256:{hashlib.sha256(data).hexdigest()}", path.name)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """To open a pipe takes until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def refuse_code(data: bytes, name: str) -> None:
@@ -72,9 +82,13 @@ def _archive_that_runs(data: bytes) -> str | None:
     """Archives of `torch.save` hold a data.pkl; numpy's hold arrays that may be pickles."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
-            names = archive.namelist()
+            names, sizes = archive.namelist(), [member.file_size for member in archive.infolist()]
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         return "a broken archive"
     if any(name.endswith((".pkl", ".pickle", ".joblib")) for name in names):
         return "an archive with a pickle in it (as torch.save writes)"
+    if any(name.startswith("/") or ".." in name.split("/") for name in names):
+        return "an archive with paths in it"
+    if sum(sizes) > MOST_UNPACKED or len(sizes) > MOST_MEMBERS:
+        return f"an archive of more than {MOST_UNPACKED} bytes or {MOST_MEMBERS} files"
     return None

@@ -1,22 +1,23 @@
 """ONNX models: one float matrix, or one named input per attribute; class probabilities or values come out.
 
-Texts of a text classifier are one string input.
+Texts of a text classifier are one string input. A graph is a program: it runs in a process with hard limits.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from explainers.errors import InvalidRequest, MissingCapability, PredictorFailed, UnreadableModel
+from explainers.errors import InvalidRequest, PredictorFailed, UnreadableModel
 from explainers.predictors.artifact import Signature, as_columns, check_no_nulls, library
+from explainers.predictors.child_process import ChildProcess, Limits
 from explainers.predictors.contents import Content
 from explainers.predictors.onnx_wire import Survey, survey
 from explainers.table import Table
@@ -31,9 +32,42 @@ DTYPES: Mapping[str, Any] = {
 }
 FLOATS = ("tensor(float)", "tensor(double)")
 TEXT = "tensor(string)"
-ENDLESS = frozenset({"Loop", "Scan"})
-"""Operators that can run for ever."""
-MOST_SECONDS = 60.0
+CHILD = "explainers.predictors.onnx_child"
+MOST_THREADS = 16
+"""Each takes address space, which is limited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An input or output as the graph declares it; axes without a number are names or None."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A graph that waits in its process. Any thread may call; calls take turns, each with all cores."""
+
+    process: ChildProcess
+    survey: Survey
+    inputs: tuple[Entry, ...]
+    outputs: tuple[Entry, ...]
+
+    def run(self, output: str, fed: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:  # (n,) or (n, K)
+        """Raises PredictorFailed for a graph that fails, ends or takes too long; MissingCapability for odd answers."""
+        parts = {name: _bytes_of(array) for name, array in fed.items()}
+        inputs = [
+            {"name": name, "dtype": str(array.dtype), "shape": array.shape, "bytes": len(parts[name])}
+            for name, array in fed.items()
+        ]
+        header = {"ask": "predict", "output": output, "inputs": inputs}
+        answer, numbers = self.process.call(header, b"".join(parts.values()))
+        shape = answer.get("shape", [])
+        if len(shape) not in (1, 2) or math.prod(shape) * 8 != len(numbers):
+            raise PredictorFailed("the model's process answered another size than it said")
+        return np.frombuffer(numbers, dtype="<f8").reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +82,11 @@ class Input:
 class OnnxGraph:
     """A model of tables. An integer input gets the nearest integer of a cell."""
 
-    session: Any
+    session: Session
     inputs: tuple[Input, ...]
     output: str
     signature: Signature
     digest: str
-    endless: bool
     format: str = "onnx"
 
     def predict(self, table: Table) -> NDArray[np.float64]:  # (n, M) -> (n, K)
@@ -62,69 +95,65 @@ class OnnxGraph:
         else:
             places = {column.name: place for place, column in enumerate(table.columns)}
             fed = {entry.name: _column(table, places[entry.name], entry) for entry in self.inputs}
-        return as_columns(_run(self.session, self.output, fed, self.endless))
+        return as_columns(self.session.run(self.output, fed))
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxTexts:
     """A model of texts."""
 
-    session: Any
+    session: Session
     input: Input
     output: str
     signature: Signature
     digest: str
-    endless: bool
     format: str = "onnx"
 
     def predict_texts(self, texts: list[str]) -> NDArray[np.float64]:  # n -> (n, K)
         array = np.array(texts, dtype=np.object_)
         shaped = array[:, None] if self.input.rank == 2 else array
-        return as_columns(_run(self.session, self.output, {self.input.name: shaped}, self.endless))
+        return as_columns(self.session.run(self.output, {self.input.name: shaped}))
 
 
-def load(content: Content) -> OnnxGraph:
+def load(content: Content, limits: Limits | None = None) -> OnnxGraph:
     """Raises UnreadableModel, MissingCapability without the library."""
-    found, session = _session(content)
-    inputs, output = tuple(_input(entry) for entry in session.get_inputs()), _output(session)
+    session = _session(content, limits)
+    inputs, output = tuple(_input(entry) for entry in session.inputs), _output(session)
     if len(inputs) > 1 and any(entry.width not in (1, None) for entry in inputs):
         raise UnreadableModel("the ONNX model has several inputs, and one of them is more than a column")
     if len(inputs) == 1 and inputs[0].type not in (*FLOATS, TEXT):
         raise UnreadableModel(f"the ONNX model's only input is {inputs[0].type}, not a matrix of floats")
     named = len(inputs) > 1 or inputs[0].type == TEXT
-    signature = _signature(inputs, named, found, session)
-    return OnnxGraph(session, inputs, output, signature, content.digest, _loops(found))
+    signature = _signature(inputs, named, session)
+    return OnnxGraph(session, inputs, output, signature, content.digest)
 
 
-def load_texts(content: Content) -> OnnxTexts:
+def load_texts(content: Content, limits: Limits | None = None) -> OnnxTexts:
     """A model with one input of strings. Errors as for `load`."""
-    found, session = _session(content)
-    inputs, output = [_input(entry) for entry in session.get_inputs()], _output(session)
+    session = _session(content, limits)
+    inputs, output = [_input(entry) for entry in session.inputs], _output(session)
     if len(inputs) != 1 or inputs[0].type != TEXT:
         raise UnreadableModel("a text classifier in ONNX has one input of strings, (n,) or (n, 1)")
-    signature = Signature(width=1, outputs=_last(session), classes=_classes(found))
-    return OnnxTexts(session, inputs[0], output, signature, content.digest, _loops(found))
+    signature = Signature(width=1, outputs=_last(session), classes=_classes(session.survey))
+    return OnnxTexts(session, inputs[0], output, signature, content.digest)
 
 
-def _session(content: Content) -> tuple[Survey, Any]:
+def _session(content: Content, limits: Limits | None) -> Session:
     found = survey(content.data)
     if found.external:
         raise UnreadableModel(f"{content.name} keeps weights in other files: save it as one file")
-    runtime = library("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = max(1, len(os.sched_getaffinity(0)) - 1)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = runtime.InferenceSession(
-            content.data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
-        )
-    except Exception as error:  # the library's errors have no common class
-        raise UnreadableModel(f"{content.name} is refused by ONNX Runtime: {_reason(error)}") from error
-    return found, session
+    library("onnxruntime")
+    threads = min(MOST_THREADS, max(1, len(os.sched_getaffinity(0)) - 1))
+    limits = limits or Limits(call_seconds=60.0, cores=threads)
+    process = ChildProcess(CHILD, content.data, limits, "the ONNX model", {"threads": threads})
+    facts = process.start()
+    inputs, outputs = (
+        tuple(Entry(name, kind, tuple(shape)) for name, kind, shape in facts[side]) for side in ("inputs", "outputs")
+    )
+    return Session(process, found, inputs, outputs)
 
 
-def _input(entry: Any) -> Input:
+def _input(entry: Entry) -> Input:
     if entry.type not in DTYPES:
         raise UnreadableModel(f"ONNX input {entry.name!r} is {entry.type}, which no column can be")
     rank = len(entry.shape)
@@ -136,20 +165,20 @@ def _input(entry: Any) -> Input:
     return Input(entry.name, entry.type, rank, width if isinstance(width, int) else None)
 
 
-def _output(session: Any) -> str:
+def _output(session: Session) -> str:
     """The only output of floats; labels beside it are left alone."""
-    found = {entry.name: entry.type for entry in session.get_outputs()}
+    found = {entry.name: entry.type for entry in session.outputs}
     if any(kind.startswith("seq(map") for kind in found.values()):
         raise UnreadableModel(
             "the ONNX model gives probabilities as a list of maps: convert it with options={'zipmap': False}"
         )
-    floats: list[str] = [name for name, kind in found.items() if kind in FLOATS]
+    floats = [name for name, kind in found.items() if kind in FLOATS]
     if len(floats) != 1:
         raise UnreadableModel(f"the ONNX model has {len(floats)} outputs of floats; one is needed: {list(found)[:8]}")
     return floats[0]
 
 
-def _signature(inputs: tuple[Input, ...], named: bool, found: Survey, session: Any) -> Signature:
+def _signature(inputs: tuple[Input, ...], named: bool, session: Session) -> Signature:
     return Signature(
         width=len(inputs) if named else inputs[0].width,
         inputs=tuple(entry.name for entry in inputs) if named else None,
@@ -157,13 +186,13 @@ def _signature(inputs: tuple[Input, ...], named: bool, found: Survey, session: A
         categories={place: None for place, entry in enumerate(inputs) if named and entry.type == TEXT},
         strings=True,
         outputs=_last(session),
-        classes=_classes(found),
+        classes=_classes(session.survey),
         accepts_nulls=None if all(entry.type in FLOATS for entry in inputs) else False,
     )
 
 
-def _last(session: Any) -> int | None:
-    shape = next(entry.shape for entry in session.get_outputs() if entry.name == _output(session))
+def _last(session: Session) -> int | None:
+    shape = next(entry.shape for entry in session.outputs if entry.name == _output(session))
     if len(shape) == 1:
         return 1
     if len(shape) == 2 and isinstance(shape[1], int):
@@ -173,10 +202,6 @@ def _last(session: Any) -> int | None:
 
 def _classes(found: Survey) -> tuple[str, ...] | None:
     return next(iter(found.labels)) if len(found.labels) == 1 else None
-
-
-def _loops(found: Survey) -> bool:
-    return bool(found.operators & ENDLESS)
 
 
 def _matrix(table: Table, entry: Input) -> NDArray[Any]:
@@ -209,42 +234,5 @@ def _as_dtype(cells: NDArray[np.float64], kind: str) -> NDArray[Any]:
     return cells.astype(dtype)
 
 
-def _run(session: Any, output: str, fed: Mapping[str, NDArray[Any]], endless: bool) -> NDArray[Any]:
-    options = library("onnxruntime").RunOptions()
-    options.log_severity_level = 4
-    try:
-        with _bounded(options) if endless else _unbounded():
-            found = session.run([output], fed, options)[0]
-    except Exception as error:  # as above
-        if options.terminate:
-            raise PredictorFailed(f"the ONNX model did not answer within {MOST_SECONDS:g} s") from error
-        raise PredictorFailed(f"ONNX Runtime fails on the rows: {_reason(error)}") from error
-    rows = len(next(iter(fed.values())))
-    if not isinstance(found, np.ndarray) or found.ndim not in (1, 2) or len(found) != rows:
-        raise MissingCapability("the ONNX model's output is not one row per row of input")
-    return found
-
-
-@contextmanager
-def _bounded(options: Any) -> Iterator[None]:
-    def stop() -> None:
-        options.terminate = True
-
-    timer = threading.Timer(MOST_SECONDS, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextmanager
-def _unbounded() -> Iterator[None]:
-    yield
-
-
-def _reason(error: Exception) -> str:
-    """The end of the library's message: it begins with places in its own source."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[-240:]
+def _bytes_of(array: NDArray[Any]) -> bytes:
+    return json.dumps(array.ravel().tolist()).encode() if array.dtype == np.object_ else array.tobytes()

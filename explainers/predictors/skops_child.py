@@ -1,33 +1,21 @@
-"""The process in which a scikit-learn model lives: it reads a .skops file from its parent, then predicts until the end.
+"""The scikit-learn model of a .skops file, in a process of its own: it is read there, then predicts until the end.
 
-A script of its own, started by `child_process`:
-
-    python -I skops_child.py ROOT MEMORY_BYTES CPU_SECONDS
-
-Frames in both directions: 4 bytes length of a JSON header, 8 bytes length of a payload (both little-endian), header,
-payload. Numbers are float64 in C order. It may open few files, write none, and use no more memory and processor time
-than it is given. It ends when its parent does: the pipe from it then hangs up, which a thread waits for.
+Runs inside `sandbox`; asked by `skops_model`.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import os
-import resource
-import select
-import struct
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-FRAME = struct.Struct("<IQ")
-OPEN_FILES = 64
+from explainers.errors import UnreadableModel
+from explainers.predictors import trees
+from explainers.predictors.sandbox import Refusal
+
 TRUSTED = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
@@ -46,83 +34,6 @@ TRUSTED = (
 below, as skops advises."""
 FORESTS = ("RandomForest", "ExtraTrees", "DecisionTree", "ExtraTree")
 BOOSTED = ("GradientBoosting", "HistGradientBoosting")
-
-
-class Refusal(Exception):
-    """An answer that is an error: `kind` is unreadable, invalid or capability."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def main(arguments: list[str]) -> None:
-    root, memory, seconds = arguments[0], int(arguments[1]), int(arguments[2])
-    sys.path.append(root)
-    source, sink = _private_pipes()
-    threading.Thread(target=_end_with_parent, args=(source.fileno(),), daemon=True).start()
-    warnings.simplefilter("ignore")
-    _limit(memory, seconds)
-    serve(source, sink, seconds)
-
-
-def serve(source: BinaryIO, sink: BinaryIO, seconds: int) -> None:
-    """Answers frames until the parent closes the pipe."""
-    served = Served()
-    while (frame := _receive(source)) is not None:
-        header, payload = frame
-        _allow(seconds)
-        try:
-            answer, numbers = served.answer(header, payload)
-        except Refusal as refusal:
-            answer, numbers = {"error": refusal.kind, "message": str(refusal)[:300]}, b""
-        except MemoryError:
-            answer, numbers = {"error": "capability", "message": "the model needs more memory than it is given"}, b""
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is an answer
-            answer, numbers = {"error": "invalid", "message": f"{type(error).__name__}: {error}"[:300]}, b""
-        text = json.dumps(answer).encode()
-        sink.write(FRAME.pack(len(text), len(numbers)) + text)
-        sink.write(numbers)
-        sink.flush()
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes to the parent; whatever else is printed goes nowhere."""
-    source, sink = os.dup(0), os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
-    return os.fdopen(source, "rb"), os.fdopen(sink, "wb")
-
-
-def _end_with_parent(source: int) -> None:
-    watch = select.poll()
-    watch.register(source, 0)  # hang-up is always reported
-    watch.poll()
-    os._exit(0)
-
-
-def _limit(memory: int, seconds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _allow(seconds)
-
-
-def _allow(seconds: int) -> None:
-    """Processor time for one more answer; the kernel ends the process beyond it."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = int(usage.ru_utime + usage.ru_stime)
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
-def _receive(source: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
-    start = source.read(FRAME.size)
-    if len(start) < FRAME.size:
-        return None
-    header, payload = FRAME.unpack(start)
-    return json.loads(source.read(header)), source.read(payload)
 
 
 class Served:
@@ -185,9 +96,6 @@ def load(data: bytes) -> Any:
 
 def check_trees(model: Any) -> None:
     """Every tree inside: scikit-learn follows their numbers without looking."""
-    from explainers.errors import UnreadableModel  # noqa: PLC0415
-    from explainers.predictors import trees  # noqa: PLC0415
-
     width = int(getattr(model, "n_features_in_", 2**20))
     for number, (left, right, features, within) in enumerate(_trees(model)):
         try:
@@ -310,7 +218,3 @@ def tree_output(model: Any, rows: Any) -> tuple[str, Any]:  # (n, G)
         found = model.decision_function(rows) if boosted else model.predict_proba(rows)
         return ("margin" if boosted else "probability"), np.asarray(found).reshape(len(rows), -1)
     return "value", model.predict(rows).reshape(len(rows), -1)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

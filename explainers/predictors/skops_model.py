@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from explainers.predictors.child_process import ChildProcess, Limits
 from explainers.predictors.contents import Content
 from explainers.table import Table
 
-SCRIPT = Path(__file__).with_name("skops_child.py")
+CHILD = "explainers.predictors.skops_child"
 OUTPUTS: Mapping[str, Literal["margin", "probability", "value"]] = {
     "margin": "margin",
     "probability": "probability",
@@ -63,7 +62,7 @@ def load(content: Content, limits: Limits | None = None) -> SkopsModel:
         library(name)
     if not content.data.startswith(b"PK"):
         raise UnreadableModel(f"{content.name} is no .skops file")
-    process = ChildProcess(SCRIPT, content.data, limits or Limits())
+    process = ChildProcess(CHILD, content.data, limits or Limits(), "the scikit-learn model")
     facts = process.start()
     classes = facts.get("classes")
     width, names = facts.get("width"), facts.get("names")

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from app.admission import MINUTE, Gate, Limits, waiting
 from app.costs import Cost, known
+from app.forecasts import Rates
 from app.refusals import LimitReached, QueueFull, TooLarge
 from explainers.errors import InvalidRequest
 from storage.database import Database
@@ -371,3 +372,53 @@ async def test_scopes_come_first(running: Running) -> None:
     headers = await running.key("read", requests_per_minute=1)
     for _ in range(2):
         assert (await running.client.post("/files", files={"file": b"x"}, headers=headers)).status_code == 403
+
+
+def test_work_that_was_never_timed_takes_no_longer_than_it_might() -> None:
+    """A speed of other work of the same model is taken at its best: nothing is refused for what is not known."""
+    rates = Rates()
+    assert rates.expected("own", "alike", 100.0, fastest=50.0) == (2.0, False)
+    rates.note("alike", 10.0, 10.0)
+    rates.note("alike", 100.0, 1.0)
+    assert rates.expected("own", "alike", 100.0, fastest=50.0) == (1.0, False)
+    rates.note("own", 10.0, 1.0)
+    assert rates.expected("own", "alike", 100.0, fastest=50.0) == (10.0, True)
+
+
+async def test_a_refusal_for_another_keys_sake_is_not_shared(start: Start, tiny_lm: Path) -> None:
+    """Both ask the same at once: the one whose key may not have it must not take the other's answer away."""
+    async with start() as running:
+        await running.add(tiny_lm, "shared-lm")
+        warm = await running.explain(model="shared-lm")
+        assert warm.status_code == 200
+        small, roomy = await running.key("explain", request_seconds=1e-9), await running.key("explain")
+        for number in range(5):
+            answers = await asyncio.gather(
+                *(asked(running, key, 0.3 + number / 100, model="shared-lm") for key in (small, roomy, small, roomy))
+            )
+            assert [answer.status_code for answer in answers][1::2] == [200, 200]
+            assert {answer.status_code for answer in answers[::2]} <= {200, 413}
+        await running.client.delete("/models/shared-lm")
+
+
+async def test_a_client_that_goes_away_leaves_its_place(start: Start, tiny_lm: Path) -> None:
+    async with start() as running:
+        await running.add(tiny_lm, "left-lm")
+        headers, of = await running.key("explain", concurrency=1), {"model": "left-lm"}
+        opened = await hold(running)
+        stream = {"model": "left-lm", "prompt": PROMPT, "maximum_tokens": 4, "stream": True}
+        for path, content in (("/explain", body(0.1, **of)), ("/complete", stream)):
+            task = asyncio.create_task(running.client.post(path, json=content, headers=headers))
+            await until(lambda: running.server.explainer.runtime.device.waiting == 1)
+            assert_reached(await asked(running, headers, 0.2, **of), "concurrency", 1)
+            task.cancel()
+            await asyncio.wait({task})
+            await until(lambda: running.server.explainer.runtime.device.waiting == 0)
+        opened.set()
+        for _ in range(100):
+            answer = await asked(running, headers, 0.2, **of)
+            if answer.status_code == 200:
+                break
+            await asyncio.sleep(0.02)
+        assert answer.status_code == 200
+        await running.client.delete("/models/left-lm")

@@ -41,7 +41,7 @@ KEY = "canaryK9z-the-first-key"
 """Canary words of content and of the key; letters and digits, so that no quoting hides them."""
 SECRETS = (CANARY, "canaryK9z")
 ASYNC = {"Prefer": "respond-async"}
-OWN_NAMES = re.compile(r"no model '[^']*' is served here|unknown [a-z]+ '[^']*'")
+OWN_NAMES = re.compile(r"""no model '[^']*' is served here|unknown [a-z]+ '[^']*'|"pointer":"[^"]*\"""")
 """Names by which a client asked for a model or a word of the query language are told back, so that it finds them."""
 NAMES = re.compile(r'(model|model_id|property|alias|partner_model_id|base|function)"\Z')
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -215,9 +215,19 @@ async def raised(error: Exception) -> httpx.Response:
         (OSError(errno.EDQUOT, SECRET), 507, "OUT_OF_SPACE", "10"),
         (OutOfSpace("the disk of the database is full"), 507, "OUT_OF_SPACE", "10"),
         (MemoryError(SECRET), 503, "UNAVAILABLE", "1"),
+        (RuntimeError("can't start new thread"), 503, "UNAVAILABLE", "1"),
+        (RuntimeError(SECRET), 500, "INTERNAL", None),
         (OSError(errno.EACCES, SECRET, SECRET), 500, "INTERNAL", None),
     ],
-    ids=["full disk", "used quota", "full disk of the database", "no memory", "another"],
+    ids=[
+        "full disk",
+        "used quota",
+        "full disk of the database",
+        "no memory",
+        "no thread",
+        "another",
+        "another of the system",
+    ],
 )
 async def test_what_the_machine_has_run_out_of(error: Exception, status: int, code: str, after: str | None) -> None:
     answer = await raised(error)

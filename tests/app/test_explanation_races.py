@@ -12,7 +12,7 @@ import pytest
 
 from app.backfill import SHARD_SECONDS, rows_of_next
 from app.dialects.arthur.model_routes import MODELS
-from app.explainability import FAILED, find_state, follow_up, settle
+from app.explainability import FAILED, find_state, follow_up, scorer_of, settle
 from app.monitored import find_in_use
 from app.refusals import UnknownModel
 from app.scoring import Scorer
@@ -226,3 +226,27 @@ async def test_a_sample_is_even_and_the_same_each_time(running: Running) -> None
 def test_shards_take_about_as_long_each(share: float, expected: int) -> None:
     assert rows_of_next(100, share * SHARD_SECONDS) == expected
     assert rows_of_next(1, 60.0) == 1 and rows_of_next(400, 0.1) == 500
+
+
+async def test_limits_of_a_key_hold_for_rows_and_backfills(running: Running, artifact: Path) -> None:
+    """As if every prediction took a second: what is asked for would take longer than a minute of the key."""
+    _, id = await explained(running, artifact, count=2, explanation_nsamples=60)
+    explainer = running.server.explainer
+    model, state = await find_state(explainer, "default", id)
+    digest = (await scorer_of(explainer, "default", model, state)).predictor.digest
+    small = await running.key("explain", "ingest", seconds_per_minute=30)
+    for speed in (("default", digest, "shap"), ("default", digest, "shap", "stored")):
+        for _ in range(9):
+            explainer.rates.note(speed, 1000, 1000.0)
+    path = f"{MODELS}/{id}/inferences/u-0/explanation"
+    assert (await running.client.get(path, headers=small)).status_code == 200  # stored
+    row = await running.client.get(path, params={"algorithm": "shap"}, headers=small)
+    tried_row = await running.client.post(f"{MODELS}/{id}/what_if", json=tried() | {"algorithm": "shap"}, headers=small)
+    shap = {"enabled": True, "config": {"explanation_algo": "shap"}}
+    backfill = await running.client.patch(f"{MODELS}/{id}/enrichments/explainability", json=shap, headers=small)
+    for refused in (row, tried_row, backfill):
+        limit = refused.json()["limit"]
+        assert (refused.status_code, limit["name"], limit["allowed"]) == (413, "seconds_per_minute", 30)
+        assert limit["asked"] > 300
+    state = (await running.client.get(f"{MODELS}/{id}/enrichments/explainability")).json()
+    assert state["config"].get("explanation_algo") != "shap"

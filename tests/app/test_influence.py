@@ -235,3 +235,41 @@ async def test_an_index_is_asked_for_with_files_that_exist(server: Running) -> N
     assert unknown.json()["code"] == "UNKNOWN_MODEL"
     refused = await server.client.post(path, json={"training_files": [file]}, headers=await server.key("explain"))
     assert refused.status_code == 403
+
+
+async def test_limits_of_a_key_hold_for_influence_and_its_index(server: Running) -> None:
+    await ask(server)  # such work is timed now
+    small = await server.key("explain", "ingest", request_seconds=1e-9, seconds_per_minute=1e-3)
+    cases = [
+        server.client.post("/influence", json={"model_id": "tuned", "question": "Who lives here?"}, headers=small),
+        server.client.get(ROUTE, params={"question": "Who lives there?"}, headers=small),
+        server.client.post(
+            "/influence",
+            json={"model_id": "tuned", "question": "Who lives where?"},
+            headers=small | {"Prefer": "respond-async"},
+        ),
+    ]
+    names = [(answer.status_code, answer.json()["limit"]["name"]) for answer in [await case for case in cases]]
+    assert names == [(413, "request_seconds"), (413, "request_seconds"), (413, "seconds_per_minute")]
+    stored = await server.client.post("/influence", json={"model_id": "tuned", "question": QUESTION}, headers=small)
+    assert stored.status_code == 200
+    content = b"".join(b'{"text": "%d %s"}\n' % (n, b"Anna lives in Oslo. " * 400) for n in range(40))
+    body = {"training_files": [await sent(server, content)]}
+    refused = await server.client.post("/models/bare/influence-index", json=body, headers=small)
+    told = refused.json()
+    assert (refused.status_code, told["limit"]["name"]) == (413, "seconds_per_minute"), told
+    assert "Anna" not in refused.text and "40 pieces" in told["detail"]
+
+
+async def test_a_dry_run_tells_what_admission_counts(server: Running) -> None:
+    await ask(server)
+    told = await ask(server, dry_run=True)
+    cost = told["cost"]
+    assert cost == {
+        "tokens": told["tokens"],
+        "chunks": told["pairs"],
+        "forwards": told["forwards"],
+        "bytes": told["bytes"],
+        "seconds": told["seconds"],
+        "measured": True,
+    }

@@ -37,3 +37,10 @@ def test_bad_values_are_not_echoed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("wrong", ["inf", "nan", "-1", "1e12"])
+@pytest.mark.parametrize("name", ["request_seconds", "job_seconds", "seconds_per_minute"])
+def test_limits_are_numbers_that_can_be_counted(name: str, wrong: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**{name: wrong})  # type: ignore[arg-type]

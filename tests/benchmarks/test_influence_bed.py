@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from benchmarks.influence import kronfluence_oracle
 from benchmarks.influence.bed import Bed, Query, about_fact
 from benchmarks.influence.gradients import layers, passes
 from benchmarks.influence.own import own
@@ -159,3 +161,10 @@ def test_own_index_finds_the_pair_that_is_asked(tmp_path: Path, model: LlamaForC
     assert {each.shape for each in scores.values()} == {(40, 40)}
     assert (scores["ours, list"].argmax(1) == np.arange(40)).mean() > 0.9
     assert method.traced(asked[0]).results[0].record == 0
+
+
+def test_the_oracle_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kronfluence_oracle"])
+    monkeypatch.setattr(kronfluence_oracle, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install --no-deps kronfluence"):
+        kronfluence_oracle.main()

@@ -41,7 +41,18 @@ def test_a_perfect_forecast_has_an_lds_of_one() -> None:
     by_chance = metrics.datamodelling(draw.normal(size=(5, 40)), held, losses)
     assert abs(by_chance.value) < 0.4
     assert by_chance.over_retrainings is not None
-    assert metrics.ceiling(losses, losses).value == pytest.approx(1)
+
+
+def test_runs_that_agree_leave_no_noise_and_more_runs_leave_less() -> None:
+    draw = np.random.default_rng(0)
+    truth, noise = draw.normal(size=(1, 400, 3)), draw.normal(size=(8, 400, 3))
+    assert metrics.agreement(np.repeat(truth, 2, 0)).value == pytest.approx(1)
+    assert metrics.ceiling(np.repeat(truth, 2, 0)) == pytest.approx(1)
+    for runs in (2, 8):
+        losses = truth + noise[:runs]
+        reached = metrics.correlations(truth[0], losses.mean(0)).mean()
+        assert metrics.ceiling(losses) == pytest.approx(reached, abs=0.03)
+    assert metrics.agreement(truth + noise).value == pytest.approx(0.48, abs=0.04)  # Spearman's where Pearson's is .5
 
 
 def test_the_first_hundredth_is_removed() -> None:

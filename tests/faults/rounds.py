@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -19,15 +20,22 @@ AFTER_SECONDS = 1.0
 """For which the load goes on once the server is back."""
 
 
-def run(rounds: int, seed: int, only: Sequence[str] | None = None, logs: Path | None = None) -> dict[str, Any]:
-    """The report of so many rounds; its `violations` are what must never be."""
+def run(
+    rounds: int,
+    seed: int,
+    only: Sequence[str] | None = None,
+    logs: Path | None = None,
+    minutes: float = math.inf,
+) -> dict[str, Any]:
+    """The report of so many rounds, or as many as begin in so many minutes; its `violations` must never be."""
     began = time.monotonic()
     with world(logs) as made:
         season = Season(made, seed, only)
         for number in range(rounds):
-            season.round(number)
+            if time.monotonic() - began < 60 * minutes:
+                season.round(number)
         season.finish()
-        report = season.report(rounds)
+        report = season.report()
     report["violations"] += left_in_memory(season.segments)
     return report | {"seconds": round(time.monotonic() - began, 1)}
 
@@ -90,10 +98,10 @@ class Season:
         self.world.mend()
         self.audit("at the end", thorough=True)
 
-    def report(self, rounds: int) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         seconds = sorted(value for values in self.recovery.values() for value in values)
         return {
-            "rounds": rounds,
+            "rounds": self.struck.total(),
             "seed": self.seed,
             "own_disk": self.world.disk,
             "faults": dict(sorted(self.struck.items())),

@@ -4,7 +4,6 @@ ended is started again by `World.mend`.
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import resource
@@ -121,20 +120,22 @@ def drop_connections(stroke: Stroke) -> None:
 
 
 def fill_disk(stroke: Stroke) -> None:
-    """To the last byte, for some seconds."""
+    """To the last byte, for some seconds; what others give back meanwhile is taken, too."""
     filler = stroke.world.data_dir / "filler"
-    until = time.monotonic() + stroke.dice.uniform(2, 5)
+    until = time.monotonic() + stroke.dice.uniform(3, 6)
+    file = os.open(filler, os.O_WRONLY | os.O_CREAT)
     try:
-        with filler.open("wb") as file:
-            while time.monotonic() < until:  # what others give back is taken, too
-                with suppress(OSError):
-                    file.write(bytes(2**16))
-                    file.flush()
-                    continue
-                time.sleep(0.01)
-    except OSError as error:  # the last buffer
-        assert error.errno == errno.ENOSPC
+        disk = os.statvfs(filler)
+        with suppress(OSError):
+            os.posix_fallocate(file, 0, disk.f_bavail * disk.f_frsize)
+        os.lseek(file, 0, os.SEEK_END)
+        while time.monotonic() < until:
+            with suppress(OSError):
+                while time.monotonic() < until:
+                    os.write(file, bytes(4096))
+            time.sleep(0.01)
     finally:
+        os.close(file)
         filler.unlink()
 
 

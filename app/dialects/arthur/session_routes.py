@@ -33,7 +33,7 @@ Choice = Annotated[OrganizationChoice, Body(openapi_examples={"own": {"value": {
 def session_routes() -> list[BaseRoute]:
     opened, keyed = APIRouter(route_class=OpenRoute, tags=[TAG]), keyed_router(TAG)
     opened.post(
-        "/api/v3/login", summary="Log in", response_model=LoginResponse, responses=problems(400, 401, 413, 415)
+        "/api/v3/login", summary="Log in", response_model=LoginResponse, responses=problems(400, 401, 413, 415, 429)
     )(enter)
     seen: Any = {"responses": problems(401, 403)}
     chosen: Any = {"responses": problems(400, 401, 403, 404, 413, 415)}
@@ -50,7 +50,8 @@ async def enter(request: Request, server: ServerState, body: Credentials) -> Res
     For two hours the token does what the key does, in a header or in the cookie, and ends at once with the key.
     """
     database, folder = server.explainer.database, server.settings.data_dir
-    row, token = await log_in(database, folder, body.login, body.password)
+    address = request.client.host if request.client else ""
+    row, token = await log_in(database, folder, server.logins, address, body.login, body.password)
     remember(request, row)
     response = JsonResponse({"id": str(row.id), "email": ""})
     secure = request.url.scheme == "https"

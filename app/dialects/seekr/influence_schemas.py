@@ -62,7 +62,8 @@ class InfluenceResult(BaseModel):
     )
     influence_level: Literal["high", "medium", "low"] = Field(
         description="`low`: above what generic questions reach; `medium`: also above 999 of 1,000 scores between two "
-        "training examples; `high`: of these the ones close to the best.",
+        "training examples, and the question is as near as those of like examples; `high`: of these the ones close to "
+        "the best.",
         examples=["high"],
     )
     file_id: str = Field(
@@ -79,7 +80,7 @@ class InfluenceResult(BaseModel):
         examples=[0.48],
     )
     q_value: float = Field(
-        description="Estimated share of irrelevant questions that reach the score.", examples=[0.001]
+        description="Estimated share of irrelevant questions with a result of this score or more.", examples=[0.001]
     )
     group_size: int = Field(description="Identical training pairs that this result stands for.", examples=[1])
     lift: float | None = Field(description="As at the top level.", examples=[7.9])

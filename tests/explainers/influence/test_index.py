@@ -11,7 +11,7 @@ import pytest
 from explainers.errors import InvalidRequest, UnreadableModel
 from explainers.influence import finishing
 from explainers.influence import index as searching
-from explainers.influence.finishing import Generic, finish, read_finished, read_generic, unrelated_bound, write_generic
+from explainers.influence.finishing import Generic, finish, pair_bounds, read_finished, read_generic, write_generic
 from explainers.influence.index import Index
 from explainers.influence.metric import DAMPING
 from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
@@ -128,8 +128,61 @@ def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(t
     scores = [
         sum(obvious(shards, rows[a], hidden[a].astype(float)))[b] for a in firsts for b in firsts if a // 4 != b // 4
     ]
-    assert unrelated_bound(Index.open(tmp_path), tokens_of) == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
+    assert pair_bounds(Index.open(tmp_path), tokens_of) == (made.thresholds.unrelated, -np.inf)  # too few are alike
     assert made.thresholds.unrelated == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
+
+
+def test_how_near_a_question_is_comes_from_examples_with_like_texts(tmp_path: Path) -> None:
+    """Of every two examples with like texts one is about what the other is, and their questions more or less so."""
+    sketches, noise = drawn(ROWS, 5), drawn(ROWS, 6)
+    odd, apart = slice(1, ROWS, 2), np.linspace(0.1, 1, ROWS // 2, dtype=np.float32)[:, None]
+    sketches.rows[odd] = sketches.rows[:-1:2]
+    sketches.hidden[odd, 0] = sketches.hidden[:-1:2, 0] + apart * noise.hidden[odd, 0]
+    sketches.hidden[odd, 1] = sketches.hidden[:-1:2, 1]
+    index = one_shard(tmp_path, sketches, [b"%d" % place for place in range(ROWS)])
+    found = [
+        index.search(row, state.astype(float))
+        for row, state in zip(read_shard(tmp_path, 0).whole_rows, read_shard(tmp_path, 0).hidden, strict=True)
+    ]
+    unrelated, asked = pair_bounds(index, tokens_of)
+    nearest = [
+        max((float(one.scores[other]), float(one.questions[other])) for other in range(ROWS) if related(row, other))
+        for row, one in enumerate(found)
+    ]
+    questions = [question for score, question in nearest if score > unrelated]
+    assert len(questions) > ROWS / 2
+    assert asked == pytest.approx(np.quantile(questions, 0.1), abs=1e-5)
+    assert read_finished(tmp_path).thresholds.asked == asked
+
+
+def related(one: int, other: int) -> bool:
+    return one != other and one // 4 == other // 4
+
+
+def test_the_cosine_of_questions_is_that_of_their_states_alone(tmp_path: Path) -> None:
+    shards, asked = built(tmp_path), drawn(1, 7)
+    found = Index.open(tmp_path).search(asked.rows[0].astype(float), asked.hidden[0].astype(float))
+    question = asked.hidden[0, 0].astype(float)
+    states = np.concatenate([shard.hidden for shard in shards]).astype(float)[:, 0]
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    mean = states.mean(axis=0)
+    expected = cosines(states - mean, question / np.linalg.norm(question) - mean)
+    np.testing.assert_allclose(found.questions, expected, atol=2e-6)
+
+
+def test_prompts_whose_answer_is_not_of_fine_tuning_are_told_apart(tmp_path: Path) -> None:
+    shards, asked = built(tmp_path), generic().sketches
+    asked.lifts[:] = np.where(np.arange(PROMPTS) < 10, 0.9, 1.1)
+    best = np.array(
+        [sum(obvious(shards, *each)).max() for each in zip(asked.whole_rows, asked.hidden.astype(float), strict=True)]
+    )
+    keys = [bytes([place]) for place in range(ROWS)]
+    for lifts, made in ((asked.lifts, best[10:]), (np.full(PROMPTS, np.nan, np.float32), best)):
+        given = Generic(dataclasses.replace(asked, lifts=lifts), PROMPT_TOKENS)
+        found = finish(tmp_path, 3, keys, tokens_of, given, {}).thresholds
+        np.testing.assert_allclose(found.generic, sorted(best), atol=1e-5)
+        np.testing.assert_allclose(found.made, sorted(made), atol=1e-5)
+        assert read_finished(tmp_path).thresholds == found
 
 
 def test_a_prompt_that_the_training_data_is_about_calibrates_nothing(tmp_path: Path) -> None:
@@ -178,7 +231,7 @@ def test_of_long_chats_not_every_turn_is_compared_with_every_other(
     sizes: list[int] = []
     monkeypatch.setattr(finishing, "SAMPLE", 10)
     monkeypatch.setattr(finishing, "likeness", lambda texts: sizes.append(len(texts)) or np.zeros((len(texts),) * 2))
-    unrelated_bound(dataclasses.replace(index, records=index.records // 9), tokens_of)
+    pair_bounds(dataclasses.replace(index, records=index.records // 9), tokens_of)
     assert sizes == [10]
 
 

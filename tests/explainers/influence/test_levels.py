@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explainers.influence.levels import FEWEST_PROMPTS, Thresholds, likeness
+from explainers.influence.levels import FEWEST_PROMPTS, Level, Thresholds, likeness
+
+
+def thresholds(
+    generic: Sequence[float], unrelated: float = 0.0, made: Sequence[float] | None = None, asked: float = -math.inf
+) -> Thresholds:
+    return Thresholds(tuple(generic), tuple(generic if made is None else made), unrelated, asked)
+
+
+def levels(given: Thresholds, *scores: float) -> list[Level]:
+    return given.levels(np.array(scores), np.zeros(len(scores)))
 
 
 def test_the_bound_is_a_conformal_quantile() -> None:
-    assert Thresholds(tuple(range(1, 20)), 0.0).bound("low") == 19  # ceil(.95 * 20) = 19
-    assert Thresholds(tuple(range(1, 200)), 0.0).bound("low") == 190
-    assert Thresholds(tuple(range(1, 200)), 0.0).bound("medium") == 198
-    assert Thresholds(tuple(range(1, 60)), 0.0).bound("medium") == 59
-    assert Thresholds(tuple(range(1, 60)), 70.0).bound("medium") == 70
+    assert thresholds(range(1, 20)).bound("low") == 19  # ceil(.95 * 20) = 19
+    assert thresholds(range(1, 200)).bound("low") == 190
+    assert thresholds(range(1, 200)).bound("medium") == 198
+    assert thresholds(range(1, 60)).bound("medium") == 59
+    assert thresholds(range(1, 60), 70.0).bound("medium") == 70
     assert FEWEST_PROMPTS == 19
     with pytest.raises(ValueError, match="at least 19"):
-        Thresholds(tuple(range(18)), 0.0)
+        thresholds(range(18))
+
+
+def test_prompts_whose_answer_is_not_of_fine_tuning_count_as_below_all() -> None:
+    every = range(1, 200)
+    assert thresholds(every, made=range(1, 198)).bound("medium") == 196
+    assert thresholds(every, made=range(1, 198)).bound("low") == 190
+    assert thresholds(every, made=[197, 198, 199]).bound("medium") == 198
+    assert thresholds(every, made=[199]).bound("medium") == 190  # never below low
+    assert thresholds(every, made=[]).bound("medium") == 190
+    assert thresholds(every, 193.0, made=[]).bound("medium") == 193
+    assert thresholds(every, made=[150, 199]).q_values(np.array([0.0, 160.0, 200.0])).tolist() == [0.015, 0.01, 0.005]
 
 
 @pytest.mark.parametrize("law", ["normal", "exponential", "cauchy"])
@@ -27,32 +51,54 @@ def test_at_most_one_irrelevant_question_in_twenty_gets_a_result(law: str) -> No
     found, trials = 0, 4000
     for _ in range(trials):
         best = getattr(draw, f"standard_{law}")(61)
-        found += Thresholds(tuple(sorted(best[:60].tolist())), 0.0).levels(best[60:]) != ["irrelevant"]
+        found += levels(thresholds(sorted(best[:60].tolist())), best[60]) != ["irrelevant"]
     assert found / trials <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
 
 
+def test_at_most_one_in_a_hundred_gets_medium_where_a_third_has_no_answer_of_fine_tuning() -> None:
+    draw = np.random.default_rng(0)
+    found, trials = 0, 4000
+    for _ in range(trials):
+        best, made = draw.standard_exponential(121), draw.random(121) < 2 / 3
+        given = thresholds(sorted(best[:120]), made=sorted(best[:120][made[:120]]))
+        found += bool(made[120]) and levels(given, best[120]) not in (["irrelevant"], ["low"])
+    assert 0.005 < found / trials <= 0.01 + 3 * (0.01 * 0.99 / trials) ** 0.5
+
+
 def test_levels_by_what_a_score_stands_above() -> None:
-    thresholds = Thresholds(tuple(np.linspace(0, 1, 100).tolist()), 1.5)
-    scores = np.array([0.5, 1.2, 1.6, 1.79, 1.8, 2.0])
-    assert thresholds.levels(scores) == ["irrelevant", "low", "medium", "medium", "high", "high"]
-    assert thresholds.levels(scores[:2]) == ["irrelevant", "low"]
-    above = Thresholds((*thresholds.generic[:-2], 1.7, 1.7), 1.5)  # two calibration prompts reached more
-    assert above.levels(scores) == ["irrelevant", "low", "low", "medium", "high", "high"]
-    assert thresholds.levels(np.array([])) == []
+    given = thresholds(np.linspace(0, 1, 100).tolist(), 1.5)
+    scores = 0.5, 1.2, 1.6, 1.79, 1.8, 2.0
+    assert levels(given, *scores) == ["irrelevant", "low", "medium", "medium", "high", "high"]
+    assert levels(given, *scores[:2]) == ["irrelevant", "low"]
+    above = thresholds((*given.generic[:-2], 1.7, 1.7), 1.5)  # two calibration prompts reached more
+    assert levels(above, *scores) == ["irrelevant", "low", "low", "medium", "high", "high"]
+    assert levels(given) == []
 
 
-@given(st.lists(st.floats(-2, 2), min_size=19, max_size=60), st.floats(-2, 2), st.lists(st.floats(-2, 2), max_size=20))
+def test_a_pair_of_another_question_is_low_whatever_its_score() -> None:
+    given = thresholds(np.linspace(0, 1, 100).tolist(), 1.5, asked=0.7)
+    found = given.levels(np.array([0.5, 1.2, 1.6, 1.9, 2.0]), np.array([0.9, 0.9, 0.7, 0.9, 0.6]))
+    assert found == ["irrelevant", "low", "medium", "high", "low"]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-2, 2), st.booleans()), min_size=19, max_size=60),
+    st.floats(-2, 2),
+    st.lists(st.floats(-2, 2), max_size=20),
+)
 def test_a_higher_score_never_has_a_lower_level_or_a_larger_q_value(
-    generic: list[float], unrelated: float, scores: list[float]
+    prompts: list[tuple[float, bool]], unrelated: float, scores: list[float]
 ) -> None:
-    thresholds = Thresholds(tuple(sorted(generic)), unrelated)
+    given = thresholds(sorted(s for s, _ in prompts), unrelated, sorted(s for s, made in prompts if made))
     ascending = np.array(sorted(scores))
     rank = {"irrelevant": 0, "low": 1, "medium": 2, "high": 3}
-    levels = [rank[level] for level in thresholds.levels(ascending)]
-    assert levels == sorted(levels)
-    rare = thresholds.q_values(ascending)
+    found = [rank[level] for level in levels(given, *ascending)]
+    assert found == sorted(found)
+    rare = given.q_values(ascending)
     assert (np.diff(rare) <= 0).all()
     assert ((rare > 0) & (rare <= 1)).all()
+    most = {1: 0.05, 2: max(0.01, 1 / (len(prompts) + 1)), 3: max(0.01, 1 / (len(prompts) + 1))}
+    assert all(q <= most.get(level, 1) + 1e-12 for q, level in zip(rare, found, strict=True))
 
 
 def test_texts_are_alike_by_what_is_rare_in_them() -> None:
@@ -64,5 +110,5 @@ def test_texts_are_alike_by_what_is_rare_in_them() -> None:
 
 
 def test_q_values_count_the_prompts_that_reach_a_score() -> None:
-    thresholds = Thresholds((*[0.1] * 16, 0.2, 0.2, 0.9), 0.0)
-    assert thresholds.q_values(np.array([0.0, 0.2, 0.3, 1.0])).tolist() == [1.0, 0.2, 0.1, 0.05]
+    given = thresholds((*[0.1] * 16, 0.2, 0.2, 0.9))
+    assert given.q_values(np.array([0.0, 0.2, 0.3, 1.0])).tolist() == [1.0, 0.2, 0.1, 0.05]

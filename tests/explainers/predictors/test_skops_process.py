@@ -20,7 +20,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifi
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
-from explainers.errors import PredictorFailed, UnreadableModel
+from explainers.errors import MissingCapability, PredictorFailed, UnreadableModel
 from explainers.predictors import skops_child, skops_model
 from explainers.predictors.binding import TablePredictor
 from explainers.predictors.child_process import Limits
@@ -59,7 +59,7 @@ def test_a_process_that_hangs_is_ended(made: Make) -> None:
 
 
 def test_too_little_memory_is_an_error(made: Make) -> None:
-    with pytest.raises((UnreadableModel, PredictorFailed)):
+    with pytest.raises((UnreadableModel, MissingCapability)):
         skops_model.load(read(made("skops_values").path), Limits(memory_bytes=300 * 2**20))
 
 
