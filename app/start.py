@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from app.refusals import Refusal
 from app.settings import Settings
-from storage import api_keys, tenants
+from storage import api_keys, audit, tenants
+from storage.audit import Entry
 from storage.database import Database, with_password
 from storage.embedded import embedded_postgres
 from storage.errors import AlreadyExists
@@ -68,5 +69,7 @@ async def first_key(database: Database, settings: Settings) -> str | None:
 
 async def make_key(database: Database, name: str, secret: str | None) -> str:
     async with database.transaction(tenant=DEFAULT_TENANT) as session:
-        _, made = await api_keys.create(session, tenant=DEFAULT_TENANT, name=name, scopes=["admin"], secret=secret)
+        row, made = await api_keys.create(session, tenant=DEFAULT_TENANT, name=name, scopes=["admin"], secret=secret)
+        told = {"id": str(row.id), "scopes": "admin"}
+        await audit.add(session, Entry("command", "CLI", "whence serve", told), 200)
     return made

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
+from app.audit import prune
 from storage import audit
 from storage.audit import Listed
+from storage.errors import InvalidValue
 from tests.app.conftest import PROMPT, TARGET, Running, Start
 
 pytestmark = pytest.mark.anyio
@@ -182,3 +185,21 @@ async def test_a_change_that_breaks_is_written_too(running: Running, monkeypatch
         assert (await running.client.delete("/files/file-0", headers=key)).status_code == 500
         (row,) = await rows(running, tenant)
     assert (row.status, row.outcome) == (500, "failed")
+
+
+async def test_old_entries_are_removed_and_an_entry_says_so(running: Running) -> None:
+    month = datetime.now(UTC) - timedelta(days=30)
+    async with as_tenant(running, "ingest") as (key, tenant):
+        await running.client.delete("/files/file-0", headers=key)
+        database = running.server.explainer.database
+        async with database.transaction(tenant) as session:
+            copied = (
+                "INSERT INTO audit SELECT tenant_id, gen_random_uuid(), status, created_at - interval '60 days', kind, "
+            )
+            await session.execute(text(f"{copied} method, route, object FROM audit WHERE status = 404"))
+        with pytest.raises(InvalidValue, match="7 days"):
+            await prune(database, datetime.now(UTC) - timedelta(days=6))
+        assert await prune(database, month) == 1 and await prune(database, month) == 0
+        left, told = await rows(running, tenant)
+    assert (left.status, told.kind, told.route) == (404, "command", "whence audit prune")
+    assert told.object == {"before": month.isoformat(), "rows": "1"}
