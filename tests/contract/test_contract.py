@@ -66,7 +66,7 @@ def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(300 + 60 * LONG)
+@pytest.mark.timeout(900 + 300 * LONG)
 def test_the_server_is_what_its_description_says(target: Target, tmp_path: Path) -> None:
     (tmp_path / "openapi.json").write_text(json.dumps(target.document))
     (tmp_path / "schemathesis.toml").write_text(configuration(target.document, target.stored))
