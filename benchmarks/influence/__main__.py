@@ -1,7 +1,7 @@
 """Who said it, and what would be gone with them: the server's method and others on models that can be retrained.
 
     python -m benchmarks.influence [--seeds 0] [--kinds full lora] [--tangled] [--cache DIR]
-                                   [--retrainings 24] [--runs 2] [--removed 15] [--checkpoints]
+                                   [--retrainings 24] [--runs 2] [--removed 15] [--checkpoints] [--levels]
 
 Prints a table for each model and writes results/influence.json, where it replaces what was measured there before under
 the same name; what is left out with 0 stays. All that is trained is kept in the cache: a broken-off run goes on. One
@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.influence.bed import bed
-from benchmarks.influence.evaluation import evaluated
+from benchmarks.influence.bed import Bed, bed
+from benchmarks.influence.evaluation import evaluated, levels_of
 
 RESULT = Path(__file__).parents[1] / "results" / "influence.json"
 COLUMNS = ("MRR", "R@10", "R-precision", "outliers in the top 5", "AUC", "poison MRR", "poison first")
@@ -35,9 +35,13 @@ def main() -> None:
         for kind in asked.kinds:
             name = name_of(seed, kind, asked.tangled)
             made = bed(seed, kind, asked.cache, tangled=asked.tangled)
-            found = evaluated(made, asked.retrainings, asked.runs, asked.removed, checkpoints=asked.checkpoints)
-            show(name, found)
+            found = levels_of(made) if asked.levels else measured(made, asked)
             keep(name, known(name) | found)
+            show(name, known(name))
+
+
+def measured(made: Bed, asked: argparse.Namespace) -> dict[str, Any]:
+    return evaluated(made, asked.retrainings, asked.runs, asked.removed, checkpoints=asked.checkpoints)
 
 
 def arguments() -> argparse.Namespace:
@@ -50,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=2, help="of each of them, in other orders; their mean is forecast")
     parser.add_argument("--removed", type=int, default=15, help="queries whose pairs are taken out")
     parser.add_argument("--checkpoints", action="store_true", help="TracInCP too")
+    parser.add_argument("--levels", action="store_true", help="nothing but what the levels hold")
     return parser.parse_args()
 
 

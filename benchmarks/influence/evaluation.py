@@ -28,7 +28,7 @@ FIRST_ORDER = 100
 """Seed of the first run of each retraining, the next one's is one more: none has the seed of the model itself."""
 TOGETHER = 5
 """Queries whose pairs are removed in one retraining: what others lose with one query's pairs is little."""
-SPLITS = 50
+SPLITS = 1000
 """Of the generic questions into those that make thresholds and those that test them."""
 FILTERED = 10
 """Pairs without a level that are removed for a query, drawn from all of them."""
@@ -67,7 +67,7 @@ def evaluated(bed: Bed, retrainings: int, runs: int, removed: int, *, checkpoint
 
     Raises ValueError for a model that learnt no fact: there is nothing to ask it.
     """
-    made, right, poisoned = own(bed, bed.of("generic")[::2]), bed.of("right"), bed.of("poison")
+    made, right, poisoned = own(bed, calibrating(bed)), bed.of("right"), bed.of("poison")
     if not (right and poisoned):
         raise ValueError("fine-tuning taught the model no fact, or none of the poisoned ones")
     scores = all_scores(bed, [*right, *poisoned], made, checkpoints=checkpoints)
@@ -82,6 +82,15 @@ def evaluated(bed: Bed, retrainings: int, runs: int, removed: int, *, checkpoint
     if removed:
         found["removal"] = removals(bed, made, right[:removed], about_right)
     return found
+
+
+def levels_of(bed: Bed) -> dict[str, Any]:
+    """What the levels hold, alone."""
+    return {"levels": levels(own(bed, calibrating(bed)), bed)}
+
+
+def calibrating(bed: Bed) -> Sequence[Query]:
+    return bed.of("generic")[::2]
 
 
 def relevant(bed: Bed, queries: Sequence[Query]) -> NDArray[np.bool_]:  # (Q, n)

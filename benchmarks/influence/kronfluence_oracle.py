@@ -127,7 +127,7 @@ def _task(model: LlamaForCausalLM) -> Any:
             return names
 
         def get_attention_mask(self, batch: Sequence[Tensor]) -> Tensor:
-            return batch[2][:, :-1].float()  # the last token is only foretold
+            return batch[2][:, :-1].long()  # the last token is only foretold
 
     return Answers()
 

@@ -52,7 +52,7 @@ def test_runs_that_agree_leave_no_noise_and_more_runs_leave_less() -> None:
         losses = truth + noise[:runs]
         reached = metrics.correlations(truth[0], losses.mean(0)).mean()
         assert metrics.ceiling(losses) == pytest.approx(reached, abs=0.03)
-    assert metrics.agreement(truth + noise).value == pytest.approx(0.48, abs=0.04)  # Spearman's where Pearson's is .5
+    assert metrics.agreement(truth + noise[:2]).value == pytest.approx(0.48, abs=0.06)  # Spearman's, of .5
 
 
 def test_the_first_hundredth_is_removed() -> None:
