@@ -117,7 +117,7 @@ async def test_whatever_is_remembered_is_remembered_for_a_tenant(
     assert (await owner.ask(server, method="POST", url="/influence", json=asked)).status_code == 200
     explainer = server.server.explainer
     loaded, scorers = explainer.runtime._known, explainer.scorers._known
-    assert {tenant for tenant, _ in loaded} == {owner.name, other.name}
+    assert {tenant for tenant, _ in loaded} >= {owner.name, other.name}  # and those of other tests
     for kept in (explainer.rates._taken, scorers):
         assert {key[0] for key in kept if isinstance(key, tuple)} == {owner.name}, kept.keys()
     assert {folder.parent.name for folder in explainer.indexes._known} == {owner.name}
