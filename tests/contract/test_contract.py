@@ -26,7 +26,7 @@ from tests.contract.served import KEY, Stored, fill, save_models, served
 from tests.postgres import Server
 
 LONG = int(os.environ.get("WHENCE_FUZZ_EXAMPLES", "0"))
-EXAMPLES, EVERY = (LONG, 1) if LONG else (4, 12)
+EXAMPLES, EVERY = (LONG, 1) if LONG else (4, 24)
 
 
 @dataclass(frozen=True)
