@@ -11,7 +11,7 @@ from tests.faults.rounds import run
 
 @pytest.mark.timeout(600)
 def test_nothing_acknowledged_is_lost_or_doubled() -> None:
-    """Kills have tests of their own; so the disk is full where a small one can be mounted, else the server is killed."""
+    """Kills have tests of their own: the disk is full where one may be mounted, else the server is killed."""
     report = run(1, 6, only=["fill_disk" if os.geteuid() == 0 else "kill_server"])
     assert report["violations"] == []
     assert report["lost"] == report["doubled"] == 0
