@@ -9,6 +9,7 @@ import pytest
 from tests.faults.rounds import run
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_nothing_acknowledged_is_lost_or_doubled() -> None:
     """Kills have tests of their own: the disk is full where one may be mounted, else the server is killed."""
