@@ -84,11 +84,15 @@ def _write(data_dir: Path, url: str | None, archive: tarfile.TarFile) -> Backup:
 
 
 def kept(data_dir: Path) -> Iterator[Path]:
-    """The files of a data directory that a backup holds."""
+    """The files of a data directory that a backup holds. Raises Refusal for a link: it would lack what is there."""
     for path in sorted(data_dir.rglob("*")):
         parts = path.relative_to(data_dir).parts
         unfinished = any(part.startswith(UNFINISHED[0]) or part.endswith(UNFINISHED[1]) for part in parts)
-        if not parts[0].startswith(CLUSTER) and not unfinished and path.is_file() and not path.is_symlink():
+        if parts[0].startswith(CLUSTER) or unfinished:
+            continue
+        if path.is_symlink():
+            raise Refusal(f"{path} is a link, and a backup would lack what it leads to: put that in its place")
+        if path.is_file():
             yield path
 
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, text
 
 from storage import cluster as clusters
 from storage.cluster import Account
 from storage.database import CONNECT_TIMEOUT_S, postgres_url, translated_errors
+from storage.embedded import url_of
 from storage.errors import DatabaseRefused, DumpFailed
 
 KEPT = {
@@ -40,14 +41,7 @@ class Dumped:
 def superuser_url(data_dir: Path) -> str:
     """Of the running embedded server, past row-level security: for backups alone."""
     cluster = clusters.locate(data_dir.resolve())
-    url = URL.create(
-        "postgresql+psycopg",
-        username="postgres",
-        password=cluster.passwords.superuser,
-        database="whence",
-        query={"host": str(cluster.socket_dir), "port": "5432"},
-    )
-    return url.render_as_string(hide_password=False)
+    return url_of(cluster, "postgres", cluster.passwords.superuser)
 
 
 def dump(url: str, target: Path) -> Dumped:

@@ -123,7 +123,7 @@ def _attach(data_dir: Path, deadline: float) -> str:
             cluster = clusters.locate(data_dir)
             problem = _connection_problem(cluster)
             if not problem:
-                return _url(cluster)
+                return url_of(cluster, "whence", cluster.passwords.whence)
         _pause(deadline, problem)
 
 
@@ -180,11 +180,12 @@ def _connection_problem(cluster: Cluster) -> str:
     return ""
 
 
-def _url(cluster: Cluster) -> str:
+def url_of(cluster: Cluster, role: str, password: str) -> str:
+    """The SQLAlchemy URL of the database for one of its roles."""
     url = URL.create(
         "postgresql+psycopg",
-        username="whence",
-        password=cluster.passwords.whence,
+        username=role,
+        password=password,
         database="whence",
         query={"host": str(cluster.socket_dir), "port": "5432"},
     )

@@ -83,6 +83,7 @@ def test_the_database_role_is_below_row_level_security() -> None:
     assert "nosuperuser nobypassrls" in script and "create extension vector" in script
     # `$` is doubled: Compose would put its own environment in place of a single one.
     assert not re.search(r"(?<!\$)\$(?!\$)", script)
+    assert "@postgres:" in SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]
     assert make_url(SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]).username == "whence"
 
 

@@ -145,6 +145,9 @@ def test_the_cluster_and_unfinished_work_stay_out(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [str(path.relative_to(tmp_path)) for path in kept(tmp_path)] == ["files/a/1"]
+    (tmp_path / "models").symlink_to(tmp_path / "indexes")
+    with pytest.raises(Refusal, match="is a link"):
+        list(kept(tmp_path))
 
 
 def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

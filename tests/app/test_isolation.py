@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from app.dependencies import KeyedRoute
 from storage import models
+from storage import tenants as tenants_stored
 from storage.tables import Table
 from tests.app import predictors
 from tests.app.conftest import PROMPT, TARGET, Running, Start
@@ -32,7 +33,19 @@ OF_OURSELVES = {"GET /openapi.json", "GET /docs"}
 @pytest.fixture(scope="module")
 async def server(start: Start, models_dir: Path, tiny_lm: Path) -> AsyncIterator[Running]:
     async with start() as running:
+        await without_models(running)
         yield running
+
+
+async def without_models(running: Running) -> None:
+    """Other tests share the database, and a server loads the models of all tenants."""
+    database = running.server.explainer.database
+    async with database.transaction() as session:
+        names = [tenant.id for tenant in await tenants_stored.list_all(session)]
+    for name in names:
+        async with database.transaction(tenant=name) as session:
+            await session.execute(text("DELETE FROM models"))
+    running.server.explainer.runtime.keep_only([])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +130,7 @@ async def test_whatever_is_remembered_is_remembered_for_a_tenant(
     assert (await owner.ask(server, method="POST", url="/influence", json=asked)).status_code == 200
     explainer = server.server.explainer
     loaded, scorers = explainer.runtime._known, explainer.scorers._known
-    assert {tenant for tenant, _ in loaded} >= {owner.name, other.name}  # and those of other tests
+    assert {tenant for tenant, _ in loaded} == {owner.name, other.name}
     for kept in (explainer.rates._taken, scorers):
         assert {key[0] for key in kept if isinstance(key, tuple)} == {owner.name}, kept.keys()
     assert {folder.parent.name for folder in explainer.indexes._known} == {owner.name}
