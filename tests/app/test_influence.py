@@ -92,7 +92,7 @@ async def test_the_answer_has_the_vendors_shape_on_one_line(server: Running) -> 
     assert response.status_code == 200 and "\n" not in response.text.strip()
     body = response.json()
     assert (body["version"], body["answer"]) == ("v0", ANSWER)
-    own = {"id", "influence_level", "file_id", "messages", "score", "impact", "q_value", "group_size", "lift"}
+    own = {"id", "influence_level", "file_id", "line", "messages", "score", "impact", "q_value", "group_size", "lift"}
     assert body["results"] and all(set(result) == own for result in body["results"])
     assert len({result["id"] for result in body["results"]}) == len(body["results"])
     assert {"id", "model_digest", "seconds"} <= set(body)
