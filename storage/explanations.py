@@ -20,7 +20,7 @@ from storage.values import json_text, plain
 from storage.wording import excerpt, folded, words
 
 MAX_PAGE = 500
-PLACE = tuple_(Explanation.created_at, Explanation.id)
+stands_at = tuple_(Explanation.created_at, Explanation.id)
 NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
 ANSWER = (Explanation.id, Explanation.model_digest, Explanation.attribution, Explanation.seconds, Explanation.forwards)
 # Stored for the registered weights, since they were registered: how they are run may have changed then.
@@ -192,7 +192,7 @@ async def page(
     conditions, end = _conditions(filter, cursor), None
     if filter.sought:
         end = await _last_scanned(session, conditions)
-        conditions += [PLACE >= tuple_(*end)] if end else []
+        conditions += [stands_at >= tuple_(*end)] if end else []
         conditions.append(func.strpos(Explanation.words, filter.sought) > 0)
     query = select(*columns).where(*conditions).order_by(*NEWEST_FIRST).limit(limit + 1)
     rows = tuple(Summary(*row) for row in await session.execute(query))
@@ -227,5 +227,5 @@ def _conditions(filter: Filter, cursor: str | None) -> list[ColumnElement[bool]]
     if filter.until is not None:
         conditions.append(Explanation.created_at < filter.until)
     if cursor is not None:
-        conditions.append(PLACE < tuple_(*position(cursor)))
+        conditions.append(stands_at < tuple_(*position(cursor)))
     return conditions

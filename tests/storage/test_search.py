@@ -62,7 +62,7 @@ async def add(database: Database, tenant: str, prompt: str, target: str = "", **
         ("\ufffd", True),
         ("\0\0", False),
     ],
-    ids=lambda value: ascii(value),
+    ids=ascii,
 )
 async def test_a_search_finds_parts_of_texts(database: Database, tenant: str, search: str, found: bool) -> None:
     id = await add(database, tenant, "Anna\nlives in  OSLO. Caf\u00e9 Stra\u00dfe \0", " Rome")
@@ -158,7 +158,8 @@ async def test_what_was_stored_before_can_be_found(postgres: Server) -> None:
                     connection.execute(
                         text(
                             "INSERT INTO explanations (id, kind, model, model_digest, request_key, request, "
-                            "attribution, seconds, forwards) VALUES (:id, 'k', 'm', 'd', 'key', :request, :attribution, 1, 1)"
+                            "attribution, seconds, forwards) "
+                            "VALUES (:id, 'k', 'm', 'd', 'key', :request, :attribution, 1, 1)"
                         ),
                         {
                             "id": explanations.new_id(),
