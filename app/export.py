@@ -66,6 +66,19 @@ def json_answer(stored: Kept) -> dict[str, Any]:
     }
 
 
+def one(stored: Kept, form: Form) -> tuple[bytes, str]:
+    """One explanation in a form, and the media type of that."""
+    match form:
+        case "json":
+            return to_json(json_answer(stored)), "application/json"
+        case "csv":
+            return encoded(table_of(stored)), "text/csv"
+        case "html":
+            return encoded(page_of(stored)), "text/html"
+        case "svg":
+            return encoded(picture_of(stored)), "image/svg+xml"
+
+
 def page_of(stored: Kept) -> str:
     return heat_map(stored) if isinstance(stored, Stored) else pairs_page(stored)
 
