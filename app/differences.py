@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 WORD = re.compile(r"\s+|\w+|[^\w\s]")
-MOST_WORDS = 600
+MOST_WORDS = 300
 """Of each text: comparing takes time with the product of both."""
 
 

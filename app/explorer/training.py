@@ -84,8 +84,8 @@ async def answer(
 ) -> Response:
     """A stored answer; the filter changes its list in place."""
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
-    if not isinstance(stored, StoredOther) or stored.kind != KIND:
-        raise NotFound("there is no answer from training data with this id")
+    if not isinstance(stored, StoredOther) or stored.kind != KIND:  # a map of a prompt
+        return moved(f"/explorer/stored/{stored.id}")
     about = await shown(server, caller, stored.id, stored.request["question"], stored.content, level, file)
     if swaps(request):
         return page(request, "training_pairs.html", **about)

@@ -36,6 +36,9 @@ OBJECTS: Mapping[str, str | None] = {
     "/models/{name}": "model",
     "/jobs/{id}": "job",
     "/explanations/{id}": "explanation",
+    "/explorer/stored/{id}": "explanation",
+    "/explorer/training/{id}": "explanation",
+    "/explorer/jobs/{id}": "job",
     "/files/{id}": "file",
     "/v1/flow/files/{id}": "file",
     "/v1/flow/deployments/{id}": "deployment",
@@ -132,6 +135,13 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         "steering_concepts",
     )},
     "POST /explorer/sign-out": (nothing,),
+    "POST /explorer/jobs/{id}/cancel": (nothing,),
+    "POST /explorer/training": (
+        lambda n: {"data": {"model": n["model"], "question": PAIRS[0][0], "answer": PAIRS[0][1]}},
+    ),
+    "GET /explorer/stored/{id}/export": tuple(
+        (lambda _, form=form: {"params": {"format": form}}) for form in ("json", "csv", "html", "svg")
+    ),
     "POST /api/v3/login": (lambda _: told(login=ANYTHING, password=ANYTHING),),
     "PUT /api/v3/organizations/current": (lambda n: told(organization_id=n["tenant"]),),
     f"POST {MODELS}": (lambda _: told(**definition(f"new-{uuid4()}")),),
@@ -188,6 +198,7 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     "POST /models/{name}/influence-index": (lambda n: told(training_files=[n["file"]]),),
     "GET /explanations/{id}": (
         nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: {"headers": {"Accept": "image/svg+xml"}},
+        lambda _: {"headers": {"Accept": "text/csv"}},
     ),
     "GET /jobs/{id}/events": (nothing, lambda _: {"headers": {"Last-Event-ID": "1"}}),
     f"GET {MODELS}/{{model_id}}": (
