@@ -23,8 +23,14 @@ from tests.app.conftest import ADMIN_KEY, PROMPT, TARGET, Running, Start
 pytestmark = pytest.mark.anyio
 
 HOME = {"Origin": "http://whence", "Sec-Fetch-Site": "same-origin"}
-ELSEWHERE = ({"Origin": "http://evil"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
-             {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://whence.evil"})  # fmt: skip
+ELSEWHERE = (
+    {"Origin": "http://evil"},
+    {"Origin": "null"},
+    {"Origin": "http://whence.evil"},
+    {"Origin": "http://whence", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://evil", "Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "none"},
+)
 ASKED = {"model": "tiny-lm", "prompt": PROMPT, "target": TARGET}
 
 
@@ -70,18 +76,26 @@ async def test_the_cookie_is_safe_and_opens_pages_alone(running: Running, browse
     assert explained.status_code == 401
 
 
-async def test_over_tls_the_cookie_is_bound_to_the_host(running: Running) -> None:
-    async with browser_of(running, "https://whence") as browser:
+@pytest.mark.parametrize("base", ["https://whence", "http://whence"])
+async def test_over_tls_the_cookie_is_bound_to_the_host(running: Running, base: str) -> None:
+    """Also where a proxy speaks it: then the browser alone says so."""
+    async with browser_of(running, base) as browser:
         page = await browser.get("/explorer/sign-in")
         word = re.search(r'name="word" value="([^"]+)"', page.text)
         assert word is not None
         home = {"Origin": "https://whence", "Sec-Fetch-Site": "same-origin"}
         answer = await browser.post("/explorer/sign-in", data={"word": word[1], "key": ADMIN_KEY}, headers=home)
-        cookie = SimpleCookie(answer.headers["set-cookie"])[f"__Host-{COOKIE}"]
-        assert cookie["secure"] and cookie["path"] == "/" and not cookie["domain"]
-        assert (await browser.get("/")).status_code == 200
-        other = await browser.get("/", headers={"Cookie": f"{COOKIE}={cookie.value}"})
-        assert other.status_code == 303  # the plain name, which another host of the domain could set
+        name, value = f"__Host-{COOKIE}", SimpleCookie(answer.headers["set-cookie"])
+        assert list(value) == [name] and value[name]["secure"] and value[name]["path"] == "/"
+        assert not value[name]["domain"]
+        cookie = {"Cookie": f"{name}={value[name].value}"}
+        assert (await browser.get("/", headers=cookie)).status_code == 200
+        plain = {"Cookie": f"{COOKIE}={value[name].value}"}  # which another host of the domain could set
+        if base.startswith("https"):
+            assert (await browser.get("/", headers=plain)).status_code == 303
+        token = re.findall(r'name="csrf" value="([^"]+)"', (await browser.get("/", headers=cookie)).text)[0]
+        left = await browser.post("/explorer/sign-out", data={"csrf": token}, headers=home | cookie)
+        assert left.headers["set-cookie"].startswith(f'{name}="";') and "Secure" in left.headers["set-cookie"]
 
 
 async def test_the_cookie_of_an_api_login_opens_no_page(running: Running, browser: httpx.AsyncClient) -> None:
@@ -108,7 +122,7 @@ async def test_a_form_needs_the_token_of_its_session_and_this_host(
             assert answer.status_code == 403 and "load the page again" in answer.text
     for headers in ELSEWHERE:
         for path in ("/explorer/prompt", "/explorer/sign-out"):
-            answer = await browser.post(path, data=ASKED | {"csrf": csrf}, headers=HOME | headers)
+            answer = await browser.post(path, data=ASKED | {"csrf": csrf}, headers=headers)
             assert answer.status_code == 403, (headers, path)
     assert (await browser.get("/")).status_code == 200
 
@@ -121,7 +135,7 @@ async def test_another_site_cannot_sign_people_in(running: Running, browser: htt
     word = re.findall(r'name="word" value="([^"]+)"', page.text)[0]
     for headers in ELSEWHERE:
         form = {"word": word, "key": ADMIN_KEY}
-        answer = await browser.post("/explorer/sign-in", data=form, headers=HOME | headers)
+        answer = await browser.post("/explorer/sign-in", data=form, headers=headers)
         assert answer.status_code == 403 and COOKIE not in browser.cookies
         word = re.findall(r'name="word" value="([^"]+)"', answer.text)[0]
 
