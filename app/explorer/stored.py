@@ -13,10 +13,11 @@ from starlette.routing import BaseRoute
 
 from app.dependencies import Caller, Reader, Server, ServerState
 from app.explain import Stored, StoredOther, fetch_explanation, list_explanations
+from app.explorer.maps import as_curl, as_python, map_of
 from app.explorer.pages import HEADERS, Page, page, swaps
 from app.explorer.session import page_router
 from app.export import FORMS, Form, export, one
-from app.heatmap import legend, page_policy, scale_of, sections_of, shown_facts
+from app.heatmap import page_policy, shown_facts
 from app.models import list_models
 from app.pairs_page import pair_rows, reason_of
 from explainers.errors import InvalidRequest
@@ -112,22 +113,20 @@ async def exported(
 async def opened(request: Request, server: ServerState, caller: Reader, id: str) -> Response:
     """One explanation: its map or its training pairs, its facts, and how to have it elsewhere."""
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
-    about = await asyncio.to_thread(drawn, stored)
-    address = f"{request.url.scheme}://{request.url.netloc}/explanations/{stored.id}"
-    return page(request, "stored_one.html", here="Stored", stored=stored, forms=FORMS, address=address, **about)
+    about = await asyncio.to_thread(drawn, stored, str(request.base_url))
+    return page(request, "stored_one.html", here="Stored", stored=stored, forms=FORMS, **about)
 
 
-def drawn(stored: Stored | StoredOther) -> dict[str, Any]:
-    """What the template shows of either kind."""
+def drawn(stored: Stored | StoredOther, base: str) -> dict[str, Any]:
+    """What the template shows of either kind; `base` is the address of this server."""
     if isinstance(stored, StoredOther):
         facts = {"id": stored.id, "model": stored.model, "weights": stored.model_digest}
         facts |= {"method": stored.content["method"], "stored": stored.created_at.isoformat(timespec="seconds")}
         rows = pair_rows(stored.content)
-        return {"facts": facts, "pairs": rows, "reason": None if rows else reason_of(stored.content), "sections": None}
-    sections = sections_of(stored)
-    pictures = {part.picture.id: part.picture for each in sections for part in each.items if part.picture}
-    levels = legend(scale_of(stored))
-    return {"facts": shown_facts(stored), "sections": sections, "pictures": list(pictures.values()), "levels": levels}
+        return {"facts": facts, "pairs": rows, "reason": None if rows else reason_of(stored.content), "maps": None}
+    map = map_of(stored)
+    copies = None if map.body is None else (as_curl(base, map.body), as_python(base, map.body))
+    return {"facts": shown_facts(stored), "maps": [(map, copies)], "address": f"/explorer/prompt/{stored.id}"}
 
 
 async def taken(server: ServerState, caller: Reader, id: str, format: Form = "json") -> Response:

@@ -39,6 +39,7 @@ OBJECTS: Mapping[str, str | None] = {
     "/explorer/stored/{id}": "explanation",
     "/explorer/training/{id}": "explanation",
     "/explorer/jobs/{id}": "job",
+    "/explorer/prompt/{id}": "explanation",
     "/files/{id}": "file",
     "/v1/flow/files/{id}": "file",
     "/v1/flow/deployments/{id}": "deployment",
@@ -142,6 +143,13 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     "GET /explorer/stored/{id}/export": tuple(
         (lambda _, form=form: {"params": {"format": form}}) for form in ("json", "csv", "html", "svg")
     ),
+    "POST /explorer/prompt": (
+        lambda n: {"data": {"model": n["model"], **PROMPTED}},
+        lambda n: {"data": {"model": n["model"], **PROMPTED, "other_factor": "0.5"}},
+        lambda n: {"data": {"model": n["model"], **PROMPTED}, "headers": {"HX-Request": "true"}},
+        lambda n: {"data": {"model": n["model"], **PROMPTED, "pictured": n["explanation"]}},
+    ),
+    "GET /explorer/prompt/{id}": (nothing, lambda n: {"params": {"other": n["explanation"]}}),
     "POST /api/v3/login": (lambda _: told(login=ANYTHING, password=ANYTHING),),
     "PUT /api/v3/organizations/current": (lambda n: told(organization_id=n["tenant"]),),
     f"POST {MODELS}": (lambda _: told(**definition(f"new-{uuid4()}")),),

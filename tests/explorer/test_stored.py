@@ -39,7 +39,7 @@ def test_text_is_nothing_but_text(page: Page, ids: dict[str, str], fits: Check) 
     fits(page)
     entry.click()
     expect(page.locator("h1")).to_have_text("Why this was said")
-    text = page.locator(".kept .text").nth(1)
+    text = page.locator(".map p.text").nth(1)
     text.evaluate("text => text.querySelectorAll('span').forEach(each => each.remove())")  # the scores, as told aloud
     assert EVIL in str(text.text_content())
     assert page.locator("main script, main img").count() == 0
