@@ -142,6 +142,7 @@ OLD = (
         {"answer": "Anna"},
         ("Who?", "Anna", "anna\nwho?"),
     ),
+    ({"prompt": "of no known form"}, {"values": [1.0]}, ("", "", "\n")),
 )
 
 
