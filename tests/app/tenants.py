@@ -90,6 +90,7 @@ SIDES = {"base": {"source": "reference"}, "target": {"source": "inference"}, "nu
 ENDED = {"status": "uploaded", "total_record_count": 60}
 ROW = [{"attribute_name": name, "attribute_value": 0.5} for name in INPUTS]
 ASYNC = {"headers": {"Prefer": "respond-async"}}
+DRAWN = {"headers": {"Accept": "image/svg+xml"}}
 CONTEXT = {"context": PROMPT, "query": "", "response": TARGET}
 
 
@@ -140,11 +141,13 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         lambda _: told(model_pipeline_input=ROW),
         lambda n: told(model_pipeline_input=ROW, compare_to=n["inference"]),
         lambda _: told(model_pipeline_input=ROW, dry_run=True),
+        lambda _: told(model_pipeline_input=ROW) | DRAWN,
     ),
     f"PATCH {MODELS}/{{model_id}}/enrichments": (lambda _: told(explainability={"enabled": True}),),
     f"PATCH {MODELS}/{{model_id}}/enrichments/{{name}}": (lambda _: told(enabled=True),),
     "POST /query": (lambda n: told(model_id=n["monitored"], **COUNT), lambda n: told(model_id=n["partner"], **COUNT)),
-    f"POST {MODELS}/{{model_id}}/inferences/query": (lambda _: told(**COUNT),),
+    f"POST {MODELS}/{{model_id}}/inferences/query": (lambda _: told(**COUNT), lambda _: told(**COUNT) | DRAWN),
+    f"GET {MODELS}/{{model_id}}/inferences/{{inference}}/explanation": (nothing, lambda _: DRAWN),
     f"POST {MODELS}/{{model_id}}/inferences/query/data_drift": (
         lambda _: told(properties=["income"], metric="PSI", **SIDES),
     ),
@@ -186,7 +189,7 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     "POST /models": (lambda n: told(name=f"new-{uuid4()}", kind="causal-lm", path="tiny-lm", base=n["model"]),),
     "POST /models/{name}/influence-index": (lambda n: told(training_files=[n["file"]]),),
     "GET /explanations/{id}": (
-        nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: {"headers": {"Accept": "image/svg+xml"}},
+        nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: DRAWN,
     ),
     "GET /jobs/{id}/events": (nothing, lambda _: {"headers": {"Last-Event-ID": "1"}}),
     f"GET {MODELS}/{{model_id}}": (
