@@ -132,6 +132,7 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         "embed", "embeddings", "semantic_embed", "batch_semantic_embed", "instructable_embed", "rerank", "translate",
         "steering_concepts",
     )},
+    "POST /explorer/sign-out": (nothing,),
     "POST /api/v3/login": (lambda _: told(login=ANYTHING, password=ANYTHING),),
     "PUT /api/v3/organizations/current": (lambda n: told(organization_id=n["tenant"]),),
     f"POST {MODELS}": (lambda _: told(**definition(f"new-{uuid4()}")),),
