@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app.explorer import prompt
+from app.explorer import predictions, prompt
 from app.explorer.pages import Page
 from app.explorer.sign_in import sign_in_routes
 
 PAGES: tuple[Page, ...] = (
     prompt.PAGE,
+    predictions.PAGE,
 )  # fmt: skip
 
 

@@ -6,7 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.plots.canvas import BOTTOM, ROW, TOP, WIDTH, Canvas, Plot, Scale, listed, scale_over, signed
+from app.plots.canvas import (
+    BOTTOM,
+    MOST_LETTERS,
+    ROW,
+    TOP,
+    WIDTH,
+    Canvas,
+    Plot,
+    Scale,
+    listed,
+    scale_over,
+    shortened,
+    signed,
+)
 
 NAMES = 236.0
 """Width kept for the names at the left."""
@@ -31,6 +44,12 @@ class Bar:
         return f"{self.name} = {self.given}" if self.given else self.name
 
     @property
+    def short(self) -> str:
+        """Of a long label the beginning of the name, and the value."""
+        value = f" = {shortened(self.given, MOST_LETTERS // 2)}" if self.given else ""
+        return shortened(self.name, MOST_LETTERS - len(value)) + value
+
+    @property
     def tip(self) -> str:
         spread = f" ± {SURE * self.error:.2g}" if self.error is not None and math.isfinite(self.error) else ""
         return f"{self.label}: {signed(self.score)}{spread}" if math.isfinite(self.score) else f"{self.label}: no score"
@@ -51,7 +70,8 @@ def bar_plot(title: str, bars: Sequence[Bar], *, axis: str, most: int = MOST) ->
     for place, bar in enumerate(shown):
         draw_bar(canvas, scale, TOP + ROW * place, bar)
     zero_line(canvas, scale, bottom)
-    return canvas.plot(title, f"{told(shown, len(bars))}. Orange raises the output, blue lowers it.")
+    words = f"{told(shown, len(bars))}. Orange raises the output, blue lowers it."
+    return canvas.plot(title, words, ("input", "score"), [(bar.label, signed(bar.score)) for bar in ranked(bars)])
 
 
 def regional_plot(title: str, bars: Sequence[Bar], *, axis: str, most: int = MOST) -> Plot:
@@ -63,14 +83,15 @@ def regional_plot(title: str, bars: Sequence[Bar], *, axis: str, most: int = MOS
     canvas.axis(scale, bottom, axis)
     for place, bar in enumerate(shown):
         y = TOP + ROW * place
-        canvas.text(NAMES - 10, y + 17, bar.label, "label end", most=28)
+        canvas.text(NAMES - 10, y + 17, bar.short, "label end", tip=bar.label)
         width = max(scale(bar.score) - scale(0), 0.5)
         tip = f"{bar.label}: {bar.score:.4g}"
         canvas.add("rect", tip=tip, x=scale(0), y=y + 4, width=width, height=ROW - 8, class_="size")
         canvas.text(scale(bar.score) + 6, y + 17, f"{bar.score:.3g}", "value")
     zero_line(canvas, scale, bottom)
     listing = listed([f"{bar.name} {bar.score:.3g}" for bar in shown[:5]])
-    return canvas.plot(title, f"Largest first: {listing}{others(len(shown), len(bars))}.")
+    words = f"Largest first: {listing}{others(len(shown), len(bars))}."
+    return canvas.plot(title, words, ("input", axis), [(bar.label, f"{bar.score:.4g}") for bar in ranked(bars)])
 
 
 def chosen(bars: Sequence[Bar], most: int) -> list[Bar]:
@@ -89,7 +110,7 @@ def draw_bar(canvas: Canvas, scale: Scale, y: float, bar: Bar) -> None:
     """The bar with its name at the left and its number beyond the end."""
     left, right = sorted((scale(0), scale(bar.score)))
     kind = "up" if bar.score >= 0 else "down"
-    canvas.text(NAMES - 10, y + 17, bar.label, "label end", most=28)
+    canvas.text(NAMES - 10, y + 17, bar.short, "label end", tip=bar.label)
     canvas.add("rect", tip=bar.tip, x=left, y=y + 4, width=max(right - left, 0.5), height=ROW - 8, class_=kind)
     low, high = (scale(end) for end in ends(bar))
     if high > low:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.plots.bars import NAMES, zero_line
-from app.plots.canvas import TOP, WIDTH, Canvas, Plot, Scale, listed, scale_over
+from app.plots.canvas import MOST_LETTERS, TOP, WIDTH, Canvas, Plot, Scale, listed, scale_over
 
 MOST = 15
 MOST_DOTS = 20_000
@@ -57,7 +57,13 @@ def beeswarm(title: str, swarms: Sequence[Swarm], *, axis: str, most: int = MOST
     legend(canvas, bottom + 56)
     part = f" One in {every} of {count} rows is drawn." if every > 1 else f" {count} rows."
     listing = listed([f"{each.name} {each.size:.3g}" for each in shown[:5]])
-    return canvas.plot(title, f"Mean size of scores, largest first: {listing}.{part}")
+    words = f"Mean size of scores, largest first: {listing}.{part}"
+    return canvas.plot(title, words, ("input", "mean |score|", "lowest", "highest"), map(row_of, shown))
+
+
+def row_of(swarm: Swarm) -> tuple[str, ...]:
+    known = swarm.scores[np.isfinite(swarm.scores)]
+    return swarm.name, f"{swarm.size:.4g}", f"{known.min():+.3g}", f"{known.max():+.3g}"
 
 
 def thinned(swarm: Swarm, every: int) -> Swarm:
@@ -66,7 +72,9 @@ def thinned(swarm: Swarm, every: int) -> Swarm:
 
 def draw_swarm(canvas: Canvas, scale: Scale, y: float, swarm: Swarm) -> None:
     """Dots of one shade are one path: a page with thousands of elements is slow."""
-    canvas.text(NAMES - 10, y + 4, swarm.name, "label end", most=28, tip=f"{swarm.name}: mean size {swarm.size:.4g}")
+    canvas.text(
+        NAMES - 10, y + 4, swarm.name, "label end", most=MOST_LETTERS, tip=f"{swarm.name}: mean size {swarm.size:.4g}"
+    )
     known = np.flatnonzero(np.isfinite(swarm.scores))
     across = np.array([scale(score) for score in swarm.scores[known].tolist()])
     up = y + stacked(across)

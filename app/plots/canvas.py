@@ -14,12 +14,12 @@ WIDTH = 720.0
 ROW = 26.0
 TOP = 34.0
 BOTTOM = 42.0
-LETTER = 7.2
-"""Width of a character of a label, about: nothing here knows the viewer's font."""
-MOST_LETTERS = 26
+MOST_LETTERS = 30
+"""Of a label at the left: nothing here knows the viewer's font."""
 MOST_TICKS = 6
 
 STYLE = Path(__file__).with_name("plots.css")
+"""What a page that shows drawings needs."""
 NOT_IN_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Value = str | float | int
@@ -27,13 +27,18 @@ Value = str | float | int
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A finished drawing. `body` is its elements; `description` says in words what is to be seen."""
+    """A finished drawing. `body` is its elements; `description` says in words what is to be seen.
+
+    `columns` and `rows` are its numbers as a table, for whoever does not see it.
+    """
 
     title: str
     description: str
     width: float
     height: float
     body: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
     def inline(self) -> str:
         """To be put into a page that has the style sheet."""
@@ -77,10 +82,11 @@ class Canvas:
             self.text(x, bottom + 16, f"{tick:.10g}", "tick middle")
         self.text((scale.start + scale.stop) / 2, bottom + 34, label, "tick middle", most=70)
 
-    def plot(self, title: str, description: str) -> Plot:
+    def plot(self, title: str, description: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Plot:
         page = element("rect", class_="page", width=self.width, height=self.height)
         heading = element("text", shortened(title, 84), x=16, y=20, class_="heading")
-        return Plot(title, description, self.width, self.height, page + heading + "".join(self.elements))
+        body = page + heading + "".join(self.elements)
+        return Plot(title, description, self.width, self.height, body, tuple(columns), tuple(map(tuple, rows)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,13 @@ def line_plot(title: str, times: Sequence[datetime], lines: Sequence[Line], *, a
     left_out = f"; the {len(shown)} largest of {len(lines)}" if len(shown) < len(lines) else ""
     listing = listed([f"{line.name} {line.size:.3g} on average" for line in shown])
     words = f"{len(times)} times from {stamp(times[0])} to {stamp(times[-1])}: {listing}{left_out}."
-    return canvas.plot(title, words)
+    values = zip(*(line.values for line in shown), strict=True)
+    rows = [(stamp(moment), *map(written, each)) for moment, each in zip(times, values, strict=True)]
+    return canvas.plot(title, words, ("time", *(line.name for line in shown)), rows)
+
+
+def written(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "none"
 
 
 def span_of(seconds: Sequence[float]) -> Scale:

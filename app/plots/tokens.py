@@ -43,7 +43,13 @@ def token_map(title: str, tokens: Sequence[Token]) -> Plot:
     legend(canvas, y + LINE + 12, scale)
     strongest = sorted(known, key=lambda token: -abs(token.score))[:5]
     listing = listed([f"{token.text} {signed(token.score)}" for token in strongest])
-    return canvas.plot(title, f"{len(tokens)} tokens; strongest: {listing}. Orange raises the output, blue lowers it.")
+    words = f"{len(tokens)} tokens; strongest: {listing}. Orange raises the output, blue lowers it."
+    rows = [(str(each.position), each.text, score_of(each)) for each in tokens]
+    return canvas.plot(title, words, ("position", "token", "score"), rows)
+
+
+def score_of(token: Token) -> str:
+    return signed(token.score) if math.isfinite(token.score) else "no score"
 
 
 def put(canvas: Canvas, text: str, x: float, y: float, token: Token, scale: float) -> None:
@@ -51,9 +57,8 @@ def put(canvas: Canvas, text: str, x: float, y: float, token: Token, scale: floa
     width = sum(map(cells_of, text)) * CELL
     if not width:
         return
-    known = math.isfinite(token.score)
-    tip = f"{token.text}, position {token.position}: {signed(token.score) if known else 'no score'}"
-    cell(canvas, x, y, width, level(token.score, scale) if known else 0, tip)
+    tip = f"{token.text}, position {token.position}: {score_of(token)}"
+    cell(canvas, x, y, width, level(token.score, scale) if math.isfinite(token.score) else 0, tip)
     canvas.add(
         "text", text, tip=tip, x=x, y=y + 16, textLength=width, lengthAdjust="spacingAndGlyphs", class_="token"
     )  # fmt: skip

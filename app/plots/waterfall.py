@@ -33,7 +33,9 @@ def waterfall(title: str, base: float, bars: Sequence[Bar], *, axis: str, most: 
     mark(canvas, scale, TOP + ROW * (len(steps) + 1), "output", stops[-1])
     listing = listed([f"{step.label} {signed(step.score)}" for step in steps[:6]])
     words = f"From the expected output {base:.4g} to the output {stops[-1]:.4g}. Steps: {listing}."
-    return canvas.plot(title, words + " Orange raises the output, blue lowers it.")
+    rows = [("expected", "", f"{base:.4g}")]
+    rows += [(step.label, signed(step.score), f"{stop:.4g}") for step, stop in zip(steps, stops[1:], strict=True)]
+    return canvas.plot(title, words + " Orange raises the output, blue lowers it.", ("step", "score", "output"), rows)
 
 
 def folded(bars: Sequence[Bar], most: int) -> list[Bar]:
@@ -54,7 +56,7 @@ def mark(canvas: Canvas, scale: Scale, y: float, name: str, value: float) -> Non
 def draw_step(canvas: Canvas, scale: Scale, y: float, step: Bar, start: float) -> None:
     """An arrow from one stop to the next."""
     first, last = scale(start), scale(start + step.score)
-    canvas.text(NAMES - 10, y + 17, step.label, "label end", most=28)
+    canvas.text(NAMES - 10, y + 17, step.short, "label end", tip=step.label)
     canvas.add("path", d=arrow(first, last, y + 4, ROW - 8), tip=step.tip, class_="up" if step.score >= 0 else "down")
     canvas.add("path", d=f"M{last:.1f} {y + ROW - 4:.1f}v8", class_="link")
     canvas.text(WIDTH - 10, y + 17, signed(step.score), "value end")

@@ -89,6 +89,8 @@ COUNT = {"select": [{"function": "count"}]}
 SIDES = {"base": {"source": "reference"}, "target": {"source": "inference"}, "num_bins": 3}
 ENDED = {"status": "uploaded", "total_record_count": 60}
 ROW = [{"attribute_name": name, "attribute_value": 0.5} for name in INPUTS]
+PREDICTIONS = "/explorer/predictions"
+TRIED = {f"input.{name}": "0.5" for name in INPUTS}
 ASYNC = {"headers": {"Prefer": "respond-async"}}
 DRAWN = {"headers": {"Accept": "image/svg+xml"}}
 CONTEXT = {"context": PROMPT, "query": "", "response": TARGET}
@@ -107,6 +109,10 @@ def inference(_: Names) -> dict[str, Any]:
 
 def question(noun: str, **more: Any) -> Ask:
     return lambda n: told(model_id=n[noun], question=PAIRS[0][0], answer=PAIRS[0][1], **more)
+
+
+def of_region(noun: str, *, inference: bool = False) -> Ask:
+    return lambda n: {"params": {"model": n[noun]} | ({"inference": n["inference"]} if inference else {})}
 
 
 def nothing(_: Names) -> dict[str, Any]:
@@ -193,6 +199,14 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: DRAWN,
     ),
     "GET /jobs/{id}/events": (nothing, lambda _: {"headers": {"Last-Event-ID": "1"}}),
+    f"GET {PREDICTIONS}": (nothing, of_region("monitored"), of_region("partner")),
+    f"GET {PREDICTIONS}/rows": (of_region("monitored"), of_region("partner")),
+    **{f"GET {PREDICTIONS}/{name}": (of_region("monitored", inference=True),) for name in (
+        "one", "scores", "explained",
+    )},
+    f"POST {PREDICTIONS}/what-if": (
+        lambda n: {"data": {"model": n["monitored"], "inference": n["inference"]} | TRIED},
+    ),
     f"GET {MODELS}/{{model_id}}": (
         nothing, lambda n: {"params": {"id_type": "partner_model_id"}, "path": {"model_id": n["partner"]}},
     ),

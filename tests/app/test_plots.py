@@ -80,6 +80,14 @@ def test_a_waterfall_ends_at_the_output() -> None:
     assert ends[1][0] == pytest.approx(ends[0][2], abs=0.11)  # each step begins where the one before ended
 
 
+def test_a_long_name_leaves_room_for_the_value() -> None:
+    bar = Bar("a_name_of_more_than_thirty_letters", 0.1, "0.08399")
+    picture = parsed(bar_plot("t", [bar], axis="score"))
+    (label,) = (text for text in picture.iter(f"{SVG}text") if text.get("class") == "label end")
+    words = "".join(label.itertext())
+    assert words == f"{bar.label}{'a_name_of_more_than…'} = 0.08399" and bar.label in tips(picture)
+
+
 def test_many_steps_end_there_too() -> None:
     bars = [Bar(f"x{place}", 0.01 * place) for place in range(40)]
     plot = waterfall("t", 0.0, bars, axis="output")

@@ -42,3 +42,8 @@ document.addEventListener("click", async (event) => {
     say("Selected: press Ctrl-C to copy.");
   }
 });
+
+// Sliders show their value beside them, also after a reset.
+const show = (input) => { if (input.dataset.shows) at(input.dataset.shows).textContent = String(+(+input.value).toPrecision(6)); };
+document.addEventListener("input", (event) => show(event.target));
+document.addEventListener("reset", (event) => setTimeout(() => event.target.querySelectorAll("[data-shows]").forEach(show)));
