@@ -129,7 +129,7 @@ async def admit(request: PageRequest) -> None:
 
 async def session_of(request: Request) -> Session | None:
     """Who has signed in; None for a bad or expired cookie, or a key that is usable no more."""
-    server, token = server_of(request), request.cookies.get(cookie_name(request), "")
+    server, token = server_of(request), next(filter(None, map(request.cookies.get, cookie_names(request))), "")
     kept = kept_secret(server.settings.data_dir) if is_token(token) else None
     if kept is None:
         return None
@@ -176,24 +176,32 @@ def csrf_of(token: str, secret: bytes) -> str:
 
 
 def same_origin(request: Request) -> bool:
-    """Whether the browser says that a page of this host sends it; one that says nothing has the token alone."""
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    ours = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
-    return ours and site == "same-origin"
+    """Whether the browser says that a page of this host sends it; one that says nothing has the token alone.
+
+    What it says of the site counts first: behind a proxy, our own name may not be the one that the browser knows.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site == "same-origin"
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
 
 
 def secure(request: Request) -> bool:
-    return request.url.scheme == "https"
+    """Whether the browser speaks TLS: to us, or to a proxy in front of us, as it says itself with a form."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
-def cookie_name(request: Request) -> str:
-    return f"__Host-{COOKIE}" if secure(request) else COOKIE
+def cookie_names(request: Request) -> tuple[str, ...]:
+    """Where a token may stand. Of the first one the browser sees to it that no other host has set it."""
+    return (f"__Host-{COOKIE}",) if secure(request) else (f"__Host-{COOKIE}", COOKIE)
 
 
 def set_cookie(response: Response, request: Request, token: str) -> None:
-    """An empty token takes the cookie away."""
-    name, life = cookie_name(request), LIFE_SECONDS if token else 0
-    response.set_cookie(name, token, max_age=life, path="/", httponly=True, samesite="strict", secure=secure(request))
+    """An empty token takes the cookie away, whatever it is called."""
+    names, life = cookie_names(request), LIFE_SECONDS if token else 0
+    for name in names[-1:] if token else names:
+        prefixed = name != COOKIE
+        response.set_cookie(name, token, max_age=life, path="/", httponly=True, samesite="strict", secure=prefixed)
 
 
 def to_sign_in(request: Request, error: Unauthorized) -> Response:

@@ -116,7 +116,12 @@ def watch(url: str) -> Watch:
 @pytest.fixture
 def page(browser: Browser, url: str, signed_in: dict[str, Any], watch: Watch) -> Iterator[Page]:
     """A page of a signed-in browser, wide; fails the test for console errors and requests that leave the host."""
-    context = browser.new_context(base_url=url, storage_state=signed_in, viewport=WIDE)  # type: ignore[arg-type]
+    context = browser.new_context(
+        base_url=url,
+        storage_state=signed_in,  # type: ignore[arg-type]
+        viewport=WIDE,  # type: ignore[arg-type]
+        reduced_motion="reduce",
+    )
     context.set_default_timeout(20_000)
     context.on("request", watch.request)
     context.on("console", watch.console)

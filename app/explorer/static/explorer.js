@@ -43,7 +43,27 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-// Sliders show their value beside them, also after a reset.
-const show = (input) => { if (input.dataset.shows) at(input.dataset.shows).textContent = String(+(+input.value).toPrecision(6)); };
-document.addEventListener("input", (event) => show(event.target));
-document.addEventListener("reset", (event) => setTimeout(() => event.target.querySelectorAll("[data-shows]").forEach(show)));
+// One map at a time: of the whole target, or of the token that was chosen.
+function choose(button) {
+  const map = button.closest(".map");
+  for (const each of map.querySelectorAll("[data-view]")) {
+    const chosen = each === button;
+    each.setAttribute("aria-pressed", String(chosen));
+    at(each.dataset.view).hidden = !chosen;
+  }
+}
+function begin() {
+  for (const first of document.querySelectorAll('[data-view][aria-pressed="true"]')) choose(first);
+}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-view]");
+  if (button) choose(button);
+});
+document.addEventListener("DOMContentLoaded", begin);
+document.addEventListener("htmx:afterSwap", (event) => {
+  begin();
+  if (event.detail.target.id === "result") {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    event.detail.target.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+  }
+});
