@@ -181,6 +181,30 @@ async def test_a_text_as_a_heat_map(running: Running, models_dir: Path) -> None:
     assert "Oslo" in drawn(await queried(running, id, **words, filter=of_urgent))
 
 
+@pytest.mark.anyio
+async def test_a_key_that_may_only_read_computes_nothing(running: Running, table: str) -> None:
+    """In the pages it sees what is stored, and is offered no more."""
+    reader, both = await running.key("read"), await running.key("read", "explain")
+    asked, path = {"model": table, "inference": "u-1"}, "/explorer/predictions"
+    for key, computes in ((reader, False), (both, True)):
+        whole = await running.client.get(f"{path}/one", params=asked, headers=key)
+        assert whole.status_code == 200 and ("what-if" in whole.text) is computes is ("/explained" in whole.text)
+        stored = await running.client.get(f"{path}/scores", params=asked, headers=key)
+        assert "Scores for leaves, shap" in stored.text
+        missing = await running.client.get(f"{path}/scores", params=asked | {"algorithm": "tree_shap"}, headers=key)
+        assert "nothing to draw" in missing.text and ("/explained" in missing.text) is computes
+    computed = await running.client.get(f"{path}/explained", params=asked, headers=reader)
+    tried = await running.client.post(f"{path}/what-if", data=asked, headers=reader)
+    assert (computed.status_code, tried.status_code) == (403, 403)
+
+
+@pytest.mark.anyio
+async def test_looking_counts_as_a_request_of_the_key(running: Running, table: str) -> None:
+    key = await running.key("read", requests_per_minute=2)
+    asked = [await running.client.get("/explorer/predictions", params={"model": table}, headers=key) for _ in range(3)]
+    assert [answer.status_code for answer in asked] == [200, 200, 429]
+
+
 def many_rows() -> Iterator[dict[str, Any]]:
     for place, score in enumerate(np.linspace(-1, 1, 200_001).tolist()):
         yield {"explainer_attribute": "x", "explainer_score": score, "x": place}

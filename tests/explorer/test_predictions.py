@@ -16,7 +16,8 @@ from playwright.sync_api import Locator, Page
 
 from tests.explorer.conftest import Check, Watch
 
-TABULAR, TEXTS = "/explorer/predictions?model=demo-tabular", "/explorer/predictions?model=demo-text"
+PATH = "/explorer/predictions"
+TABULAR, TEXTS = f"{PATH}?model=demo-tabular", f"{PATH}?model=demo-text"
 PICTURE = {"Accept": "image/svg+xml"}
 MODELS = "/api/v3/models"
 
@@ -193,8 +194,12 @@ def test_a_text_and_what_if_it_said_something_else(page: Page, api: httpx.Client
     fits(page)
 
 
-def test_scores_that_are_not_stored_are_computed_when_asked_for(page: Page) -> None:
-    page.goto("/explorer/predictions/one?model=demo-tabular&inference=patient-0007&algorithm=tree_shap")
+def test_scores_that_are_not_stored_are_computed_when_asked_for(page: Page, api: httpx.Client) -> None:
+    asked = {"model": "demo-tabular", "algorithm": "tree_shap"}
+    names = (f"patient-{place:04d}" for place in range(1, 500))
+    scores = ((name, api.get(f"{PATH}/scores", params=asked | {"inference": name}).text) for name in names)
+    missing = next(name for name, text in scores if "nothing to draw" in text)
+    page.goto(f"{PATH}/one?inference={missing}&model=demo-tabular&algorithm=tree_shap")
     page.get_by_role("button", name="Compute the scores").click()
     assert "mean_radius" in drawn(page.locator("#scores"))
     page.reload()
@@ -227,3 +232,58 @@ def predicted(api: httpx.Client, model: str, text: str) -> dict[str, float]:
     body = {"model_pipeline_input": [{"attribute_name": "note", "attribute_value": text}], "compare_to": "message-001"}
     values = api.post(f"{MODELS}/{model}/what_if", json=body).json()["predicted_values"]
     return {each["attribute_name"]: each["attribute_value"] for each in values}
+
+
+ODD = ["", "\x00", "'; DROP TABLE inferences --", "<script>", "1e999", "9" * 400]
+FIELDS = (
+    "model",
+    "output",
+    "algorithm",
+    "picture",
+    "interval",
+    "property",
+    "comparator",
+    "value",
+    "number",
+    "inference",
+)
+
+
+def test_nothing_that_an_address_says_makes_the_server_fail(api: httpx.Client) -> None:
+    """Each field in turn is odd; the others are right."""
+    right = {"model": "demo-text", "inference": "message-001", "property": "urgent", "value": "0.5"}
+    for path in ("", "/rows", "/one", "/scores", "/explained"):
+        for name in FIELDS if path == "" else ("model", "output", "inference", "number"):
+            for odd in ODD if path == "" else ODD[1:3]:
+                answer = api.get(PATH + path, params=right | {name: odd})
+                assert answer.status_code in (200, 400, 404), (path, name, odd, answer.status_code)
+                assert "<script>" not in answer.text or "json" in answer.headers["content-type"], (path, name)
+    many = [("property", "malignant")] * 11
+    assert api.get(PATH, params=[("model", "demo-text"), *many]).status_code == 400
+
+
+def test_nothing_that_a_form_says_makes_the_server_fail(api: httpx.Client) -> None:
+    row = {"model": "demo-tabular", "inference": "patient-0001"}
+    schema = next(each for each in api.get(MODELS).json() if each["partner_model_id"] == "demo-tabular")
+    inputs = [each["name"] for each in schema["attributes"] if each["stage"] == "PIPELINE_INPUT"]
+    row |= {f"input.{name}": "1.5" for name in inputs}
+    right = api.post(f"{PATH}/what-if", data=row)
+    assert right.status_code == 200 and "malignant" in right.text
+    for name in list(row)[:4]:
+        for odd in ODD:
+            answer = api.post(f"{PATH}/what-if", data=row | {name: odd})
+            assert answer.status_code in (200, 400, 404), (name, odd, answer.status_code, answer.text)
+        left = {each: value for each, value in row.items() if each != name}
+        assert api.post(f"{PATH}/what-if", data=left).status_code in (200, 400, 404), name
+    assert api.post(f"{PATH}/what-if", json=row).status_code in (400, 404, 415)
+    assert api.post(f"{PATH}/what-if", data=row, files={"x": ("a", b"b")}).status_code in (200, 400)
+
+
+def test_a_form_of_another_page_is_refused(page: Page, watch: Watch) -> None:
+    watch.expected.append("status of 403")
+    page.goto(TABULAR)
+    post = f"token => fetch('{PATH}/what-if', {{method: 'POST', headers: {{'X-CSRF-Token': token}}}})"
+    for token in ("", "wrong"):
+        assert (
+            page.evaluate(f"{post}.then(answer => answer.status)".replace("token => ", "async token => "), token) == 403
+        )
