@@ -36,6 +36,9 @@ OBJECTS: Mapping[str, str | None] = {
     "/models/{name}": "model",
     "/jobs/{id}": "job",
     "/explanations/{id}": "explanation",
+    "/explorer/stored/{id}": "explanation",
+    "/explorer/training/{id}": "explanation",
+    "/explorer/jobs/{id}": "job",
     "/explorer/prompt/{id}": "explanation",
     "/files/{id}": "file",
     "/v1/flow/files/{id}": "file",
@@ -140,6 +143,13 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         "steering_concepts",
     )},
     "POST /explorer/sign-out": (nothing,),
+    "POST /explorer/jobs/{id}/cancel": (nothing,),
+    "POST /explorer/training": (
+        lambda n: {"data": {"model": n["model"], "question": PAIRS[0][0], "answer": PAIRS[0][1]}},
+    ),
+    "GET /explorer/stored/{id}/export": tuple(
+        (lambda _, form=form: {"params": {"format": form}}) for form in ("json", "csv", "html", "svg")
+    ),
     "POST /explorer/prompt": (
         lambda n: {"data": {"model": n["model"], **PROMPTED}},
         lambda n: {"data": {"model": n["model"], **PROMPTED, "other_factor": "0.5"}},
@@ -205,6 +215,7 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     "POST /models/{name}/influence-index": (lambda n: told(training_files=[n["file"]]),),
     "GET /explanations/{id}": (
         nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: DRAWN,
+        lambda _: {"headers": {"Accept": "text/csv"}},
     ),
     "GET /jobs/{id}/events": (nothing, lambda _: {"headers": {"Last-Event-ID": "1"}}),
     f"GET {PREDICTIONS}": (nothing, of_region("monitored"), of_region("partner")),
