@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from app.explain import KIND, Stored
 from app.explorer.question_form import Body, body_from
 from app.heatmap import Piece, Section, legend, name_of, scale_of, sections_of
@@ -17,6 +19,8 @@ from explainers.types import Feature, Target
 
 SHOWN_ROWS = 500
 """Rows of the table of numbers; the file of the explanation has them all."""
+MOST_PIECES = 20_000
+"""Coloured pieces of one page: as many maps of tokens are shown as that has room for, and at least one."""
 UNNAMED = "target so far"
 
 
@@ -65,13 +69,22 @@ class Map:
         return None if self.stored.attribution.method == "ablation" else config.get("control_factor")
 
     @property
+    def left_out(self) -> int:
+        """Tokens of which no map is shown."""
+        shown = sum(view.token for view in self.views) or 1
+        return len(self.stored.attribution.targets) - shown
+
+    @property
     def noisy(self) -> tuple[int, int, float] | None:
         """How many scores are no larger than their noise, of how many, and the largest noise; None where unknown."""
-        known = self.stored.attribution.uncertainty
-        if known is None:
+        attribution = self.stored.attribution
+        if attribution.uncertainty is None:
             return None
-        numbers = [number for view in self.views if view.token or len(self.views) == 1 for number in view.numbers]
-        return sum(number.below for number in numbers), len(numbers), float(known.max(initial=0.0))
+        own = np.array([feature.item == len(self.stored.request["prompt"]) for feature in attribution.features])  # (F,)
+        earlier = (own.cumsum() - 1)[None] < np.arange(len(attribution.targets))[:, None]  # (T, F)
+        counted = ~own[None] | earlier
+        below = counted & (abs(attribution.values) <= attribution.uncertainty)
+        return int(below.sum()), int(counted.sum()), float(attribution.uncertainty[counted].max(initial=0.0))
 
     @property
     def random(self) -> str:
@@ -82,23 +95,23 @@ class Map:
 def map_of(stored: Stored) -> Map:
     """Blocks for as long as laying out takes; not for the event loop."""
     body = body_from(stored.model, stored.request) if stored.kind == KIND else None
-    if len(stored.attribution.targets) == 1:
-        return Map(stored, tuple(views_of(stored)), legend(scale_of(stored)), body)
-    views = views_of(stored)
-    if summable(stored):
-        whole = summed(stored)
-        (view,) = views_of(whole)
+    attribution = stored.attribution
+    views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))))
+    if len(attribution.targets) > 1 and summable(stored):
+        (view,) = views_of(summed(stored), 1)
         views = [replace(view, name="whole target", token=False), *views]
     return Map(stored, tuple(views), legend(scale_of(stored)), body)
 
 
-def views_of(stored: Stored) -> list[View]:
+def views_of(stored: Stored, most: int) -> list[View]:
     many = len(stored.attribution.targets) > 1
-    rows = [numbers_of(stored, row) for row in range(len(stored.attribution.targets))]
-    return [
-        View(section.target, many, section, tuple(numbers[:SHOWN_ROWS]), max(0, len(numbers) - SHOWN_ROWS))
-        for section, numbers in zip(sections_of(stored), rows, strict=True)
-    ]
+    views = []
+    for row, section in enumerate(sections_of(stored, most)):
+        numbers = numbers_of(stored, row)
+        views.append(
+            View(section.target, many, section, tuple(numbers[:SHOWN_ROWS]), max(0, len(numbers) - SHOWN_ROWS))
+        )
+    return views
 
 
 def summable(stored: Stored) -> bool:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.dependencies import Caller
+from app.plots.canvas import STYLE
 
 STATIC = Path(__file__).parent / "static"
 KINDS: Mapping[str, str] = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
@@ -82,7 +83,7 @@ def environment() -> Environment:
 @cache
 def assets() -> Mapping[str, Asset]:
     """Every static file by its name; nothing else can be asked for."""
-    return {path.name: asset(path) for path in sorted(STATIC.iterdir()) if path.suffix in KINDS}
+    return {path.name: asset(path) for path in sorted([*STATIC.iterdir(), STYLE]) if path.suffix in KINDS}
 
 
 def asset(path: Path) -> Asset:

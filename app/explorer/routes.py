@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app.explorer import jobs, prompt, stored, training
+from app.explorer import jobs, predictions, prompt, stored, training
 from app.explorer.pages import Page
 from app.explorer.sign_in import sign_in_routes
 
 PAGES: tuple[Page, ...] = (
     prompt.PAGE,
+    predictions.PAGE,
     training.PAGE,
     jobs.PAGE,
     stored.PAGE,

@@ -25,7 +25,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.dependencies import KeyedRoute, media_type_of, remember, server_of
+from app.dependencies import CountedRoute, KeyedRoute, media_type_of, remember, server_of
 from app.errors import ANSWERS, ProblemResponse, answer_http, answer_invalid, refusal_response
 from app.explorer.pages import HEADERS, page, swaps
 from app.login import kept_secret, signing_secret
@@ -99,9 +99,17 @@ class PageRoute(KeyedRoute):
         return handle
 
 
+class CountedPageRoute(PageRoute, CountedRoute):
+    """A page whose work is the database's: it counts as a request of the key."""
+
+
 def page_router() -> APIRouter:
     """Pages are no part of the API, and left out of its description."""
     return APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+def counted_page_router() -> APIRouter:
+    return APIRouter(route_class=CountedPageRoute, include_in_schema=False)
 
 
 async def admit(request: PageRequest) -> None:

@@ -93,7 +93,10 @@ COUNT = {"select": [{"function": "count"}]}
 SIDES = {"base": {"source": "reference"}, "target": {"source": "inference"}, "num_bins": 3}
 ENDED = {"status": "uploaded", "total_record_count": 60}
 ROW = [{"attribute_name": name, "attribute_value": 0.5} for name in INPUTS]
+PREDICTIONS = "/explorer/predictions"
+TRIED = {f"input.{name}": "0.5" for name in INPUTS}
 ASYNC = {"headers": {"Prefer": "respond-async"}}
+DRAWN = {"headers": {"Accept": "image/svg+xml"}}
 CONTEXT = {"context": PROMPT, "query": "", "response": TARGET}
 
 
@@ -110,6 +113,10 @@ def inference(_: Names) -> dict[str, Any]:
 
 def question(noun: str, **more: Any) -> Ask:
     return lambda n: told(model_id=n[noun], question=PAIRS[0][0], answer=PAIRS[0][1], **more)
+
+
+def of_region(noun: str, *, inference: bool = False) -> Ask:
+    return lambda n: {"params": {"model": n[noun]} | ({"inference": n["inference"]} if inference else {})}
 
 
 def nothing(_: Names) -> dict[str, Any]:
@@ -159,11 +166,13 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         lambda _: told(model_pipeline_input=ROW),
         lambda n: told(model_pipeline_input=ROW, compare_to=n["inference"]),
         lambda _: told(model_pipeline_input=ROW, dry_run=True),
+        lambda _: told(model_pipeline_input=ROW) | DRAWN,
     ),
     f"PATCH {MODELS}/{{model_id}}/enrichments": (lambda _: told(explainability={"enabled": True}),),
     f"PATCH {MODELS}/{{model_id}}/enrichments/{{name}}": (lambda _: told(enabled=True),),
     "POST /query": (lambda n: told(model_id=n["monitored"], **COUNT), lambda n: told(model_id=n["partner"], **COUNT)),
-    f"POST {MODELS}/{{model_id}}/inferences/query": (lambda _: told(**COUNT),),
+    f"POST {MODELS}/{{model_id}}/inferences/query": (lambda _: told(**COUNT), lambda _: told(**COUNT) | DRAWN),
+    f"GET {MODELS}/{{model_id}}/inferences/{{inference}}/explanation": (nothing, lambda _: DRAWN),
     f"POST {MODELS}/{{model_id}}/inferences/query/data_drift": (
         lambda _: told(properties=["income"], metric="PSI", **SIDES),
     ),
@@ -205,10 +214,18 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     "POST /models": (lambda n: told(name=f"new-{uuid4()}", kind="causal-lm", path="tiny-lm", base=n["model"]),),
     "POST /models/{name}/influence-index": (lambda n: told(training_files=[n["file"]]),),
     "GET /explanations/{id}": (
-        nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: {"headers": {"Accept": "image/svg+xml"}},
+        nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: DRAWN,
         lambda _: {"headers": {"Accept": "text/csv"}},
     ),
     "GET /jobs/{id}/events": (nothing, lambda _: {"headers": {"Last-Event-ID": "1"}}),
+    f"GET {PREDICTIONS}": (nothing, of_region("monitored"), of_region("partner")),
+    f"GET {PREDICTIONS}/rows": (of_region("monitored"), of_region("partner")),
+    **{f"GET {PREDICTIONS}/{name}": (of_region("monitored", inference=True),) for name in (
+        "one", "scores", "explained",
+    )},
+    f"POST {PREDICTIONS}/what-if": (
+        lambda n: {"data": {"model": n["monitored"], "inference": n["inference"]} | TRIED},
+    ),
     f"GET {MODELS}/{{model_id}}": (
         nothing, lambda n: {"params": {"id_type": "partner_model_id"}, "path": {"model_id": n["partner"]}},
     ),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from http.cookies import SimpleCookie
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from app.explorer import session
+from app.explain import Stored, fetch_explanation
+from app.explorer import maps, session
+from app.explorer.maps import Map, map_of
 from app.explorer.pages import POLICY, assets
 from app.explorer.question_form import asks, bodies_of, body_from, body_of, form_of, messages_of, question_of, spoken
 from app.explorer.session import COOKIE, LIFE_SECONDS
@@ -359,3 +362,41 @@ async def test_chats_are_read_as_they_are_written(said: str) -> None:
 async def test_what_is_no_chat_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest):
         messages_of(said)
+
+
+# -- the maps ----------------------------------------------------------------------------------------------------------
+
+
+async def mapped(running: Running, **changes: Any) -> Map:
+    answer = await running.explain(target=" Oslo Rome", target_granularity="token", **changes)
+    id = answer.raise_for_status().json()["id"]
+    stored = await fetch_explanation(running.server.explainer.database, "default", id)
+    assert isinstance(stored, Stored)
+    return map_of(stored)
+
+
+async def test_the_whole_target_is_the_sum_of_its_tokens(running: Running) -> None:
+    """Which is what asking about it as a whole answers."""
+    found, answer = await mapped(running), await running.explain(target=" Oslo Rome")
+    whole = answer.json()["explanations"][0]["items"][0]["scores"]
+    shown = {number.score for number in found.views[0].numbers}
+    assert found.views[0].name == "whole target" and len(found.views) > 2
+    assert sorted(shown) == pytest.approx(sorted(score["score"] for score in whole), abs=1e-4)
+    for changes in ({"postprocessing": "absolute"}, {"normalize": True}):
+        assert all(view.token for view in (await mapped(running, **changes)).views)  # which do not add up
+
+
+async def test_noise_is_counted_over_what_the_answer_holds(running: Running) -> None:
+    found = await mapped(running, uncertainty=True)
+    answer = await running.explain(target=" Oslo Rome", target_granularity="token", uncertainty=True)
+    scores = [score for each in answer.json()["explanations"] for item in each["items"] for score in item["scores"]]
+    below = sum("below_noise" in score for score in scores)
+    assert found.noisy == (below, len(scores), max(score["uncertainty"] for score in scores))
+
+
+async def test_a_page_has_room_for_so_many_pieces(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = await mapped(running)
+    monkeypatch.setattr(maps, "MOST_PIECES", 1)
+    short = await mapped(running)
+    assert [view.name for view in short.views] == [view.name for view in full.views[:2]]
+    assert (full.left_out, short.left_out) == (0, len(full.views) - 2)

@@ -110,6 +110,16 @@ def test_the_model_answers_first_where_no_target_is_given(page: Page) -> None:
     assert result.locator("button.token").nth(1).inner_text() == " Oslo"
 
 
+def test_the_back_button_leads_to_the_map_before(page: Page) -> None:
+    ask(page, PROMPT, " Oslo")
+    page.get_by_label("What the model said").fill(" Rome")
+    result = send(page)
+    expect(result.locator("p.target b").first).to_have_text(" Rome")
+    page.go_back()
+    expect(result.locator("p.target b").first).to_have_text(" Oslo")
+    expect(page.get_by_label("What the model said")).to_have_value(" Oslo")
+
+
 def test_two_methods_and_two_factors_stand_side_by_side(page: Page, fits: Check) -> None:
     result = ask(page, PROMPT, " Oslo", granularity="sentence", other_method="gradient")
     expect(result.locator(".map h2")).to_have_text(["atman, factor 0.1", "gradient, factor 0.1"])

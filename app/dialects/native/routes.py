@@ -28,8 +28,9 @@ from app.explain import fetch_explanation, list_explanations
 from app.export import encoded, json_answer, page_of, picture_of, table_of
 from app.heatmap import page_policy
 from app.heatmap_svg import picture_policy
+from app.media_types import HTML, JSON, SVG, preferred
 
-JSON, HTML, SVG, CSV = "application/json", "text/html", "image/svg+xml", "text/csv"
+CSV = "text/csv"
 FORMS = (JSON, HTML, SVG, CSV)
 """In which a stored explanation can be had."""
 
@@ -99,7 +100,7 @@ async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accep
     the prompt, or for each training pair; a text that a spreadsheet would take for a formula begins with `'`.
     """
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
-    wanted, headers = preferred(accept), {"Vary": "Accept"}
+    wanted, headers = preferred(accept, FORMS), {"Vary": "Accept"}
     if wanted == JSON:
         return JsonResponse(json_answer(stored), headers=headers)
     if wanted == CSV:
@@ -107,34 +108,3 @@ async def explanation(server: ServerState, caller: Reader, id: Id, accept: Accep
     draw, policy = (page_of, page_policy) if wanted == HTML else (picture_of, picture_policy)
     headers["Content-Security-Policy"] = policy()
     return Response(await asyncio.to_thread(draw, stored), media_type=wanted, headers=headers)
-
-
-def preferred(accept: str) -> str:
-    """The form that an Accept header wants most; a tie goes to the one named first, else to JSON."""
-    ranked = [(quality(accept, form), -position_of(accept, form), form) for form in FORMS]
-    best = max(ranked, key=lambda entry: entry[:2])
-    return best[2] if best[0] > 0 else JSON
-
-
-def position_of(accept: str, media_type: str) -> int:
-    """Where a header names a media type; those that only a range stands for come last."""
-    names = [entry.partition(";")[0].strip() for entry in accept.lower().split(",")]
-    return names.index(media_type) if media_type in names else len(names)
-
-
-def quality(accept: str, media_type: str) -> float:
-    """How much (0 to 1) an Accept header wants a media type: its most specific range decides (RFC 9110, 12.5.1)."""
-    wanted = {}
-    for entry in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in entry.split(";"))
-        weights = [part[2:] for part in parameters if part.startswith("q=")]
-        wanted[name] = weight_of(weights[0]) if weights else 1.0
-    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
-    return next((wanted[name] for name in ranges if name in wanted), 0.0)
-
-
-def weight_of(text: str) -> float:
-    try:
-        return min(1.0, max(0.0, float(text)))
-    except ValueError:
-        return 0.0
