@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, true, tuple_
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, or_, select, true, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -58,8 +58,8 @@ INSERT = compiled(insert(Explanation).on_conflict_do_nothing(index_elements=("te
 COLUMNS = (
     "id", "kind", "model", "model_digest", "request_key", "seconds", "forwards", "created_at", "prompt", "target",
 )  # fmt: skip
-SCANNED = 10_000
-"""Rows that one page of a search looks at, so that a page takes no longer where more are stored."""
+SCANNED, SCANNED_BYTES = 10_000, 16 * 2**20
+"""Rows, and bytes of their words, that one page of a search looks at: it takes no longer where more are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +210,18 @@ async def batch(session: AsyncSession, filter: Filter, *, after: tuple[datetime,
 
 
 async def _last_scanned(session: AsyncSession, conditions: list[ColumnElement[bool]]) -> tuple[datetime, UUID] | None:
-    """Where the last of the rows stands that a page of a search looks at; None where it looks at all that are left."""
-    place = select(Explanation.created_at, Explanation.id).where(*conditions).order_by(*NEWEST_FIRST)
-    row = (await session.execute(place.offset(SCANNED - 1).limit(1))).one_or_none()
+    """Where the last of the rows stands that a page of a search looks at; None where it looks at all that are left.
+
+    The words are kept as they are, so that their size is known without reading them.
+    """
+    size = func.pg_column_size(Explanation.words)
+    so_far = func.sum(size).over(order_by=NEWEST_FIRST, rows=(None, 0)).label("so_far")
+    number = func.row_number().over(order_by=NEWEST_FIRST).label("number")
+    columns = (Explanation.created_at, Explanation.id, so_far, number)
+    first = select(*columns).where(*conditions).order_by(*NEWEST_FIRST).limit(SCANNED).subquery()
+    enough = or_(first.c.so_far >= SCANNED_BYTES, first.c.number == SCANNED)
+    place = select(first.c.created_at, first.c.id).where(enough).order_by(first.c.number).limit(1)
+    row = (await session.execute(place)).one_or_none()
     return None if row is None else (row.created_at, row.id)
 
 

@@ -36,7 +36,6 @@ def test_text_is_nothing_but_text(page: Page, ids: dict[str, str], fits: Check) 
     search(page, "LANTERN &")
     entry = page.locator(".records a").first
     expect(entry).to_contain_text(EVIL)
-    fits(page)
     entry.click()
     expect(page.locator("h1")).to_have_text("Why this was said")
     text = page.locator(".map p.text").nth(1)

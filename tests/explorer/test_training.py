@@ -56,12 +56,11 @@ def test_pairs_are_filtered_by_level_and_file(page: Page) -> None:
     expect(page.locator("#pairs .hint")).to_contain_text(f"of {all_of_them} pairs")
 
 
-def test_no_pairs_are_explained_in_words(page: Page, fits: Check) -> None:
+def test_no_pairs_are_explained_in_words(page: Page) -> None:
     ask(page, "What is the colour of the sky on a sunny day?", "Blue, as it has been from the beginning.")
     expect(page.locator("#pairs .none")).to_contain_text(
         re.compile("did not make this answer|stands out for this answer")
     )
-    fits(page)
 
 
 def test_what_cannot_be_answered_is_told_in_words(page: Page, watch: Watch) -> None:

@@ -95,6 +95,20 @@ async def test_pages_of_a_search_look_at_so_many_rows_and_miss_none(
     assert first.rows == () and first.next_cursor is not None
 
 
+async def test_pages_of_a_search_read_so_many_bytes(
+    database: Database, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of words that Postgres would make small."""
+    monkeypatch.setattr(explanations, "SCANNED_BYTES", 40_000)
+    stored = [await add(database, tenant, f"number {place} " + "p" * 15_000) for place in range(9)]
+    assert await ids(database, tenant, search="number") == stored[::-1]
+    async with database.transaction(tenant) as session:
+        page = await explanations.page(session, Filter(search="number 5"))
+        assert page.rows == () and page.next_cursor is not None
+        page = await explanations.page(session, Filter(search="number 5"), cursor=page.next_cursor)
+    assert [row.id for row in page.rows] == [stored[5]]
+
+
 async def test_filters_go_together(database: Database, tenant: str, other_tenant: str) -> None:
     await add(database, other_tenant, "theirs and ours")
     first = await add(database, tenant, "ours", kind="influence", model="a")
@@ -142,6 +156,7 @@ OLD = (
         {"answer": "Anna"},
         ("Who?", "Anna", "anna\nwho?"),
     ),
+    ({"prompt": "of no known form"}, {"values": [1.0]}, ("", "", "\n")),
 )
 
 

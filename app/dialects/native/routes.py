@@ -84,8 +84,9 @@ async def explanations(
 ) -> Response:
     """What has been explained, newest first.
 
-    Pages neither repeat nor skip entries when new ones are stored meanwhile. A search looks at 10,000 explanations for
-    each page: a page of it can be short, or empty, and there are more as long as it has a `next_cursor`.
+    Pages neither repeat nor skip entries when new ones are stored meanwhile. A search looks at 10,000 explanations, or
+    16 MB of their words, for each page: this can be short, or empty, and there are more as long as it has a
+    `next_cursor`.
     """
     page = await list_explanations(server.explainer.database, caller.tenant, meant, cursor=cursor, limit=limit)
     return JsonResponse(page_answer(page))
