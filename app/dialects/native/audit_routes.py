@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.audit import list_entries
 from app.dependencies import Admin, JsonResponse, ServerState, keyed_router
 from app.errors import problems
 from storage.audit import BEGUN, Kind, Listed, Outcome
@@ -94,7 +93,7 @@ async def audit(
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
     filters: dict[str, Any] = {"since": since, "key": key, "route": route, "outcome": outcome}
-    page = await list_entries(server.audit.database, caller.tenant, **filters, cursor=cursor, limit=limit)
+    page = await server.audit.entries(caller.tenant, **filters, cursor=cursor, limit=limit)
     return JsonResponse({"entries": [entry_answer(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 
