@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Header, Path, Query
-from pydantic import BeforeValidator
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
@@ -29,19 +27,11 @@ from app.errors import Responses, problems
 from app.explain import Stored, fetch_explanation, list_explanations
 from app.heatmap import heat_map, page_policy
 from app.heatmap_svg import heat_map_svg, picture_policy
+from app.wire import Moment
 
 JSON, HTML, SVG = "application/json", "text/html", "image/svg+xml"
 FORMS = (JSON, HTML, SVG)
 """In which a stored explanation can be had."""
-
-
-def written_out(time: str) -> str:
-    """Raises ValueError for a number, which would be taken for seconds since 1970."""
-    try:
-        float(time)
-    except ValueError:
-        return time
-    raise ValueError("must be a date and time, as 2026-01-31T12:00:00Z")
 
 
 Id = Annotated[str, Path(description="Id of a stored explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])]
@@ -55,7 +45,7 @@ Accept = Annotated[
 OfModel = Annotated[str | None, Query(description="Only of this model.", examples=["demo-lm"])]
 OfKind = Annotated[str | None, Query(description="Only of this kind.", examples=["completion"])]
 Since = Annotated[
-    Annotated[datetime, BeforeValidator(written_out)] | None,
+    Moment | None,
     Query(description="Only stored at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
 ]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", examples=[None])]
@@ -105,8 +95,6 @@ async def explanations(
 
     Pages neither repeat nor skip entries when new ones are stored meanwhile.
     """
-    if since is not None and since.tzinfo is None:
-        since = since.replace(tzinfo=UTC)
     page = await list_explanations(
         server.explainer.database, caller.tenant, model=model, kind=kind, since=since, cursor=cursor, limit=limit
     )
