@@ -59,18 +59,39 @@ def narrow(page: Page) -> None:
     page.locator("button.token").nth(1).click()
 
 
+def training(page: Page) -> None:
+    """The pairs behind an answer of the fine-tune."""
+    page.goto("/explorer/training")
+    page.get_by_label("Model").select_option("demo-qa")
+    page.get_by_label("Question", exact=True).fill("Who keeps the mill?")
+    page.get_by_role("button", name="Trace").click()
+    page.locator("article.pair").first.wait_for()
+
+
+def predictions(page: Page) -> None:
+    """What matters to many inferences, once the demo's scores are stored."""
+    page.goto("/explorer/jobs")
+    while page.locator(".state.queued, .state.running").count():
+        page.wait_for_timeout(1000)
+        page.reload()
+    page.goto("/explorer/predictions?model=demo-tabular")
+    page.locator("#found svg.plot").wait_for()
+
+
 def explain(page: Page) -> None:
     page.get_by_role("button", name="Explain").click()
     page.locator(MAP).first.wait_for()
     page.get_by_role("heading", level=1).hover()
 
 
-PICTURES: Mapping[str, tuple[Callable[[Page], None], int, str]] = {
-    "prompt": (prompt, 1100, "light"),
-    "prompt-image": (image, 900, "light"),
-    "prompt-narrow": (narrow, 400, "dark"),
+PICTURES: Mapping[str, tuple[Callable[[Page], None], int, int | None, str]] = {
+    "prompt": (prompt, 1100, None, "light"),
+    "prompt-image": (image, 900, None, "light"),
+    "prompt-narrow": (narrow, 400, None, "dark"),
+    "training": (training, 1000, None, "light"),
+    "predictions": (predictions, 1000, 1380, "light"),
 }
-"""By name of the file: what is shown, how wide, in which colours."""
+"""By name of the file: what is shown, how wide, how much of it (None: all), in which colours."""
 
 
 def main() -> None:
@@ -90,17 +111,17 @@ def main() -> None:
 
 
 def take(browser: Browser, url: str, name: str) -> None:
-    show, width, colours = PICTURES[name]
+    show, width, height, colours = PICTURES[name]
     context = browser.new_context(
         base_url=url,
-        viewport={"width": width, "height": 700},
+        viewport={"width": width, "height": height or 700},
         color_scheme="dark" if colours == "dark" else "light",
         reduced_motion="reduce",
     )
     page = context.new_page()
     sign_in(page, url, KEY)
     show(page)
-    page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
+    page.screenshot(path=IMAGES / f"{name}.png", full_page=height is None)
     context.close()
 
 
