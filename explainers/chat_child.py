@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LONGEST = 4_000_000
 """Characters that a rendered chat may have, far beyond any context."""
-MOST_MARKS = 1_000_000
+MOST_MARKS = 20_000
 PLACE = struct.Struct("<QQ")
 """Start and stop of a marked part, in characters."""
 ENCODING = ("utf-8", "surrogatepass")

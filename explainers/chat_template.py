@@ -87,7 +87,7 @@ class ChatTemplate:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         given = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": reply, **self.tokens}
         payload = json.dumps(given, ensure_ascii=False).encode(*ENCODING)
-        answer, found = self._process.call(payload)
+        answer, found = self.process.call(payload)
         if answer.get("outcome") != "written":
             _refuse(answer, messages)
         return _written(answer, found)
@@ -116,18 +116,26 @@ class ChatTemplate:
         return tuple(replace(t, before=b, after=a) for t, b, a in zip(texts, pieces, afters, strict=True))
 
     @cached_property
-    def _process(self) -> _TemplateProcess:
-        return _TemplateProcess(self.source)
+    def process(self) -> TemplateProcess:
+        return TemplateProcess(self.source)
 
 
-class _TemplateProcess:
-    """Where a template runs. Who cannot know how long it will take does not wait for it: see `_turn`."""
+class TemplateProcess:
+    """Where a template runs, from the first call on."""
 
     def __init__(self, source: str) -> None:
         content = source.encode(*ENCODING)
         self._child = ChildProcess(CHILD, content, LIMITS, "the model's chat template")
         self._lock = threading.Lock()
         self._slow = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process, if there is one."""
+        return self._child.pid
+
+    def close(self) -> None:
+        self._child.close()
 
     def call(self, payload: bytes) -> tuple[dict[str, Any], bytes]:
         try:
