@@ -81,7 +81,7 @@ class ChatTemplate:
             raise MissingCapability("the model's chat template marks answers where they cannot be found", "/messages")
         return writing.text, writing.marked
 
-    def _written(self, messages: Sequence[Message], reply: bool) -> _Written:
+    def _written(self, messages: Sequence[Message], reply: bool) -> Written:
         if sum(len(message.role) + len(message.content) for message in messages) > LONGEST:
             raise InvalidRequest("the chat is too long", "/messages")
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -90,7 +90,7 @@ class ChatTemplate:
         answer, found = self.process.call(payload)
         if answer.get("outcome") != "written":
             _refuse(answer, messages)
-        return _written(answer, found)
+        return written_from(answer, found)
 
     def around(self, prompt: Prompt, start: bool) -> Prompt:
         """The texts of a chat, each with what the template puts before it, the last also with what comes after.
@@ -170,7 +170,7 @@ class TemplateProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class Written:
     """A chat, and the parts of it that are marked; `misplaced` when they are not where the marks say."""
 
     text: str
@@ -178,7 +178,7 @@ class _Written:
     misplaced: bool
 
 
-def _written(answer: Mapping[str, Any], found: bytes) -> _Written:
+def written_from(answer: Mapping[str, Any], found: bytes) -> Written:
     """Raises PredictorFailed for what no template's process answers."""
     size = answer.get("bytes")
     if not isinstance(size, int) or not 0 <= size <= len(found) or (len(found) - size) % PLACE.size:
@@ -188,9 +188,10 @@ def _written(answer: Mapping[str, Any], found: bytes) -> _Written:
     except UnicodeDecodeError:
         raise PredictorFailed("the chat template's process answered with no text") from None
     spans = tuple(Span(start, stop) for start, stop in PLACE.iter_unpack(found[size:]))
-    if len(text) > LONGEST or any(not span.start <= span.stop for span in spans):
+    misplaced = answer.get("misplaced") is not False
+    if len(text) > LONGEST or not (misplaced or all(span.start <= span.stop <= len(text) for span in spans)):
         raise PredictorFailed("the chat template's process answered with other places than its text has")
-    return _Written(text, spans, answer.get("misplaced") is not False)
+    return Written(text, spans, misplaced)
 
 
 def _refuse(answer: Mapping[str, Any], messages: Sequence[Message]) -> NoReturn:

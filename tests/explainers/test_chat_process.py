@@ -14,7 +14,8 @@ from dataclasses import replace
 import pytest
 
 from explainers import chat_template
-from explainers.chat_template import ChatTemplate, Message
+from explainers.chat_child import PLACE
+from explainers.chat_template import ChatTemplate, Message, written_from
 from explainers.errors import InvalidRequest, MissingCapability, PredictorFailed
 
 SECRET = "Anna lives in Oslo."
@@ -219,3 +220,29 @@ def test_the_process_begins_with_the_first_chat_and_ends_with_the_template() -> 
     del template
     gc.collect()
     assert not lives(pid)
+
+
+def test_marks_in_what_is_never_written_hinder_no_chat() -> None:
+    source = "{% set x %}{% generation %}never said{% endgeneration %}{% endset %}said"
+    template = ChatTemplate(source, {})
+    assert template.render(ASKED) == "said"
+    with pytest.raises(MissingCapability, match="marks answers where"):
+        template.render_marked(ASKED)
+
+
+FORGED = {
+    "no size": ({}, b""),
+    "less than nothing": ({"bytes": -1}, b""),
+    "more than came": ({"bytes": 5}, b"x"),
+    "half a place": ({"bytes": 1}, b"xyz"),
+    "no text": ({"bytes": 1}, b"\xff"),
+    "too much text": ({"bytes": 4_000_001}, b"x" * 4_000_001),
+    "a place behind the text": ({"bytes": 1, "misplaced": False}, b"x" + PLACE.pack(0, 2**63)),
+    "a place that ends before it starts": ({"bytes": 1, "misplaced": False}, b"x" + PLACE.pack(1, 0)),
+}
+
+
+@pytest.mark.parametrize(("answer", "payload"), FORGED.values(), ids=FORGED)
+def test_a_process_that_has_been_taken_over_is_not_believed(answer: dict[str, object], payload: bytes) -> None:
+    with pytest.raises(PredictorFailed, match="the chat template's process answered"):
+        written_from(answer, payload)
