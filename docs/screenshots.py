@@ -59,6 +59,32 @@ def narrow(page: Page) -> None:
     page.locator("button.token").nth(1).click()
 
 
+def predictions(page: Page) -> None:
+    """The scores of all patients."""
+    scored(page)
+    page.goto("/explorer/predictions?model=demo-tabular&picture=beeswarm")
+    page.locator("#rows").evaluate("each => each.closest('section').remove()")  # a table of 25 rows
+
+
+def inference(page: Page) -> None:
+    """One patient, and what would change the answer."""
+    scored(page)
+    page.goto("/explorer/predictions/one?model=demo-tabular&inference=patient-0003")
+    page.locator("#waterfall svg").wait_for()
+    page.locator("#scores svg").wait_for()
+    move = "each => { each.value = 0.03; each.dispatchEvent(new Event('input', {bubbles: true})) }"
+    page.get_by_role("slider", name="mean_concave_points").evaluate(move)
+    page.locator("#outcome .fall").first.wait_for()
+    page.locator("#values").evaluate("each => each.closest('section').remove()")
+
+
+def scored(page: Page) -> None:
+    """Waits for the job that explains the demo's inferences."""
+    address = "/explorer/predictions?model=demo-tabular&picture=beeswarm"
+    while (answer := page.goto(address)) is None or "500 rows" not in answer.text():
+        page.wait_for_timeout(500)
+
+
 def explain(page: Page) -> None:
     page.get_by_role("button", name="Explain").click()
     page.locator(MAP).first.wait_for()
@@ -69,6 +95,8 @@ PICTURES: Mapping[str, tuple[Callable[[Page], None], int, str]] = {
     "prompt": (prompt, 1100, "light"),
     "prompt-image": (image, 900, "light"),
     "prompt-narrow": (narrow, 400, "dark"),
+    "predictions": (predictions, 900, "light"),
+    "inference": (inference, 1300, "light"),
 }
 """By name of the file: what is shown, how wide, in which colours."""
 
