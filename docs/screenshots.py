@@ -69,13 +69,29 @@ def training(page: Page) -> None:
 
 
 def predictions(page: Page) -> None:
-    """What matters to many inferences, once the demo's scores are stored."""
-    page.goto("/explorer/jobs")
-    while page.locator(".state.queued, .state.running").count():
-        page.wait_for_timeout(1000)
-        page.reload()
-    page.goto("/explorer/predictions?model=demo-tabular")
-    page.locator("#found svg.plot").wait_for()
+    """The scores of all patients."""
+    scored(page)
+    page.goto("/explorer/predictions?model=demo-tabular&picture=beeswarm")
+    page.locator("#rows").evaluate("each => each.closest('section').remove()")  # a table of 25 rows
+
+
+def inference(page: Page) -> None:
+    """One patient, and what would change the answer."""
+    scored(page)
+    page.goto("/explorer/predictions/one?model=demo-tabular&inference=patient-0003")
+    page.locator("#waterfall svg").wait_for()
+    page.locator("#scores svg").wait_for()
+    move = "each => { each.value = 0.03; each.dispatchEvent(new Event('input', {bubbles: true})) }"
+    page.get_by_role("slider", name="mean_concave_points").evaluate(move)
+    page.locator("#outcome .fall").first.wait_for()
+    page.locator("#values").evaluate("each => each.closest('section').remove()")
+
+
+def scored(page: Page) -> None:
+    """Waits for the job that explains the demo's inferences."""
+    address = "/explorer/predictions?model=demo-tabular&picture=beeswarm"
+    while (answer := page.goto(address)) is None or "500 rows" not in answer.text():
+        page.wait_for_timeout(500)
 
 
 def explain(page: Page) -> None:
@@ -84,14 +100,15 @@ def explain(page: Page) -> None:
     page.get_by_role("heading", level=1).hover()
 
 
-PICTURES: Mapping[str, tuple[Callable[[Page], None], int, int | None, str]] = {
-    "prompt": (prompt, 1100, None, "light"),
-    "prompt-image": (image, 900, None, "light"),
-    "prompt-narrow": (narrow, 400, None, "dark"),
-    "training": (training, 1000, None, "light"),
-    "predictions": (predictions, 1000, 1380, "light"),
+PICTURES: Mapping[str, tuple[Callable[[Page], None], int, str]] = {
+    "prompt": (prompt, 1100, "light"),
+    "prompt-image": (image, 900, "light"),
+    "prompt-narrow": (narrow, 400, "dark"),
+    "training": (training, 1000, "light"),
+    "predictions": (predictions, 900, "light"),
+    "inference": (inference, 1300, "light"),
 }
-"""By name of the file: what is shown, how wide, how much of it (None: all), in which colours."""
+"""By name of the file: what is shown, how wide, in which colours."""
 
 
 def main() -> None:
@@ -111,17 +128,17 @@ def main() -> None:
 
 
 def take(browser: Browser, url: str, name: str) -> None:
-    show, width, height, colours = PICTURES[name]
+    show, width, colours = PICTURES[name]
     context = browser.new_context(
         base_url=url,
-        viewport={"width": width, "height": height or 700},
+        viewport={"width": width, "height": 700},
         color_scheme="dark" if colours == "dark" else "light",
         reduced_motion="reduce",
     )
     page = context.new_page()
     sign_in(page, url, KEY)
     show(page)
-    page.screenshot(path=IMAGES / f"{name}.png", full_page=height is None)
+    page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
     context.close()
 
 
