@@ -73,6 +73,7 @@ def description(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, made once; with our one error body in place of the framework's."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        name_bounds(document)
         schemas = document["components"]["schemas"]
         schemas["Problem"] = problem_schema()
         for name in ("HTTPValidationError", "ValidationError"):
@@ -83,6 +84,19 @@ def description(app: FastAPI) -> dict[str, Any]:
                 complete(method, operation)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+
+
+def name_bounds(document: Any) -> None:
+    """Gives bounds their names in JSON Schema: pydantic leaves its own where a number passes a validator first."""
+    if isinstance(document, dict) and "type" in document:
+        for own, name in BOUNDS.items():
+            if own in document:
+                document[name] = document.pop(own)
+    for part in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+        name_bounds(part)
 
 
 def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:

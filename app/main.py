@@ -123,12 +123,13 @@ async def open_server(settings: Settings, traffic: Traffic, meters: Meters, trac
         jobs = Jobs(explainer, problem_body)
         readiness = Readiness(explainer, jobs, traffic, working=settings.worker)
         refreshing = asyncio.create_task(refresh(settings, database, runtime))
+        audit, metrics = Audit(database, settings.audit, meters), Metrics(explainer, readiness, traffic)
         try:
-            audit, metrics = Audit(database, settings.audit, meters), Metrics(explainer, readiness, traffic)
             yield Server(settings, explainer, jobs, audit, limits_of(settings), readiness, metrics)
         finally:
             await end(refreshing)
             await jobs.close()
+            await audit.close()
 
 
 @asynccontextmanager

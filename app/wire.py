@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -34,6 +36,23 @@ Count: TypeAlias = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
 
 Id: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 """One of many."""
+
+
+def written_out(time: Any) -> Any:
+    """Raises ValueError for a number, which would be taken for seconds since 1970."""
+    try:
+        float(time)
+    except (TypeError, ValueError):
+        return time
+    raise ValueError("must be a date and time, as 2026-01-31T12:00:00Z")
+
+
+def zoned(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Moment: TypeAlias = Annotated[datetime, BeforeValidator(written_out), AfterValidator(zoned)]
+"""A date and time; without zone: UTC."""
 
 Entry = TypeVar("Entry")
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.clients.server import objects, running, whence
+from tests.clients.server import objects, running, spawned, whence
 
 SMALL, GIANTS = 190, 10
 SETTLE_SECONDS = 3.0
@@ -166,7 +166,7 @@ def serve(measure: Callable[[str], Coroutine[Any, Any, dict[str, Any]]], setting
         data_dir = Path(folder) / "data"
         objects(whence(data_dir, "models", "add", "demo-lm", str(MODEL), "--kind", "causal-lm", "--json", **settings))
         own: dict[str, Any] = {"WHENCE_API_KEY": SECRET, "WHENCE_QUEUE_LIMIT": "256", **settings}
-        with running(data_dir, **own) as server:
+        with running(data_dir, start=spawned, **own) as server:
             return asyncio.run(measure(server.url))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.clients.server import objects, running, whence
+from tests.clients.server import objects, running, spawned, whence
 
 ROUNDS, WARM_UP = 300, 30
 SECRET = "benchmark-secret-0123456789"
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
         objects(whence(data_dir, "models", "add", "demo-lm", str(MODEL), "--kind", "causal-lm", "--json"))
-        with running(data_dir, WHENCE_API_KEY=SECRET) as server:
+        with running(data_dir, start=spawned, WHENCE_API_KEY=SECRET) as server:
             address = urlsplit(server.url)
             connection = http.client.HTTPConnection(str(address.hostname), address.port)
             computed = [ask(connection, n) for n in range(ROUNDS + WARM_UP)][WARM_UP:]

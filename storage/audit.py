@@ -5,14 +5,14 @@ The row that comes before says that nothing changed unseen: a change whose serve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, column, delete, exists, func, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -40,8 +40,17 @@ LONGEST = 256
 KEPT = timedelta(days=7)
 """Younger rows are never removed: see the migration."""
 WRITTEN = ("id", "status", "kind", "method", "route", "object", "key_id", "key_name", "request_id")
+GIVEN = (
+    func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))
+    .table_valued(*(column(name, Row.__table__.c[name].type) for name in WRITTEN), name="given")
+    .render_derived(with_types=True)
+)
 # Sent a second time when the first answer is lost with its connection.
-INSERT = compiled(insert(Row).on_conflict_do_nothing(index_elements=("tenant_id", "id", "status")), WRITTEN)
+INSERT = compiled(
+    insert(Row)
+    .from_select(WRITTEN, select(*(GIVEN.c[name] for name in WRITTEN)))
+    .on_conflict_do_nothing(index_elements=("tenant_id", "id", "status"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +68,13 @@ class Entry:
 
     def values(self, status: int) -> dict[str, Any]:
         return {
-            "id": self.id,
+            "id": str(self.id),
             "status": status,
             "kind": self.kind,
             "method": self.method,
             "route": self.route,
             "object": {name: kept(value) for name, value in self.object.items()},
-            "key_id": self.key,
+            "key_id": self.key and str(self.key),
             "key_name": self.key_name,
             "request_id": self.request_id,
         }
@@ -109,11 +118,17 @@ def kept(value: str) -> str:
 
 
 async def write(database: Database, tenant: str, entry: Entry, status: int = BEGUN) -> None:
-    """Adds a row in a transaction of its own. One with an outcome is not waited for until it is on the disk: it
-    survives the end of this process, and is lost only where Postgres itself ends within a moment."""
-    values = entry.values(status)
-    values["object"] = json_text(values["object"])
-    await database.ask(INSERT, values, tenant=tenant, durable=status == BEGUN)
+    """As `write_all` with one."""
+    await write_all(database, tenant, [(entry, status)])
+
+
+async def write_all(database: Database, tenant: str, outcomes: Sequence[tuple[Entry, int]]) -> None:
+    """Adds rows in a transaction of their own, all or none. Those with an outcome are not waited for until they are on
+    the disk: they survive the end of this process, and are lost only where Postgres itself ends within a moment.
+    """
+    given = json_text([entry.values(status) for entry, status in outcomes])
+    durable = any(status == BEGUN for _, status in outcomes)
+    await database.ask(INSERT, {"rows": given}, tenant=tenant, durable=durable)
 
 
 async def add(session: AsyncSession, entry: Entry, status: int) -> None:
@@ -135,8 +150,8 @@ async def page(
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidValue(f"a page has 1 to {MAX_PAGE} rows")
     query = select(*COLUMNS).where(_latest()).order_by(Row.created_at.desc(), Row.id.desc()).limit(limit + 1)
-    for column, wanted in ((Row.key_id, key), (Row.route, route)):
-        query = query if wanted is None else query.where(column == wanted)
+    for own, wanted in ((Row.key_id, key), (Row.route, route)):
+        query = query if wanted is None else query.where(own == wanted)
     if since is not None:
         query = query.where(Row.created_at >= since)
     if outcome is not None:

@@ -16,7 +16,7 @@ from collections import namedtuple
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -223,6 +223,7 @@ def _opening(tenant: str | None, key_hash: bytes | None) -> str:
     return f"BEGIN; SELECT {settings}" if settings else "BEGIN"
 
 
+@lru_cache(maxsize=1024)
 def _settings(tenant: str | None, key_hash: bytes | None) -> str:
     settings = {"whence.tenant": tenant, "whence.key_hash": key_hash and key_hash.hex()}
     return ", ".join(f"set_config('{name}', {quote(plain(value))}, true)" for name, value in settings.items() if value)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,8 @@ import httpx
 import pytest
 
 from tests import tiny_models
-from tests.clients.server import Server, environment, objects, running, whence
+from tests.clients.server import Server, environment, forked, objects, running, whence
+from tests.nursery import Process
 from tests.postgres import reachable_folder
 from tests.test_under_load import wait_until_gone
 
@@ -77,10 +76,11 @@ def assert_each_once(client: httpx.Client, ids: list[str], others: list[str] | N
 
 
 @contextmanager
-def worker(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "app.cli", "worker"]
-    with subprocess.Popen(command, env=environment(data_dir), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and "ready" in process.stdout.readline()
+def worker(data_dir: Path) -> Iterator[Process]:
+    process = forked(["worker"], environment(data_dir))
+    assert process.stdout is not None
+    with process.stdout as output:
+        assert any("ready" in line for line in output)
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,6 @@ import pytest
 from sqlalchemy import text
 
 from app.audit import prune
-from storage import audit
 from storage.audit import Listed
 from storage.errors import InvalidValue
 from tests.app.conftest import PROMPT, TARGET, Running, Start
@@ -27,8 +27,7 @@ FILE = {"file": ("facts.jsonl", b'{"text": "canary-7d1f"}\n')}
 
 async def rows(running: Running, tenant: str) -> list[Listed]:
     """All of a tenant, oldest first."""
-    async with running.server.explainer.database.transaction(tenant) as session:
-        return list((await audit.page(session, limit=500)).rows)[::-1]
+    return list((await running.server.audit.entries(tenant, limit=500)).rows)[::-1]
 
 
 @asynccontextmanager
@@ -75,6 +74,20 @@ async def test_whatever_is_refused_is_written(running: Running) -> None:
         found = [(row.kind, row.route, row.status) for row in await rows(running, tenant)]
     refused = [("change", "/models/{name}", 403), ("read", "/explanations/{id}", 404), ("read", "/jobs", 400)]
     assert found == [*refused, ("computation", "/explain", 403)]
+
+
+async def test_outcomes_of_one_moment_are_written_together_each_for_its_tenant(running: Running) -> None:
+    async with as_tenant(running, "read") as (one, first), as_tenant(running, "read") as (two, second):
+        wanted = {tenant: [f"/explanations/{uuid4()}" for _ in range(20)] for tenant in (first, second)}
+        asked = [running.client.get(path, headers=one) for path in wanted[first]]
+        asked += [running.client.get(path, headers=two) for path in wanted[second]]
+        given_up = asyncio.create_task(running.server.audit.flush())
+        await asyncio.gather(*asked)
+        given_up.cancel()
+        for tenant, paths in wanted.items():
+            found = await rows(running, tenant)
+            assert sorted(f"/explanations/{row.object['id']}" for row in found) == sorted(paths)
+            assert {row.status for row in found} == {404}
 
 
 async def test_what_has_no_tenant_is_not_written(running: Running) -> None:
@@ -162,6 +175,7 @@ async def test_without_the_log_nothing_is_changed(start: Start, caplog: pytest.L
             with caplog.at_level(logging.ERROR):
                 refused = await running.client.post("/files", files=FILE, headers=key)
                 missing = await running.client.get("/files/file-0", headers=key)
+                await running.server.audit.flush()
         finally:
             async with database.transaction() as session:
                 await session.execute(text("ALTER TABLE audit_away RENAME TO audit"))

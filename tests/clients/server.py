@@ -9,22 +9,28 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, TypeAlias
 
 import httpx
 
+from tests.nursery import Process, nursery
+
 START_SECONDS = 240
+COMMAND_SECONDS = 180
+
+Start: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], "Process | subprocess.Popen[str]"]
 
 
 @dataclass
 class Server:
     """A running server; `lines` is everything it has printed, logged requests included."""
 
-    process: subprocess.Popen[str]
+    process: Process | subprocess.Popen[str]
     data_dir: Path
     lines: list[str] = field(default_factory=list)
     url: str = ""
@@ -60,6 +66,21 @@ class Server:
         return self.process.wait(timeout=60)
 
 
+def forked(arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
+    """A `whence` whose output is read here, without the seconds that its imports take."""
+    read, theirs = os.pipe()
+    try:
+        return nursery().start(arguments, environment, theirs, theirs, os.fdopen(read))
+    finally:
+        os.close(theirs)
+
+
+def spawned(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """The same as users start it: with as many threads as the environment says."""
+    command = [sys.executable, "-m", "app.cli", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     """This process's environment with only these settings of Whence."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith("WHENCE_")}
@@ -68,10 +89,15 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 def whence(data_dir: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end."""
-    command = [sys.executable, "-m", "app.cli", *arguments]
-    return subprocess.run(
-        command, env=environment(data_dir, **settings), capture_output=True, text=True, timeout=180, check=False
-    )
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+        process = nursery().start(arguments, environment(data_dir, **settings), out.fileno(), errors.fileno())
+        try:
+            status = process.wait(timeout=COMMAND_SECONDS)
+        finally:
+            process.kill()
+        for file in (out, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(["whence", *arguments], status, out.read(), errors.read())
 
 
 def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -82,21 +108,25 @@ def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def running(
-    data_dir: Path, command: str = "serve", returncode: int = 0, options: Sequence[str] = (), **settings: str
+    data_dir: Path,
+    command: str = "serve",
+    returncode: int = 0,
+    options: Sequence[str] = (),
+    start: Start = forked,
+    **settings: str,
 ) -> Iterator[Server]:
     """A server on a free port, ready to answer; stopped at the end, with that exit status or else the test fails."""
-    arguments = [sys.executable, "-m", "app.cli", command, "--port", "0", *options]
-    with subprocess.Popen(
-        arguments, env=environment(data_dir, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        server = Server(process, data_dir)
-        reader = threading.Thread(target=server.read)
-        reader.start()
-        try:
-            assert server.ready.wait(START_SECONDS) and server.url, server.output
-            yield server
-        finally:
-            if process.poll() is None:
-                server.stop()
-            reader.join()
+    process = start([command, "--port", "0", *options], environment(data_dir, **settings))
+    server = Server(process, data_dir)
+    reader = threading.Thread(target=server.read)
+    reader.start()
+    try:
+        assert server.ready.wait(START_SECONDS) and server.url, server.output
+        yield server
+    finally:
+        if process.poll() is None:
+            server.stop()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
     assert process.returncode == returncode, server.output

@@ -234,7 +234,7 @@ def build_index(actor: Actor) -> None:
 def make_key(actor: Actor) -> None:
     """By the command beside the server."""
     log = actor.world.root / f"key-{actor.name()}.log"
-    assert actor.world.nursery.start(["keys", "create", actor.name(), "--json"], log).wait(120)
+    assert actor.world.run(["keys", "create", actor.name(), "--json"], log).wait(120) is not None
     told = log.read_text()
     if told.startswith("{"):
         actor.books.keys.append(json.loads(told.splitlines()[0])["secret"])

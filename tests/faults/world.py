@@ -24,13 +24,14 @@ from sklearn.linear_model import LogisticRegression
 from tests import tiny_models
 from tests.app.predictors import INPUTS, WHEN, boosted, definition, rows
 from tests.clients.server import environment
-from tests.faults.nursery import Nursery, Process
 from tests.fine_tunes import save_base, save_fine_tune, training_file
+from tests.nursery import Process, nursery
 from tests.postgres import reachable_folder
 
 SECRET = "a-secret-among-faults"
 DISK = "700m"
 START_SECONDS = 240.0
+STOP_SECONDS = 60.0
 WORKERS = 2
 
 
@@ -42,7 +43,7 @@ class World:
     data_dir: Path
     disk: bool
     port: int
-    nursery: Nursery
+    environment: dict[str, str]
     linear: LogisticRegression
     processes: dict[str, Process] = field(default_factory=dict)
     monitored: str = ""
@@ -60,7 +61,12 @@ class World:
 
     def start(self, name: str) -> None:
         command = ["serve", "--no-worker", "--port", str(self.port)] if name == "server" else ["worker"]
-        self.processes[name] = self.nursery.start(command, self.root / f"{name}.log")
+        self.processes[name] = self.run(command, self.root / f"{name}.log")
+
+    def run(self, command: Sequence[str], log: Path) -> Process:
+        """Begins a `whence` that writes to the end of this file."""
+        with log.open("ab") as file:
+            return nursery().start(command, self.environment, file.fileno(), file.fileno())
 
     def mend(self) -> None:
         """Starts what has ended, and waits until the server is ready."""
@@ -84,7 +90,9 @@ class World:
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
         for name, process in self.processes.items():
-            assert process.wait(), f"{name} does not end: see {self.root / name}.log"
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            assert process.poll() is not None, f"{name} does not end: see {self.root / name}.log"
 
     @property
     def cluster(self) -> Path:
@@ -133,8 +141,8 @@ def world(logs: Path | None = None) -> Iterator[World]:
         with own_disk(data_dir) as disk:
             (data_dir / "tmp").mkdir()
             settings = {"WHENCE_API_KEY": SECRET, "WHENCE_MODELS_DIR": str(root / "models")}
-            nursery = Nursery(environment(data_dir, **settings, TMPDIR=str(data_dir / "tmp")), root / "nursery.log")
-            made = World(root, data_dir, disk, free_port(), nursery, make_models(root / "models"))
+            own = environment(data_dir, **settings, TMPDIR=str(data_dir / "tmp"))
+            made = World(root, data_dir, disk, free_port(), own, make_models(root / "models"))
             try:
                 made.mend()
                 register(made)
@@ -142,7 +150,6 @@ def world(logs: Path | None = None) -> Iterator[World]:
                 yield made
             finally:
                 made.stop()
-                nursery.close()
                 if logs is not None:
                     shutil.copytree(root, logs, ignore=shutil.ignore_patterns("data", "models"), dirs_exist_ok=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,13 +11,13 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.audit import list_entries
 from app.dependencies import Admin, JsonResponse, ServerState, keyed_router
 from app.errors import problems
+from app.wire import Moment
 from storage.audit import BEGUN, Kind, Listed, Outcome
 
 Since = Annotated[
-    datetime | None,
+    Moment | None,
     Query(description="Only answered at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
 ]
 OfKey = Annotated[
@@ -91,10 +91,8 @@ async def audit(
 
     `WHENCE_AUDIT` says what is kept. Pages neither repeat nor skip entries when new ones are added meanwhile.
     """
-    if since is not None and since.tzinfo is None:
-        since = since.replace(tzinfo=UTC)
     filters: dict[str, Any] = {"since": since, "key": key, "route": route, "outcome": outcome}
-    page = await list_entries(server.audit.database, caller.tenant, **filters, cursor=cursor, limit=limit)
+    page = await server.audit.entries(caller.tenant, **filters, cursor=cursor, limit=limit)
     return JsonResponse({"entries": [entry_answer(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 

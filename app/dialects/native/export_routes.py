@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import BeforeValidator
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
@@ -14,27 +12,17 @@ from app.dependencies import Reader, ServerState, keyed_router
 from app.dialects.native.schemas import ExplanationExport
 from app.errors import Responses, problems
 from app.export import FORMS, Form, export
+from app.wire import Moment
 from storage.explanations import Filter
 
-
-def written_out(time: str) -> str:
-    """Raises ValueError for a number, which would be taken for seconds since 1970."""
-    try:
-        float(time)
-    except ValueError:
-        return time
-    raise ValueError("must be a date and time, as 2026-01-31T12:00:00Z")
-
-
-Time = Annotated[datetime, BeforeValidator(written_out)]
 OfModel = Annotated[str | None, Query(description="Only of this model.", examples=["demo-lm"])]
 OfKind = Annotated[str | None, Query(description="Only of this kind.", examples=["completion"])]
 Since = Annotated[
-    Time | None,
+    Moment | None,
     Query(description="Only stored at or after this time (without zone: UTC).", examples=["2026-01-31T12:00:00Z"]),
 ]
 Until = Annotated[
-    Time | None,
+    Moment | None,
     Query(description="Only stored before this time (without zone: UTC).", examples=["2026-02-01T12:00:00Z"]),
 ]
 Search = Annotated[
@@ -66,11 +54,7 @@ def meant(
     until: Until = None,
     search: Search = None,
 ) -> Filter:
-    return Filter(model, kind, in_utc(since), in_utc(until), search)
-
-
-def in_utc(time: datetime | None) -> datetime | None:
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+    return Filter(model, kind, since, until, search)
 
 
 Meant = Annotated[Filter, Depends(meant)]
