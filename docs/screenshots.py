@@ -69,10 +69,10 @@ def training(page: Page) -> None:
 
 
 def predictions(page: Page) -> None:
-    """The scores of all patients."""
+    """What matters to many inferences."""
     scored(page)
-    page.goto("/explorer/predictions?model=demo-tabular&picture=beeswarm")
-    page.locator("#rows").evaluate("each => each.closest('section').remove()")  # a table of 25 rows
+    page.goto("/explorer/predictions?model=demo-tabular")
+    page.locator("#found svg.plot").wait_for()
 
 
 def inference(page: Page) -> None:
@@ -88,10 +88,11 @@ def inference(page: Page) -> None:
 
 
 def scored(page: Page) -> None:
-    """Waits for the job that explains the demo's inferences."""
-    address = "/explorer/predictions?model=demo-tabular&picture=beeswarm"
-    while (answer := page.goto(address)) is None or "500 rows" not in answer.text():
-        page.wait_for_timeout(500)
+    """Waits for the scores of the demo's inferences."""
+    page.goto("/explorer/jobs")
+    while page.locator(".state.queued, .state.running").count():
+        page.wait_for_timeout(1000)
+        page.reload()
 
 
 def explain(page: Page) -> None:
@@ -100,15 +101,15 @@ def explain(page: Page) -> None:
     page.get_by_role("heading", level=1).hover()
 
 
-PICTURES: Mapping[str, tuple[Callable[[Page], None], int, str]] = {
-    "prompt": (prompt, 1100, "light"),
-    "prompt-image": (image, 900, "light"),
-    "prompt-narrow": (narrow, 400, "dark"),
-    "training": (training, 1000, "light"),
-    "predictions": (predictions, 900, "light"),
-    "inference": (inference, 1300, "light"),
+PICTURES: Mapping[str, tuple[Callable[[Page], None], int, int | None, str]] = {
+    "prompt": (prompt, 1100, None, "light"),
+    "prompt-image": (image, 900, None, "light"),
+    "prompt-narrow": (narrow, 400, None, "dark"),
+    "training": (training, 1000, None, "light"),
+    "predictions": (predictions, 1000, 1380, "light"),
+    "inference": (inference, 1300, None, "light"),
 }
-"""By name of the file: what is shown, how wide, in which colours."""
+"""By name of the file: what is shown, how wide, how much of it (None: all), in which colours."""
 
 
 def main() -> None:
@@ -128,17 +129,17 @@ def main() -> None:
 
 
 def take(browser: Browser, url: str, name: str) -> None:
-    show, width, colours = PICTURES[name]
+    show, width, height, colours = PICTURES[name]
     context = browser.new_context(
         base_url=url,
-        viewport={"width": width, "height": 700},
+        viewport={"width": width, "height": height or 700},
         color_scheme="dark" if colours == "dark" else "light",
         reduced_motion="reduce",
     )
     page = context.new_page()
     sign_in(page, url, KEY)
     show(page)
-    page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
+    page.screenshot(path=IMAGES / f"{name}.png", full_page=height is None)
     context.close()
 
 
