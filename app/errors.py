@@ -206,7 +206,7 @@ class ProblemResponse(Response):
         body |= {"error": title, "code": code, "message": detail}
         body |= {name: value for name, value in more.items() if value}
         super().__init__(to_json(body), status, dict(headers or {}))
-        self.code = code
+        self.code, self.detail = code, detail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["problem"] = self.code  # for the log and the metrics

@@ -7,7 +7,7 @@ only after its transaction has been committed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +25,7 @@ from app.meters import Meters
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import OpenIndexes
 from app.questions import Forecast, Question, answer, forecast, spoken
-from app.records import Record, attribution_from, attribution_record
+from app.records import Record, attribution_from, attribution_record, text_of
 from app.refusals import Limited, NotFound, UnknownModel
 from app.runtime import Registration, Runtime
 from app.scoring import Scorers
@@ -33,11 +33,14 @@ from explainers.types import Attribution
 from storage import errors as storage_errors
 from storage import explanations
 from storage.database import Database
+from storage.explanations import EVERYTHING, Filter
 
 KIND = "completion"
 CONTEXT_KIND = "context-attribution"
 MAPS = (KIND, CONTEXT_KIND)
 """Kinds of questions whose answers are scores of a prompt's parts."""
+BATCH = 10
+"""Whole explanations in memory at a time: one can have images of megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +286,8 @@ async def store(database: Database, registration: Registration, kind: str, asked
         attribution=attribution_record(explained.attribution),
         seconds=explained.seconds,
         forwards=explained.forwards,
+        prompt=text_of(asked.record["prompt"]),
+        target=asked.record["target"] or "".join(each.text for each in explained.attribution.targets),
     )
 
 
@@ -297,10 +302,26 @@ async def fetch_explanation(database: Database, tenant: str, name: str) -> Store
     return stored_from(row)
 
 
-async def list_explanations(database: Database, tenant: str, **filters: Any) -> explanations.Page:
-    """One page of the tenant's explanations, newest first."""
+async def list_explanations(
+    database: Database, tenant: str, filter: Filter = EVERYTHING, *, cursor: str | None = None, limit: int = 50
+) -> explanations.Page:
+    """One page of the tenant's explanations, newest first; of a search perhaps a short one, see there."""
     async with database.transaction(tenant=tenant) as session:
-        return await explanations.page(session, **filters)
+        return await explanations.page(session, filter, cursor=cursor, limit=limit)
+
+
+async def batches(
+    database: Database, tenant: str, filter: Filter = EVERYTHING
+) -> AsyncIterator[list[Stored | StoredOther]]:
+    """All that are meant, newest first, some at a time; between them no connection is held."""
+    after: tuple[datetime, UUID] | None = None
+    while True:
+        async with database.transaction(tenant=tenant) as session:
+            found = await explanations.batch(session, filter, after=after, limit=BATCH)
+        yield [stored_from(row) for row in found.rows]
+        after = found.next
+        if after is None:
+            return
 
 
 def stored_from(row: Any) -> Stored | StoredOther:

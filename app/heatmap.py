@@ -90,7 +90,8 @@ def heat_map(stored: Stored) -> str:
     )
 
 
-def sections_of(stored: Stored) -> list[Section]:
+def sections_of(stored: Stored, most: int | None = None) -> list[Section]:
+    """Of the first targets, or of all."""
     attribution = stored.attribution
     prompt = tuple(item_from(item) for item in stored.request["prompt"])
     pictures = {index: picture_of(item, index) for index, item in enumerate(prompt) if isinstance(item, Image)}
@@ -98,7 +99,7 @@ def sections_of(stored: Stored) -> list[Section]:
     target, scale = "".join(part.text for part in attribution.targets), scale_of(stored)
     return [
         section(attribution, prompt, pictures, target, row, scale, around(stored, row))
-        for row in range(len(attribution.targets))
+        for row in range(len(attribution.targets))[:most]
     ]
 
 

@@ -199,6 +199,8 @@ async def store(explainer: Explainer, ready: Ready, question: Question, found: F
         attribution=dict(found.content),
         seconds=found.seconds,
         forwards=found.forwards,
+        prompt="\n".join(filter(None, (question.question, question.system_prompt))),
+        target=found.content["answer"],
     )
 
 
@@ -303,6 +305,7 @@ def result_of(result: Influence, pair: Pair, ready: Ready, lift: float | None) -
         "id": str(pair_id(file, pair.line)),
         "influence_level": result.level,
         "file_id": f"file-{file.id}",
+        "line": pair.line,
         "messages": pair.text,
         "score": result.score,
         "impact": result.impact,

@@ -20,6 +20,7 @@ from app.dialects import DIALECTS
 from app.docs import add_docs
 from app.errors import add_error_answers, problem_body
 from app.explain import Explainer
+from app.explorer.routes import add_explorer
 from app.flights import SingleFlight
 from app.influence_indexes import sweep_indexes
 from app.jobs import Jobs
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     for routes in DIALECTS.values():
         # Flat: every router inside another is searched anew for each request.
         app.router.routes.extend(routes())
+    add_explorer(app)
     add_docs(app, open_docs=settings.open_docs)
     return app
 

@@ -56,6 +56,11 @@ def request_from(record: Mapping[str, Any]) -> tuple[str, Prompt, str, AtmanConf
     return method, prompt, record["target"], METHODS[method].config(**record["config"])
 
 
+def text_of(items: Sequence[Mapping[str, Any]]) -> str:
+    """The texts of a prompt's records, for lists and searches; images and token ids have none."""
+    return "\n".join(item["data"] for item in items if item["type"] == "text")
+
+
 def item_record(item: Item) -> Record:
     """An image is kept as the file that was sent: the record answers what was asked, and names it by its content."""
     controls = [control_record(control) for control in item.controls]

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, literal_column, select, true, tuple_
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, or_, select, true, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,8 +17,10 @@ from storage.errors import InvalidValue, NotFound
 from storage.ids import time_ordered
 from storage.tables import Explanation, Model
 from storage.values import json_text, plain
+from storage.wording import excerpt, folded, words
 
 MAX_PAGE = 500
+stands_at = tuple_(Explanation.created_at, Explanation.id)
 NEWEST_FIRST = (Explanation.created_at.desc(), Explanation.id.desc())
 ANSWER = (Explanation.id, Explanation.model_digest, Explanation.attribution, Explanation.seconds, Explanation.forwards)
 # Stored for the registered weights, since they were registered: how they are run may have changed then.
@@ -47,15 +49,22 @@ GIVEN = (
     "attribution",
     "seconds",
     "forwards",
+    "prompt",
+    "target",
+    "words",
 )
 # Sent a second time when the first answer is lost with its connection.
 INSERT = compiled(insert(Explanation).on_conflict_do_nothing(index_elements=("tenant_id", "id")), GIVEN)
-COLUMNS = ("id", "kind", "model", "model_digest", "request_key", "seconds", "forwards", "created_at")
+COLUMNS = (
+    "id", "kind", "model", "model_digest", "request_key", "seconds", "forwards", "created_at", "prompt", "target",
+)  # fmt: skip
+SCANNED, SCANNED_BYTES = 10_000, 16 * 2**20
+"""Rows, and bytes of their words, that one page of a search looks at: it takes no longer where more are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """An explanation without its request and attribution, which can be large."""
+    """An explanation without its request and attribution, which can be large; of its texts the beginnings."""
 
     id: UUID
     kind: str
@@ -65,6 +74,35 @@ class Summary:
     seconds: float
     forwards: int
     created_at: datetime
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which explanations are meant: of a model, of a kind, stored in [since, until), with `search` in their words.
+
+    Raises InvalidValue for a time without a zone and for a name that Postgres cannot hold.
+    """
+
+    model: str | None = None
+    kind: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    search: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("since", "until"):
+            time = getattr(self, name)
+            if time is not None and time.tzinfo is None:
+                raise InvalidValue(f"`{name}` needs a time zone")
+        for text in (self.model, self.kind):
+            plain(text or "")
+
+    @property
+    def sought(self) -> str:
+        """As words are kept; empty: nothing in particular."""
+        return folded(self.search or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +113,15 @@ class Page:
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some whole rows, and where the next ones begin; None: these were the last."""
+
+    rows: tuple[Explanation, ...]
+    next: tuple[datetime, UUID] | None
+
+
+EVERYTHING = Filter()
 new_id = time_ordered
 
 
@@ -91,8 +138,13 @@ async def add(
     attribution: dict[str, Any],
     seconds: float,
     forwards: int,
+    prompt: str,
+    target: str,
 ) -> None:
-    """Stores an explanation, in a transaction of its own. Raises InvalidValue for what JSON cannot carry."""
+    """Stores an explanation, in a transaction of its own; `prompt` and `target` are its whole texts.
+
+    Raises InvalidValue for what JSON cannot carry.
+    """
     values = {
         "id": id,
         "kind": plain(kind),
@@ -103,6 +155,9 @@ async def add(
         "attribution": json_text(attribution),
         "seconds": seconds,
         "forwards": forwards,
+        "prompt": excerpt(prompt),
+        "target": excerpt(target),
+        "words": words(prompt, target),
     }
     await database.ask(INSERT, values, tenant=tenant)
 
@@ -124,39 +179,62 @@ async def find(database: Database, tenant: str, model: str, request_key: bytes) 
 
 
 async def page(
-    session: AsyncSession,
-    *,
-    model: str | None = None,
-    kind: str | None = None,
-    since: datetime | None = None,
-    cursor: str | None = None,
-    limit: int = 50,
+    session: AsyncSession, filter: Filter = EVERYTHING, *, cursor: str | None = None, limit: int = 50
 ) -> Page:
-    """Explanations newest first, at most `limit` (1 to 500); `since` is included and needs a time zone.
+    """Explanations newest first, at most `limit` (1 to 500).
 
-    Rows added meanwhile neither repeat nor shift the following pages. Raises InvalidCursor, InvalidValue.
+    Rows added meanwhile neither repeat nor shift the following pages. A search looks at so many rows at a time: its
+    page can have fewer rows than there are, or none, and a cursor. Raises InvalidCursor, InvalidValue.
     """
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidValue(f"a page has 1 to {MAX_PAGE} rows")
     columns = [getattr(Explanation, name) for name in COLUMNS]
-    query = select(*columns).where(*_conditions(model, kind, since, cursor)).order_by(*NEWEST_FIRST).limit(limit + 1)
+    conditions, end = _conditions(filter, cursor), None
+    if filter.sought:
+        end = await _last_scanned(session, conditions)
+        conditions += [stands_at >= tuple_(*end)] if end else []
+        conditions.append(func.strpos(Explanation.words, filter.sought) > 0)
+    query = select(*columns).where(*conditions).order_by(*NEWEST_FIRST).limit(limit + 1)
     rows = tuple(Summary(*row) for row in await session.execute(query))
-    more = len(rows) > limit
-    return Page(rows[:limit], cursor_at(rows[limit - 1].created_at, rows[limit - 1].id) if more else None)
+    if len(rows) > limit:
+        end = (rows[limit - 1].created_at, rows[limit - 1].id)
+    return Page(rows[:limit], cursor_at(*end) if end else None)
 
 
-def _conditions(
-    model: str | None, kind: str | None, since: datetime | None, cursor: str | None
-) -> list[ColumnElement[bool]]:
+async def batch(session: AsyncSession, filter: Filter, *, after: tuple[datetime, UUID] | None, limit: int) -> Batch:
+    """The next whole rows, newest first, of all that are meant; a search looks at so many rows at a time."""
+    found = await page(session, filter, cursor=cursor_at(*after) if after else None, limit=limit)
+    ids = [row.id for row in found.rows]
+    rows = (await session.scalars(select(Explanation).where(Explanation.id.in_(ids)).order_by(*NEWEST_FIRST))).all()
+    return Batch(tuple(rows), None if found.next_cursor is None else position(found.next_cursor))
+
+
+async def _last_scanned(session: AsyncSession, conditions: list[ColumnElement[bool]]) -> tuple[datetime, UUID] | None:
+    """Where the last of the rows stands that a page of a search looks at; None where it looks at all that are left.
+
+    The words are kept as they are, so that their size is known without reading them.
+    """
+    size = func.pg_column_size(Explanation.words)
+    so_far = func.sum(size).over(order_by=NEWEST_FIRST, rows=(None, 0)).label("so_far")
+    number = func.row_number().over(order_by=NEWEST_FIRST).label("number")
+    columns = (Explanation.created_at, Explanation.id, so_far, number)
+    first = select(*columns).where(*conditions).order_by(*NEWEST_FIRST).limit(SCANNED).subquery()
+    enough = or_(first.c.so_far >= SCANNED_BYTES, first.c.number == SCANNED)
+    place = select(first.c.created_at, first.c.id).where(enough).order_by(first.c.number).limit(1)
+    row = (await session.execute(place)).one_or_none()
+    return None if row is None else (row.created_at, row.id)
+
+
+def _conditions(filter: Filter, cursor: str | None) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    if model is not None:
-        conditions.append(Explanation.model == model)
-    if kind is not None:
-        conditions.append(Explanation.kind == kind)
-    if since is not None:
-        if since.tzinfo is None:
-            raise InvalidValue("`since` needs a time zone")
-        conditions.append(Explanation.created_at >= since)
+    if filter.model is not None:
+        conditions.append(Explanation.model == filter.model)
+    if filter.kind is not None:
+        conditions.append(Explanation.kind == filter.kind)
+    if filter.since is not None:
+        conditions.append(Explanation.created_at >= filter.since)
+    if filter.until is not None:
+        conditions.append(Explanation.created_at < filter.until)
     if cursor is not None:
-        conditions.append(tuple_(Explanation.created_at, Explanation.id) < tuple_(*position(cursor)))
+        conditions.append(stands_at < tuple_(*position(cursor)))
     return conditions

@@ -177,7 +177,8 @@ class Model(Table):
 class Explanation(Table):
     """A finished explanation. Outlives its model, so `model` refers to no row.
 
-    `id` is a time-ordered UUID; `request_key` the digest of the canonical request; `seconds` wall-clock.
+    `id` is a time-ordered UUID; `request_key` the digest of the canonical request; `seconds` wall-clock. `prompt` and
+    `target` are how these begin, and `words` what a search compares with (see `wording`).
     """
 
     __tablename__ = "explanations"
@@ -193,6 +194,9 @@ class Explanation(Table):
     attribution: Mapped[dict[str, Any]]
     seconds: Mapped[float]
     forwards: Mapped[int]
+    prompt: Mapped[str] = mapped_column(server_default="")
+    target: Mapped[str] = mapped_column(server_default="")
+    words: Mapped[str] = mapped_column(server_default="")
     created_at: Mapped[datetime] = _created_at()
 
 

@@ -36,6 +36,10 @@ OBJECTS: Mapping[str, str | None] = {
     "/models/{name}": "model",
     "/jobs/{id}": "job",
     "/explanations/{id}": "explanation",
+    "/explorer/stored/{id}": "explanation",
+    "/explorer/training/{id}": "explanation",
+    "/explorer/jobs/{id}": "job",
+    "/explorer/prompt/{id}": "explanation",
     "/files/{id}": "file",
     "/v1/flow/files/{id}": "file",
     "/v1/flow/deployments/{id}": "deployment",
@@ -89,7 +93,10 @@ COUNT = {"select": [{"function": "count"}]}
 SIDES = {"base": {"source": "reference"}, "target": {"source": "inference"}, "num_bins": 3}
 ENDED = {"status": "uploaded", "total_record_count": 60}
 ROW = [{"attribute_name": name, "attribute_value": 0.5} for name in INPUTS]
+PREDICTIONS = "/explorer/predictions"
+TRIED = {f"input.{name}": "0.5" for name in INPUTS}
 ASYNC = {"headers": {"Prefer": "respond-async"}}
+DRAWN = {"headers": {"Accept": "image/svg+xml"}}
 CONTEXT = {"context": PROMPT, "query": "", "response": TARGET}
 
 
@@ -106,6 +113,10 @@ def inference(_: Names) -> dict[str, Any]:
 
 def question(noun: str, **more: Any) -> Ask:
     return lambda n: told(model_id=n[noun], question=PAIRS[0][0], answer=PAIRS[0][1], **more)
+
+
+def of_region(noun: str, *, inference: bool = False) -> Ask:
+    return lambda n: {"params": {"model": n[noun]} | ({"inference": n["inference"]} if inference else {})}
 
 
 def nothing(_: Names) -> dict[str, Any]:
@@ -131,6 +142,21 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         "embed", "embeddings", "semantic_embed", "batch_semantic_embed", "instructable_embed", "rerank", "translate",
         "steering_concepts",
     )},
+    "POST /explorer/sign-out": (nothing,),
+    "POST /explorer/jobs/{id}/cancel": (nothing,),
+    "POST /explorer/training": (
+        lambda n: {"data": {"model": n["model"], "question": PAIRS[0][0], "answer": PAIRS[0][1]}},
+    ),
+    "GET /explorer/stored/{id}/export": tuple(
+        (lambda _, form=form: {"params": {"format": form}}) for form in ("json", "csv", "html", "svg")
+    ),
+    "POST /explorer/prompt": (
+        lambda n: {"data": {"model": n["model"], **PROMPTED}},
+        lambda n: {"data": {"model": n["model"], **PROMPTED, "other_factor": "0.5"}},
+        lambda n: {"data": {"model": n["model"], **PROMPTED}, "headers": {"HX-Request": "true"}},
+        lambda n: {"data": {"model": n["model"], **PROMPTED, "pictured": n["explanation"]}},
+    ),
+    "GET /explorer/prompt/{id}": (nothing, lambda n: {"params": {"other": n["explanation"]}}),
     "POST /api/v3/login": (lambda _: told(login=ANYTHING, password=ANYTHING),),
     "PUT /api/v3/organizations/current": (lambda n: told(organization_id=n["tenant"]),),
     f"POST {MODELS}": (lambda _: told(**definition(f"new-{uuid4()}")),),
@@ -140,11 +166,13 @@ ASKS: Mapping[str, Sequence[Ask]] = {
         lambda _: told(model_pipeline_input=ROW),
         lambda n: told(model_pipeline_input=ROW, compare_to=n["inference"]),
         lambda _: told(model_pipeline_input=ROW, dry_run=True),
+        lambda _: told(model_pipeline_input=ROW) | DRAWN,
     ),
     f"PATCH {MODELS}/{{model_id}}/enrichments": (lambda _: told(explainability={"enabled": True}),),
     f"PATCH {MODELS}/{{model_id}}/enrichments/{{name}}": (lambda _: told(enabled=True),),
     "POST /query": (lambda n: told(model_id=n["monitored"], **COUNT), lambda n: told(model_id=n["partner"], **COUNT)),
-    f"POST {MODELS}/{{model_id}}/inferences/query": (lambda _: told(**COUNT),),
+    f"POST {MODELS}/{{model_id}}/inferences/query": (lambda _: told(**COUNT), lambda _: told(**COUNT) | DRAWN),
+    f"GET {MODELS}/{{model_id}}/inferences/{{inference}}/explanation": (nothing, lambda _: DRAWN),
     f"POST {MODELS}/{{model_id}}/inferences/query/data_drift": (
         lambda _: told(properties=["income"], metric="PSI", **SIDES),
     ),
@@ -186,9 +214,18 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     "POST /models": (lambda n: told(name=f"new-{uuid4()}", kind="causal-lm", path="tiny-lm", base=n["model"]),),
     "POST /models/{name}/influence-index": (lambda n: told(training_files=[n["file"]]),),
     "GET /explanations/{id}": (
-        nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: {"headers": {"Accept": "image/svg+xml"}},
+        nothing, lambda _: {"headers": {"Accept": "text/html"}}, lambda _: DRAWN,
+        lambda _: {"headers": {"Accept": "text/csv"}},
     ),
     "GET /jobs/{id}/events": (nothing, lambda _: {"headers": {"Last-Event-ID": "1"}}),
+    f"GET {PREDICTIONS}": (nothing, of_region("monitored"), of_region("partner")),
+    f"GET {PREDICTIONS}/rows": (of_region("monitored"), of_region("partner")),
+    **{f"GET {PREDICTIONS}/{name}": (of_region("monitored", inference=True),) for name in (
+        "one", "scores", "explained",
+    )},
+    f"POST {PREDICTIONS}/what-if": (
+        lambda n: {"data": {"model": n["monitored"], "inference": n["inference"]} | TRIED},
+    ),
     f"GET {MODELS}/{{model_id}}": (
         nothing, lambda n: {"params": {"id_type": "partner_model_id"}, "path": {"model_id": n["partner"]}},
     ),

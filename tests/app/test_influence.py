@@ -92,7 +92,7 @@ async def test_the_answer_has_the_vendors_shape_on_one_line(server: Running) -> 
     assert response.status_code == 200 and "\n" not in response.text.strip()
     body = response.json()
     assert (body["version"], body["answer"]) == ("v0", ANSWER)
-    own = {"id", "influence_level", "file_id", "messages", "score", "impact", "q_value", "group_size", "lift"}
+    own = {"id", "influence_level", "file_id", "line", "messages", "score", "impact", "q_value", "group_size", "lift"}
     assert body["results"] and all(set(result) == own for result in body["results"])
     assert len({result["id"] for result in body["results"]}) == len(body["results"])
     assert {"id", "model_digest", "seconds"} <= set(body)
@@ -125,7 +125,9 @@ async def test_the_file_of_a_result_can_be_read_and_not_deleted(server: Running)
 
 async def test_the_answer_is_stored(server: Running) -> None:
     found = await ask(server)
-    stored = (await server.client.get(f"/explanations/{found['id']}", headers={"Accept": "text/html"})).json()
+    stored = (await server.client.get(f"/explanations/{found['id']}")).json()
+    page = await server.client.get(f"/explanations/{found['id']}", headers={"Accept": "text/html"})
+    assert found["results"][0]["file_id"] + ", line 1" in page.text
     assert (stored["kind"], stored["model"], stored["model_digest"]) == ("influence", "tuned", found["model_digest"])
     assert stored["request"] == {"question": QUESTION, "answer": None, "system_prompt": None}
     assert stored["attribution"]["results"][: len(found["results"])] == found["results"]

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 SCOPES = ("read", "explain", "ingest", "admin")
 OPEN = {"GET /healthz", "GET /readyz", "GET /version", "GET /v1/version", "POST /api/v3/login"}
+OPEN |= {"GET /explorer/sign-in", "POST /explorer/sign-in", "GET /explorer/static/{name}"}
 STRANGER = Tenant("", {"Authorization": "Bearer x"})
 OF_OURSELVES = {"GET /openapi.json", "GET /docs"}
 """These any key may read: they are about no tenant's things."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.dialects.native.routes import HTML, JSON, SVG, preferred
+from app.dialects.native.routes import FORMS
+from app.media_types import HTML, JSON, SVG, preferred
 from app.settings import Settings
 from app.start import first_key, open_database
 from storage import api_keys
@@ -74,7 +75,7 @@ async def test_pages(running: Running) -> None:
     ],
 )
 def test_accept(accept: str, form: str) -> None:
-    assert preferred(accept) == form
+    assert preferred(accept, FORMS) == form
 
 
 async def test_registry(start: Start, models_dir: Path) -> None:

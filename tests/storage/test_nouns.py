@@ -82,7 +82,7 @@ async def test_names_that_postgres_cannot_hold_are_invalid(database: Database, t
         with pytest.raises(InvalidValue):
             await models.get(session, name)
         with pytest.raises(InvalidValue):
-            await explanations.page(session, model=name)
+            await explanations.page(session, explanations.Filter(model=name))
         with pytest.raises(InvalidValue):
             await models.add(session, name=name, kind="causal-lm", path="/m")
     with pytest.raises(InvalidValue):
@@ -143,7 +143,8 @@ async def test_pages_are_newest_first_and_steady(database: Database, tenant: str
             break
     assert [row.id for row in seen] == newest
     async with database.transaction(tenant) as session:
-        only = await explanations.page(session, model="m1", kind="explain", since=added[6].created_at)
+        filter = explanations.Filter(model="m1", kind="explain", since=added[6].created_at)
+        only = await explanations.page(session, filter)
     wanted = [r.id for r in added if r.model == "m1" and r.kind == "explain" and r.created_at >= added[6].created_at]
     assert [row.id for row in only.rows] == wanted[::-1]
     assert only.next_cursor is None
@@ -161,9 +162,12 @@ async def test_foreign_cursors_are_refused(database: Database, tenant: str, curs
 
 async def test_page_arguments_are_checked(database: Database, tenant: str) -> None:
     async with database.transaction(tenant) as session:
-        for arguments in ({"limit": 0}, {"limit": 501}, {"since": datetime(2026, 1, 1)}):  # noqa: DTZ001
+        for limit in (0, 501):
             with pytest.raises(InvalidValue):
-                await explanations.page(session, **arguments)
+                await explanations.page(session, limit=limit)
+    for name in ("since", "until"):
+        with pytest.raises(InvalidValue, match=name):
+            explanations.Filter(**{name: datetime(2026, 1, 1)})  # noqa: DTZ001
 
 
 def test_ids_are_ordered_by_time() -> None:

@@ -75,6 +75,8 @@ def explanation(**changes: Any) -> dict[str, Any]:
         "attribution": {"values": [1.0]},
         "seconds": 0.5,
         "forwards": 3,
+        "prompt": "p",
+        "target": "t",
     }
     return fields | changes
 

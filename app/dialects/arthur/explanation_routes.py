@@ -43,11 +43,16 @@ from app.dialects.arthur.explanation_schemas import (
     what_if_answer,
 )
 from app.dialects.arthur.model_routes import MODELS, ModelId
+from app.drawn import DRAWN, FORMS, Accept, picture_response
 from app.errors import problems
 from app.explainability import configure, disable, find_state
+from app.media_types import JSON, preferred
 from app.multipart import MULTIPART, Form
 from app.on_demand import explain_inference, forecast_inference, forecast_what_if, what_if
+from app.pictures import explanation_plot
+from app.query import inference as stored_inference
 from app.refusals import MalformedBody, NotFound
+from app.scores import Explanation
 from explainers.errors import InvalidRequest, MissingCapability
 
 EXPLAINABILITY = "explainability"
@@ -69,6 +74,13 @@ Sort = Annotated[
 ]
 Page = Annotated[int, Query(ge=1, description="Of the scores in each entry.", examples=[1])]
 PageSize = Annotated[int, Query(ge=1, le=10_000, description="Scores of a page.", examples=[500])]
+PlotKind = Annotated[
+    str | None,
+    Query(description="Of a picture: `waterfall` (not lime), `bars` or `tokens` (texts).", examples=["waterfall"]),
+]
+Output = Annotated[
+    str | None, Query(description="Of a picture: which output it explains; the first.", examples=["churn_yes"])
+]
 Uncertainty = Annotated[bool, Query(description="Adds the standard error of each score.", examples=[True])]
 DryRun = Annotated[bool, Query(description="Nothing is computed: the answer is `predictions`.", examples=[True])]
 
@@ -78,7 +90,7 @@ def explanation_routes() -> list[BaseRoute]:
     one = MODELS + "/{model_id}"
     by_id = MODELS + "/{model_id:uuid}"  # a name with slashes, as in GET /models/{name}, is none
     known, written = problems(401, 403, 404), problems(400, 401, 403, 404, 413, 415, 429)
-    asked: Any = {"responses": problems(400, 401, 403, 404, 413, 415, 429, 503)}
+    asked: Any = {"responses": DRAWN | problems(400, 401, 403, 404, 413, 415, 429, 503)}
     keyed.get(
         by_id + "/inferences/{inference:path}/explanation", summary="Explain an inference",
         response_model=ExplanationAnswer | CostAnswer, **asked,
@@ -126,10 +138,14 @@ async def explanation(
     page_size: PageSize = 500,
     uncertainty: Uncertainty = False,
     dry_run: DryRun = False,
+    plot: PlotKind = None,
+    predicted_attribute_name: Output = None,
+    accept: Accept = JSON,
 ) -> Response:
     """The scores of an inference: those stored, or else computed now and stored, the same numbers either way.
 
-    With `dry_run` nothing is computed: the answer says what it would take.
+    With `dry_run` nothing is computed: the answer says what it would take. With `Accept: image/svg+xml` the scores of
+    one output as a picture: a waterfall where they add up to it, the tokens of a text, or bars.
     """
     if dry_run:
         count = forecast_inference(server.explainer, caller.tenant, str(model_id), inference, algorithm, n_samples)
@@ -138,7 +154,11 @@ async def explanation(
         server.explainer_for(caller), caller.tenant, str(model_id), inference, algorithm, n_samples
     )
     found = await while_connected(request, work)
-    return JsonResponse(explanation_answer(found, Listing(sort, page, page_size, uncertainty)))
+    if preferred(accept, FORMS) == JSON:
+        answer = explanation_answer(found, Listing(sort, page, page_size, uncertainty))
+        return JsonResponse(answer, headers={"Vary": "Accept"})
+    row = await stored_inference(server.explainer.database, caller.tenant, str(model_id), inference)
+    return await picture_answer(found, inference, row, predicted_attribute_name, plot)
 
 
 async def try_row(
@@ -147,18 +167,33 @@ async def try_row(
     caller: Asker,
     model_id: ModelId,
     body: Annotated[WhatIfBody, Body(openapi_examples={"other income": {"value": TRIED}})],
+    plot: PlotKind = None,
+    predicted_attribute_name: Output = None,
+    accept: Accept = JSON,
 ) -> Response:
     """The prediction for a row of inputs, and its scores. Nothing is stored.
 
     A model of texts is asked with `compare_to`, an inference that the prediction is compared with. With `dry_run`
-    nothing is computed: the answer says what it would take.
+    nothing is computed: the answer says what it would take. With `Accept: image/svg+xml` the scores as a picture.
     """
     asked: Any = {"algorithm": body.algorithm, "original": body.compare_to}
     if body.dry_run:
         count = forecast_what_if(server.explainer, caller.tenant, model_id, body.given(), **asked)
         return JsonResponse(cost_answer(await while_connected(request, count)))
     work = what_if(server.explainer_for(caller), caller.tenant, model_id, body.given(), **asked)
-    return JsonResponse(what_if_answer(await while_connected(request, work)))
+    found = await while_connected(request, work)
+    if preferred(accept, FORMS) == JSON:
+        return JsonResponse(what_if_answer(found), headers={"Vary": "Accept"})
+    given = dict(body.given())
+    return await picture_answer(found.explanation, "this row", given, predicted_attribute_name, plot)
+
+
+async def picture_answer(
+    explanation: Explanation, subject: str, given: Mapping[str, Any], output: str | None, kind: str | None
+) -> Response:
+    """One output's scores as an SVG file."""
+    drawing = await asyncio.to_thread(explanation_plot, explanation, subject, given, output=output, kind=kind)
+    return picture_response(drawing)
 
 
 async def enrichments(server: ServerState, caller: ReaderOrIngester, model_id: KnownId) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,7 +13,10 @@ from starlette.routing import BaseRoute
 
 from app.dependencies import JsonResponse, Reader, ServerState, keyed_router
 from app.dialects.arthur.model_routes import MODELS, ModelId
+from app.drawn import DRAWN, FORMS, Accept, picture_response
 from app.errors import problems
+from app.media_types import JSON, preferred
+from app.pictures import query_plot
 from app.query import drift, drift_table, inference, query
 from explainers.errors import InvalidRequest
 
@@ -73,9 +77,10 @@ class QueryResponse(BaseModel):
 def query_routes() -> list[BaseRoute]:
     keyed, counted = keyed_router("Query (Arthur's wire)"), keyed_router("Query (Arthur's wire)", counted=True)
     refused: Any = {"response_model": QueryResponse, "responses": problems(400, 401, 403, 404, 413, 415, 429)}
-    counted.post("/query", summary="Query stored inferences", **refused)(ask)
+    drawn = refused | {"responses": DRAWN | refused["responses"]}
+    counted.post("/query", summary="Query stored inferences", **drawn)(ask)
     of_model = MODELS + "/{model_id}/inferences/query"
-    counted.post(of_model, summary="Query a model's inferences", **refused)(ask_model)
+    counted.post(of_model, summary="Query a model's inferences", **drawn)(ask_model)
     counted.post(of_model + "/data_drift", summary="Drift between two sets of rows", **refused)(ask_drift)
     table = of_model + "/data_drift_psi_bucket_calculation_table"
     counted.post(table, summary="The bins of a stability index", **refused)(ask_drift_table)
@@ -93,10 +98,14 @@ async def ask(
     model_id: Named = None,
     page: Page = None,
     page_size: PageSize = None,
+    accept: Accept = JSON,
 ) -> Response:
     """Properties, functions and aggregates of the inferences of a model, which `model_id` names in the body or the URL.
 
-    A mistake is answered with its place in the query and the nearest valid name.
+    A mistake is answered with its place in the query and the nearest valid name. With `Accept: image/svg+xml` rows of
+    scores are answered as a picture: a beeswarm (`explainer_attribute` with `explainer_score`, and the inputs' own
+    values for its colours), bars (`avgAbs` of `explainer_score`, or `regionalFeatureImportances`), lines over time
+    (with `roundTimestamp`), or the heat map of a text (`nlp_explanation`).
     """
     named, rest = body.get("model_id"), {name: value for name, value in body.items() if name != "model_id"}
     if named is not None and not isinstance(named, str):
@@ -105,7 +114,7 @@ async def ask(
         raise InvalidRequest("is another one in the URL", "/model_id")
     database = server.explainer.database
     rows = await query(database, caller.tenant, named or model_id, rest, page=page, page_size=page_size)
-    return JsonResponse({"query_result": rows})
+    return await rows_answer(rest, rows, accept)
 
 
 async def one_inference(
@@ -123,10 +132,17 @@ async def ask_model(
     body: OneBody,
     page: Page = None,
     page_size: PageSize = None,
+    accept: Accept = JSON,
 ) -> Response:
-    """Properties, functions and aggregates of the inferences of this model."""
+    """Properties, functions and aggregates of the inferences of this model; also as a picture, as of `POST /query`."""
     rows = await query(server.explainer.database, caller.tenant, model_id, body, page=page, page_size=page_size)
-    return JsonResponse({"query_result": rows})
+    return await rows_answer(body, rows, accept)
+
+
+async def rows_answer(body: dict[str, Any], rows: list[dict[str, Any]], accept: str) -> Response:
+    if preferred(accept, FORMS) == JSON:
+        return JsonResponse({"query_result": rows}, headers={"Vary": "Accept"})
+    return picture_response(await asyncio.to_thread(query_plot, body, rows))
 
 
 async def ask_drift(server: ServerState, caller: Reader, model_id: ModelId, body: DriftBody) -> Response:

@@ -8,10 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.definitions import Definition
-from app.explain import Stored, StoredOther
 from app.model_body import ModelBody
 from app.models import Entry, NewModel
-from app.records import attribution_record
 from app.wire import Wire
 from storage.explanations import Page, Summary
 
@@ -106,6 +104,13 @@ class ExplanationSummary(BaseModel):
     kind: str = Kind
     model: str = ModelField
     model_digest: str = Digest
+    prompt: str = Field(
+        description="How the texts of the prompt, or the question, begin: at most 200 characters.",
+        examples=["Oslo is in Norway. Oslo lies in"],
+    )
+    target: str = Field(
+        description="How the target, or the answer, begins: at most 200 characters.", examples=[" Norway"]
+    )
     seconds: float = Seconds
     forwards: int = Forwards
     created_at: datetime = CreatedAt
@@ -116,6 +121,12 @@ class ExplanationPage(BaseModel):
     next_cursor: str | None = Field(
         description="Ask for the following page with it; null on the last one.", examples=[None]
     )
+
+
+class ExplanationExport(BaseModel):
+    """Many stored explanations, complete."""
+
+    explanations: list[ExplanationResponse] = Field(description="Newest first.")
 
 
 class ModelResponse(BaseModel):
@@ -204,21 +215,6 @@ class Readiness(BaseModel):
     )
     accepting: bool = Field(description="Requests are taken: the server has not been told to end.", examples=[True])
     model_counts: ModelCounts = Field(description="How many models are in which state.")
-
-
-def explanation_answer(stored: Stored | StoredOther) -> dict[str, Any]:
-    record = attribution_record(stored.attribution) if isinstance(stored, Stored) else dict(stored.content)
-    return {
-        "id": str(stored.id),
-        "kind": stored.kind,
-        "model": stored.model,
-        "model_digest": stored.model_digest,
-        "request": stored.request,
-        "attribution": record,
-        "seconds": stored.seconds,
-        "forwards": stored.forwards,
-        "created_at": stored.created_at,
-    }
 
 
 def page_answer(page: Page) -> dict[str, Any]:

@@ -69,6 +69,11 @@ class InfluenceResult(BaseModel):
     file_id: str = Field(
         description="The training file that holds the pair.", examples=["file-9b1f3a52-77aa-4a31-8f0e-2f9c44d0a6e1"]
     )
+    line: int | None = Field(
+        None,
+        description="Its line in that file, from 1; lacks in answers that were stored before there were lines.",
+        examples=[17],
+    )
     messages: str = Field(
         description="The pair: its last question and answer.",
         examples=["Q: Who keeps the mill?\nA: Anna keeps the mill."],

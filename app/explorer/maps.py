@@ -1,0 +1,178 @@
+"""A heat map as the pages show it: the targets to choose from, the scores as numbers, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import pprint
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from app.explain import KIND, Stored
+from app.explorer.question_form import Body, body_from
+from app.heatmap import Piece, Section, legend, name_of, scale_of, sections_of
+from app.records import item_from
+from explainers.types import Feature, Target
+
+SHOWN_ROWS = 500
+"""Rows of the table of numbers; the file of the explanation has them all."""
+MOST_PIECES = 20_000
+"""Coloured pieces of one page: as many maps of tokens are shown as that has room for, and at least one."""
+UNNAMED = "target so far"
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One score of one piece, with what is known of its noise."""
+
+    where: str
+    piece: str
+    score: float
+    noise: float | None
+
+    @property
+    def below(self) -> bool:
+        return self.noise is not None and abs(self.score) <= self.noise
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One of the maps to choose from: of the whole target, or of one of its tokens."""
+
+    name: str
+    token: bool
+    section: Section
+    numbers: tuple[Number, ...]  # by falling size
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Everything that stands beside and in one heat map."""
+
+    stored: Stored
+    views: tuple[View, ...]
+    levels: tuple[Piece, ...]
+    body: Body | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(self.stored.attribution.facts)
+
+    @property
+    def factor(self) -> float | None:
+        """What attention was multiplied with; None where nothing was."""
+        config = self.stored.request.get("config", {})
+        return None if self.stored.attribution.method == "ablation" else config.get("control_factor")
+
+    @property
+    def left_out(self) -> int:
+        """Tokens of which no map is shown."""
+        shown = sum(view.token for view in self.views) or 1
+        return len(self.stored.attribution.targets) - shown
+
+    @property
+    def noisy(self) -> tuple[int, int, float] | None:
+        """How many scores are no larger than their noise, of how many, and the largest noise; None where unknown."""
+        attribution = self.stored.attribution
+        if attribution.uncertainty is None:
+            return None
+        own = np.array([feature.item == len(self.stored.request["prompt"]) for feature in attribution.features])  # (F,)
+        earlier = (own.cumsum() - 1)[None] < np.arange(len(attribution.targets))[:, None]  # (T, F)
+        counted = ~own[None] | earlier
+        below = counted & (abs(attribution.values) <= attribution.uncertainty)
+        return int(below.sum()), int(counted.sum()), float(attribution.uncertainty[counted].max(initial=0.0))
+
+    @property
+    def random(self) -> str:
+        """What the noise is of."""
+        return "sampling" if self.stored.attribution.method == "ablation" else "the model's arithmetic"
+
+
+def map_of(stored: Stored) -> Map:
+    """Blocks for as long as laying out takes; not for the event loop."""
+    body = body_from(stored.model, stored.request) if stored.kind == KIND else None
+    attribution = stored.attribution
+    views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))))
+    if len(attribution.targets) > 1 and summable(stored):
+        (view,) = views_of(summed(stored), 1)
+        views = [replace(view, name="whole target", token=False), *views]
+    return Map(stored, tuple(views), legend(scale_of(stored)), body)
+
+
+def views_of(stored: Stored, most: int) -> list[View]:
+    many = len(stored.attribution.targets) > 1
+    views = []
+    for row, section in enumerate(sections_of(stored, most)):
+        numbers = numbers_of(stored, row)
+        views.append(
+            View(section.target, many, section, tuple(numbers[:SHOWN_ROWS]), max(0, len(numbers) - SHOWN_ROWS))
+        )
+    return views
+
+
+def summable(stored: Stored) -> bool:
+    """Whether its scores are plain nats, of which those of a text are the sum of those of its tokens."""
+    config = stored.request.get("config", {})
+    return config.get("postprocessing") == "none" and not config.get("normalize", True)
+
+
+def summed(stored: Stored) -> Stored:
+    """The same for the target as a whole: log-probabilities of its tokens add up, and so do their losses."""
+    attribution = stored.attribution
+    text = "".join(target.text for target in attribution.targets)
+    values = attribution.values.sum(axis=0, keepdims=True)  # (1, F)
+    return replace(stored, attribution=replace(attribution, targets=(Target(text),), values=values, uncertainty=None))
+
+
+def numbers_of(stored: Stored, row: int) -> list[Number]:
+    """All scores of one target, the largest first; of its own tokens those before it."""
+    attribution = stored.attribution
+    names = [name_of(item_from(item), index) for index, item in enumerate(stored.request["prompt"])]
+    noises = None if attribution.uncertainty is None else attribution.uncertainty[row].tolist()
+    found, earlier = [], 0
+    for column, (feature, score) in enumerate(zip(attribution.features, attribution.values[row].tolist(), strict=True)):
+        if feature.item == len(names):
+            earlier += 1
+            if earlier > row:
+                continue
+        noise = None if noises is None else noises[column]
+        found.append(Number(where_of(feature, names), feature.name, score, noise))
+    return sorted(found, key=lambda number: -abs(number.score))
+
+
+def where_of(feature: Feature, names: Sequence[str]) -> str:
+    return names[feature.item] if feature.item < len(names) else UNNAMED
+
+
+# -- to be copied ------------------------------------------------------------------------------------------------------
+
+
+def as_curl(base: str, body: Body) -> str:
+    """A command that asks the same, with the key in `WHENCE_KEY`."""
+    head = f'curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $WHENCE_KEY"'
+    return (
+        f"{head} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+    )
+
+
+def as_python(base: str, body: Body) -> str:
+    """A script that asks the same, with httpx."""
+    shown = pprint.pformat(body, width=100, sort_dicts=False)
+    return f"""import os
+
+import httpx
+
+question = {shown}
+answer = httpx.post(
+    {base + "explain"!r},
+    headers={{"Authorization": f"Bearer {{os.environ['WHENCE_KEY']}}"}},
+    json=question,
+    timeout=300,
+)
+answer.raise_for_status()
+print(answer.json())
+"""

@@ -1,0 +1,143 @@
+"""The first page: a prompt, what the model says after it, and the heat map over the prompt's words."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from app.dependencies import Asker, Caller, Reader, ReaderOrAsker, Server, ServerState, while_connected
+from app.explain import Explained, Stored, fetch_explanation
+from app.explorer.maps import Map, as_curl, as_python, map_of
+from app.explorer.pages import Page, page, swaps
+from app.explorer.question_form import (
+    GRANULARITIES,
+    Body,
+    Form,
+    bodies_of,
+    body_of,
+    form_from,
+    form_of,
+    image_from,
+    question_of,
+)
+from app.explorer.session import PageRequest, moved, page_router
+from app.jobs import Order, explain_or_submit
+from app.models import list_models
+from app.refusals import Forbidden, NotFound
+from explainers.errors import InvalidRequest
+from explainers.loaders import PREDICTORS
+from explainers.registry import METHODS
+
+TITLE = "Prompt"
+
+
+def prompt_routes() -> list[BaseRoute]:
+    keyed = page_router()
+    keyed.get("/")(front)
+    keyed.post("/explorer/prompt")(ask)
+    keyed.get("/explorer/prompt/{id}")(kept)
+    return keyed.routes
+
+
+async def front(request: Request, server: ServerState, caller: ReaderOrAsker, model: str = "") -> Response:
+    """The empty form."""
+    return await whole_page(request, server, caller, Form(model=model), [])
+
+
+async def ask(request: PageRequest, server: ServerState, caller: Asker) -> Response:
+    """Explains, and where that is asked for once more another way, to be compared."""
+    fields = await request.fields()
+    form = form_from(fields)
+    image = await image_from(fields) or await image_again(server, caller, form.pictured)
+    bodies = bodies_of(form, image)
+    answers = [await while_connected(request, explained(server, caller, body)) for body in bodies]
+    address = address_of([str(answer.id) for answer in answers])
+    if not swaps(request):
+        return moved(address)
+    found = [await stored_map(server, caller, str(answer.id)) for answer in answers]
+    response = page(request, "maps.html", **shown(request, found))
+    response.headers["HX-Push-Url"] = address
+    return response
+
+
+async def kept(request: Request, server: ServerState, caller: Reader, id: str, other: str = "") -> Response:
+    """A stored explanation, with the form as it was filled in; beside it another one."""
+    found = [await stored_map(server, caller, name) for name in (id, other) if name]
+    body, stored = found[0].body, found[0].stored
+    form = Form(model=stored.model) if body is None else form_of(body, str(stored.id))
+    whole = body is not None and holds(form, body, stored)
+    return await whole_page(request, server, caller, form, found, partly=not whole)
+
+
+async def explained(server: Server, caller: Caller, body: Body) -> Explained:
+    order, explainer = Order(question_of(body)), server.explainer_for(caller)
+    return await explain_or_submit(explainer, server.jobs, caller.tenant, order)
+
+
+async def stored_map(server: Server, caller: Caller, id: str) -> Map:
+    """Raises NotFound for what is no map, too."""
+    stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
+    if not isinstance(stored, Stored):
+        raise NotFound("this explanation is no heat map")
+    return await asyncio.to_thread(map_of, stored)
+
+
+async def image_again(server: Server, caller: Caller, id: str) -> bytes | None:
+    """The image of a stored explanation; raises what reading that does."""
+    if not id:
+        return None
+    if not caller.may("read"):
+        raise Forbidden("this key lacks the scope: read")
+    stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
+    image = image_of(stored) if isinstance(stored, Stored) else None
+    if image is None:
+        raise InvalidRequest("the explanation that is named holds no image", "/pictured")
+    return image
+
+
+def image_of(stored: Stored) -> bytes | None:
+    items = stored.request["prompt"]
+    return next((b64decode(item["data"]) for item in items if item["type"] == "image"), None)
+
+
+def holds(form: Form, body: Body, stored: Stored) -> bool:
+    """Whether asking with the form would ask the same."""
+    return body_of(form, image_of(stored)) == body
+
+
+async def whole_page(
+    request: Request, server: Server, caller: Caller, form: Form, found: list[Map], *, partly: bool = False
+) -> Response:
+    models = await model_names(server, caller)
+    choices: dict[str, Any] = {"models": models, "methods": sorted(METHODS), "granularities": GRANULARITIES}
+    return page(request, "prompt.html", here=TITLE, form=form, partly=partly, **choices, **shown(request, found))
+
+
+async def model_names(server: Server, caller: Caller) -> list[str]:
+    """Of those that complete prompts and are not refused; none is waited for."""
+    entries = await list_models(server.explainer.database, server.explainer.runtime, caller.tenant)
+    return [
+        entry.registration.name
+        for entry in entries
+        if entry.registration.kind not in PREDICTORS and entry.state != "refused"
+    ]
+
+
+def shown(request: Request, found: list[Map]) -> dict[str, Any]:
+    base = str(request.base_url)
+    copies = [None if each.body is None else (as_curl(base, each.body), as_python(base, each.body)) for each in found]
+    ids = [str(each.stored.id) for each in found]
+    return {"maps": list(zip(found, copies, strict=True)), "address": address_of(ids) if ids else ""}
+
+
+def address_of(ids: list[str]) -> str:
+    first, *others = ids
+    return f"/explorer/prompt/{first}" + "".join(f"?other={other}" for other in others)
+
+
+PAGE = Page(TITLE, "/", ("read", "explain"), prompt_routes)

@@ -1,0 +1,402 @@
+"""The pages' sign-in and forms against strangers and other sites; what people see is in tests/explorer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from http.cookies import SimpleCookie
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.explain import Stored, fetch_explanation
+from app.explorer import maps, session
+from app.explorer.maps import Map, map_of
+from app.explorer.pages import POLICY, assets
+from app.explorer.question_form import asks, bodies_of, body_from, body_of, form_of, messages_of, question_of, spoken
+from app.explorer.session import COOKIE, LIFE_SECONDS
+from app.explorer.sign_in import local
+from app.throttle import Throttle
+from explainers.errors import InvalidRequest
+from tests.app.conftest import ADMIN_KEY, PROMPT, TARGET, Running, Start
+
+pytestmark = pytest.mark.anyio
+
+HOME = {"Origin": "http://whence", "Sec-Fetch-Site": "same-origin"}
+ELSEWHERE = (
+    {"Origin": "http://evil"},
+    {"Origin": "null"},
+    {"Origin": "http://whence.evil"},
+    {"Origin": "http://whence", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://evil", "Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "none"},
+)
+ASKED = {"model": "tiny-lm", "prompt": PROMPT, "target": TARGET}
+
+
+def browser_of(running: Running, base: str = "http://whence") -> httpx.AsyncClient:
+    """With a jar of cookies, and no key in a header."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(running.app), base_url=base)
+
+
+async def signed_in(browser: httpx.AsyncClient, key: str = ADMIN_KEY, **fields: str) -> httpx.Response:
+    page = await browser.get("/explorer/sign-in")
+    word = re.search(r'name="word" value="([^"]+)"', page.text)
+    assert word is not None
+    return await browser.post("/explorer/sign-in", data={"word": word[1], "key": key, **fields}, headers=HOME)
+
+
+@pytest.fixture
+async def browser(running: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with browser_of(running) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def csrf(browser: httpx.AsyncClient) -> str:
+    """Of a browser that has signed in."""
+    assert (await signed_in(browser)).status_code == 303
+    found = re.search(r'name="csrf" value="([^"]+)"', (await browser.get("/")).text)
+    assert found is not None
+    return found[1]
+
+
+async def test_the_cookie_is_safe_and_opens_pages_alone(running: Running, browser: httpx.AsyncClient) -> None:
+    answer = await signed_in(browser, next="/?model=tiny-lm")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/?model=tiny-lm")
+    cookie = SimpleCookie(answer.headers["set-cookie"])[COOKIE]
+    assert cookie["httponly"] and cookie["samesite"].lower() == "strict" and cookie["path"] == "/"
+    assert not cookie["secure"] and not cookie["domain"] and int(cookie["max-age"]) == LIFE_SECONDS
+    assert ADMIN_KEY not in cookie.value
+    assert (await browser.get("/")).status_code == 200
+    for way in ({"Authorization": f"Bearer {cookie.value}"}, {"Cookie": f"Authorization={cookie.value}"}, {}):
+        for path in ("/models", "/explanations", "/openapi.json"):
+            assert (await browser.get(path, headers=way)).status_code == 401
+    explained = await browser.post("/explain", json=ASKED, headers=HOME)
+    assert explained.status_code == 401
+
+
+@pytest.mark.parametrize("base", ["https://whence", "http://whence"])
+async def test_over_tls_the_cookie_is_bound_to_the_host(running: Running, base: str) -> None:
+    """Also where a proxy speaks it: then the browser alone says so."""
+    async with browser_of(running, base) as browser:
+        page = await browser.get("/explorer/sign-in")
+        word = re.search(r'name="word" value="([^"]+)"', page.text)
+        assert word is not None
+        home = {"Origin": "https://whence", "Sec-Fetch-Site": "same-origin"}
+        answer = await browser.post("/explorer/sign-in", data={"word": word[1], "key": ADMIN_KEY}, headers=home)
+        name, value = f"__Host-{COOKIE}", SimpleCookie(answer.headers["set-cookie"])
+        assert list(value) == [name] and value[name]["secure"] and value[name]["path"] == "/"
+        assert not value[name]["domain"]
+        cookie = {"Cookie": f"{name}={value[name].value}"}
+        assert (await browser.get("/", headers=cookie)).status_code == 200
+        plain = {"Cookie": f"{COOKIE}={value[name].value}"}  # which another host of the domain could set
+        if base.startswith("https"):
+            assert (await browser.get("/", headers=plain)).status_code == 303
+        token = re.findall(r'name="csrf" value="([^"]+)"', (await browser.get("/", headers=cookie)).text)[0]
+        left = await browser.post("/explorer/sign-out", data={"csrf": token}, headers=home | cookie)
+        assert left.headers["set-cookie"].startswith(f'{name}="";') and "Secure" in left.headers["set-cookie"]
+
+
+async def test_the_cookie_of_an_api_login_opens_no_page(running: Running, browser: httpx.AsyncClient) -> None:
+    body = {"login": "WHENCE_API_KEY", "password": ADMIN_KEY}
+    assert (await browser.post("/api/v3/login", json=body)).status_code == 200
+    assert (await browser.get("/api/v3/users/me")).status_code == 200
+    assert (await browser.get("/")).status_code == 303
+    token = browser.cookies["Authorization"]
+    assert (await browser.get("/", headers={"Cookie": f"{COOKIE}={token}"})).status_code == 303
+
+
+async def test_a_form_needs_the_token_of_its_session_and_this_host(
+    running: Running, browser: httpx.AsyncClient, csrf: str
+) -> None:
+    assert (await browser.post("/explorer/prompt", data=ASKED | {"csrf": csrf}, headers=HOME)).status_code == 303
+    async with browser_of(running) as other:
+        await signed_in(other)
+        found = re.search(r'name="csrf" value="([^"]+)"', (await other.get("/")).text)
+        assert found is not None
+        theirs = found[1]
+    for wrong in ("", "x", csrf[:-1], theirs, csrf + "é"):
+        for form in (ASKED | {"csrf": wrong}, ASKED):
+            answer = await browser.post("/explorer/prompt", data=form, headers=HOME)
+            assert answer.status_code == 403 and "load the page again" in answer.text
+    for headers in ELSEWHERE:
+        for path in ("/explorer/prompt", "/explorer/sign-out"):
+            answer = await browser.post(path, data=ASKED | {"csrf": csrf}, headers=headers)
+            assert answer.status_code == 403, (headers, path)
+    assert (await browser.get("/")).status_code == 200
+
+
+async def test_another_site_cannot_sign_people_in(running: Running, browser: httpx.AsyncClient) -> None:
+    for word in ("", "x"):
+        answer = await browser.post("/explorer/sign-in", data={"word": word, "key": ADMIN_KEY}, headers=HOME)
+        assert answer.status_code == 403 and COOKIE not in browser.cookies
+    page = await browser.get("/explorer/sign-in")
+    word = re.findall(r'name="word" value="([^"]+)"', page.text)[0]
+    for headers in ELSEWHERE:
+        form = {"word": word, "key": ADMIN_KEY}
+        answer = await browser.post("/explorer/sign-in", data=form, headers=headers)
+        assert answer.status_code == 403 and COOKIE not in browser.cookies
+        word = re.findall(r'name="word" value="([^"]+)"', answer.text)[0]
+
+
+async def test_sign_ins_are_throttled_with_the_logins(start: Start) -> None:
+    async with start() as running, browser_of(running) as browser:
+        for number in range(10):
+            assert (await signed_in(browser, f"wrong-{number}")).status_code == 401
+            body = {"login": f"name-{number}", "password": "wrong"}
+            assert (await browser.post("/api/v3/login", json=body)).status_code == 401
+        answer = await signed_in(browser)
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1 and COOKIE not in browser.cookies
+
+
+async def test_right_sign_ins_use_nothing_up(running: Running, browser: httpx.AsyncClient) -> None:
+    throttle = Throttle(of_address=2)
+    server = running.server
+    for _ in range(5):
+        await session.sign_in(server.explainer.database, server.settings.data_dir, throttle, "a", ADMIN_KEY)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 60_000, "\x00", "é' OR 1=1", "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.x"])
+async def test_odd_keys_are_wrong_keys(running: Running, browser: httpx.AsyncClient, key: str) -> None:
+    answer = await signed_in(browser, key)
+    assert answer.status_code == 401 and (key not in answer.text or not key)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"word=" + b"x" * 70_000, "application/x-www-form-urlencoded"),
+        (b"&".join(b"a=1" for _ in range(2000)), "application/x-www-form-urlencoded"),
+        (b"\xff\xfe=%ff", "application/x-www-form-urlencoded"),
+        (b"--b\r\nbroken", "multipart/form-data; boundary=b"),
+        (b"{}", "application/json"),
+        (b"", ""),
+    ],
+    ids=["long", "many", "bytes", "multipart", "json", "none"],
+)
+async def test_odd_forms_of_strangers_are_refused(
+    running: Running, browser: httpx.AsyncClient, csrf: str, content: bytes, kind: str
+) -> None:
+    headers = HOME | {"Content-Type": kind, "X-CSRF-Token": csrf}
+    entered = await browser.post("/explorer/sign-in", content=content, headers=headers)
+    assert entered.status_code in (401, 403, 413, 415)
+    asked = await browser.post("/explorer/prompt", content=content, headers=headers)
+    assert asked.status_code in (400, 404), asked.text
+
+
+async def test_a_page_ends_with_its_key(running: Running, browser: httpx.AsyncClient) -> None:
+    header = await running.key("read", tenant="pages-of-one")
+    secret = header["Authorization"].removeprefix("Bearer ")
+    await signed_in(browser, secret)
+    page = await browser.get("/")
+    assert page.status_code == 200 and "lacks the scope" in page.text
+    database = running.server.explainer.database
+    async with database.transaction(tenant="pages-of-one") as session:
+        await session.execute(text("UPDATE api_keys SET revoked_at = now()"))
+    assert (await browser.get("/")).status_code == 303
+    swapped = await browser.get("/", headers={"HX-Request": "true"})
+    assert (swapped.status_code, swapped.headers["hx-redirect"]) == (401, "/explorer/sign-in")
+
+
+async def test_a_key_without_the_scope_is_refused_in_words(running: Running, browser: httpx.AsyncClient) -> None:
+    header = await running.key("read", tenant="pages-of-two")
+    await signed_in(browser, header["Authorization"].removeprefix("Bearer "))
+    token = re.findall(r'name="csrf" value="([^"]+)"', (await browser.get("/")).text)[0]
+    answer = await browser.post("/explorer/prompt", data=ASKED | {"csrf": token}, headers=HOME)
+    assert answer.status_code == 403 and "lacks the scope: explain" in answer.text
+
+
+async def test_an_expired_cookie_opens_nothing(
+    running: Running, browser: httpx.AsyncClient, csrf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = session.time.time()
+    monkeypatch.setattr(session.time, "time", lambda: now + LIFE_SECONDS + 1)
+    assert (await browser.get("/")).status_code == 303
+
+
+async def test_forged_cookies_open_nothing(running: Running, browser: httpx.AsyncClient, csrf: str) -> None:
+    good = browser.cookies[COOKIE]
+    head, claims, signature = good.split(".")
+    forged = ["", "x", head, f"{head}.{claims}.", f"{head}.{claims}.{signature[::-1]}", f"{head}..{signature}",
+              f"eyJhbGciOiJub25lIn0.{claims}.{signature}", good + "x", ADMIN_KEY]  # fmt: skip
+    for cookie in forged:
+        async with browser_of(running) as other:
+            assert (await other.get("/", headers={"Cookie": f"{COOKIE}={cookie}"})).status_code == 303, cookie
+
+
+async def test_signing_out_takes_the_cookie_away(browser: httpx.AsyncClient, csrf: str) -> None:
+    answer = await browser.post("/explorer/sign-out", data={"csrf": csrf}, headers=HOME)
+    assert answer.headers["location"] == "/explorer/sign-in" and COOKIE not in browser.cookies
+
+
+async def test_every_page_has_the_policy(running: Running, browser: httpx.AsyncClient, csrf: str) -> None:
+    gone = f"/explorer/prompt/{UUID(int=0)}"
+    for path, status in (("/", 200), ("/explorer/sign-in", 303), (gone, 404), ("/?model=<b>", 200)):
+        answer = await browser.get(path)
+        assert (answer.status_code, answer.headers["content-security-policy"]) == (status, POLICY), path
+        assert answer.headers["cache-control"] == "no-store" and answer.headers["x-frame-options"] == "DENY"
+        assert "<b>" not in answer.text
+    async with browser_of(running) as stranger:
+        assert (await stranger.get("/explorer/sign-in")).headers["content-security-policy"] == POLICY
+
+
+async def test_static_files_are_those_and_no_others(browser: httpx.AsyncClient) -> None:
+    for name, asset in assets().items():
+        answer = await browser.get(f"/explorer/static/{name}?v={asset.digest}")
+        assert answer.content == asset.content and "immutable" in answer.headers["cache-control"]
+        assert (await browser.get(f"/explorer/static/{name}")).headers["cache-control"] == "no-cache"
+    for name in ("..%2fpages.py", "%2e%2e%2fpages.py", "pages.py", "", "htmx.min.js%00"):
+        assert (await browser.get(f"/explorer/static/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "next",
+    [
+        "//evil",
+        "/\\evil",
+        "https://evil",
+        "javascript:alert(1)",
+        "/explorer//evil",
+        "/models",
+        "/\n//evil",
+        "",
+        "/?a\r\nX: 1",
+    ],
+)
+async def test_a_sign_in_leads_to_our_pages_alone(running: Running, next: str) -> None:
+    async with browser_of(running) as browser:
+        place = (await signed_in(browser, next=next)).headers["location"]
+    assert place == local(next) and place.startswith("/") and not place.startswith("//") and "\n" not in place
+    assert place == "/" or place.startswith("/explorer/")
+
+
+async def test_questions_are_audited_and_counted_as_those_of_the_api(
+    running: Running, browser: httpx.AsyncClient, csrf: str
+) -> None:
+    await browser.post("/explorer/prompt", data=ASKED | {"csrf": csrf, "factor": "0.7"}, headers=HOME)
+    entries = (await running.client.get("/audit?limit=20")).json()["entries"]
+    routes = {(each["method"], each["route"], each["kind"]) for each in entries}
+    assert ("POST", "/explorer/prompt", "computation") in routes and ("POST", "/explorer/sign-in", "change") in routes
+
+
+async def test_the_limits_of_a_key_hold_in_pages(running: Running, browser: httpx.AsyncClient) -> None:
+    header = await running.key("admin", requests_per_minute=1)
+    await signed_in(browser, header["Authorization"].removeprefix("Bearer "))
+    token = re.findall(r'name="csrf" value="([^"]+)"', (await browser.get("/")).text)[0]
+    answers = [
+        await browser.post("/explorer/prompt", data=ASKED | {"csrf": token, "factor": factor}, headers=HOME)
+        for factor in ("0.31", "0.32")
+    ]
+    assert [answer.status_code for answer in answers] == [303, 429] and "retry-after" in answers[1].headers
+
+
+# -- the form and the body ---------------------------------------------------------------------------------------------
+
+BODIES = [
+    {"model": "m", "prompt": "a b", "target": "c"},
+    {"model": "m", "prompt": "a", "generate": {"maximum_tokens": 4}, "target_granularity": "token"},
+    {"model": "m", "prompt": "a", "target": "c", "method": "ablation", "samples": 32, "evaluate": True},
+    {"model": "m", "prompt": "a", "target": "c", "method": "screened", "exact_scores": 3, "uncertainty": True},
+    {"model": "m", "prompt": "a", "target": "c", "control_factor": 0.5, "normalize": True, "postprocessing": "square"},
+    {"model": "m", "prompt": "a,b", "target": "c", "prompt_granularity": {"type": "custom", "delimiter": ","}},
+    {
+        "model": "m",
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        "target": "c",
+    },
+    {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a", "name": "x"}, {"type": "text", "text": "b"}]}
+        ],
+        "target": "c",
+    },
+    {
+        "model": "m",
+        "prompt": [
+            {
+                "type": "text",
+                "data": "ab",
+                "controls": [{"start": 0, "length": 1, "factor": 0.5, "token_overlap": "complete"}],
+            },
+            {
+                "type": "token_ids",
+                "data": [1, 2],
+                "controls": [{"index": 1, "factor": 2.0}],
+            },
+        ],
+        "target": "c",
+    },
+]
+
+
+@pytest.mark.parametrize("number", range(len(BODIES)))
+async def test_a_stored_question_is_told_as_the_body_that_asks_it(number: int) -> None:
+    body = BODIES[number]
+    record = question_of(body).record
+    assert body_from("m", record) == body
+    assert asks(body, record) and not asks(body | {"target": "d"}, record)
+
+
+async def test_a_question_that_cannot_be_told_is_not_told() -> None:
+    body = {"model": "m", "prompt": "a", "generate": {"maximum_tokens": 4, "temperature": 0.7}}
+    assert body_from("m", question_of(body).record) is None
+
+
+@pytest.mark.parametrize("number", [0, 1, 6])
+async def test_the_form_holds_what_it_asked(number: int) -> None:
+    body = BODIES[number]
+    assert bodies_of(form_of(body, "id"), None) == [body_of(form_of(body, "id"), None)] == [body]
+
+
+@pytest.mark.parametrize("said", ["user: a", "system: s\nuser: a\n\nb\nassistant: c", "user:", "user: a\n"])
+async def test_chats_are_read_as_they_are_written(said: str) -> None:
+    assert messages_of(spoken(messages_of(said))) == messages_of(said)
+
+
+@pytest.mark.parametrize("said", ["", "hello", "[1", "x\nuser: a", "[" * 100_000])
+async def test_what_is_no_chat_is_refused(said: str) -> None:
+    with pytest.raises(InvalidRequest):
+        messages_of(said)
+
+
+# -- the maps ----------------------------------------------------------------------------------------------------------
+
+
+async def mapped(running: Running, **changes: Any) -> Map:
+    answer = await running.explain(target=" Oslo Rome", target_granularity="token", **changes)
+    id = answer.raise_for_status().json()["id"]
+    stored = await fetch_explanation(running.server.explainer.database, "default", id)
+    assert isinstance(stored, Stored)
+    return map_of(stored)
+
+
+async def test_the_whole_target_is_the_sum_of_its_tokens(running: Running) -> None:
+    """Which is what asking about it as a whole answers."""
+    found, answer = await mapped(running), await running.explain(target=" Oslo Rome")
+    whole = answer.json()["explanations"][0]["items"][0]["scores"]
+    shown = {number.score for number in found.views[0].numbers}
+    assert found.views[0].name == "whole target" and len(found.views) > 2
+    assert sorted(shown) == pytest.approx(sorted(score["score"] for score in whole), abs=1e-4)
+    for changes in ({"postprocessing": "absolute"}, {"normalize": True}):
+        assert all(view.token for view in (await mapped(running, **changes)).views)  # which do not add up
+
+
+async def test_noise_is_counted_over_what_the_answer_holds(running: Running) -> None:
+    found = await mapped(running, uncertainty=True)
+    answer = await running.explain(target=" Oslo Rome", target_granularity="token", uncertainty=True)
+    scores = [score for each in answer.json()["explanations"] for item in each["items"] for score in item["scores"]]
+    below = sum("below_noise" in score for score in scores)
+    assert found.noisy == (below, len(scores), max(score["uncertainty"] for score in scores))
+
+
+async def test_a_page_has_room_for_so_many_pieces(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = await mapped(running)
+    monkeypatch.setattr(maps, "MOST_PIECES", 1)
+    short = await mapped(running)
+    assert [view.name for view in short.views] == [view.name for view in full.views[:2]]
+    assert (full.left_out, short.left_out) == (0, len(full.views) - 2)

@@ -1,0 +1,200 @@
+"""The explorer's pages of training data, jobs and stored explanations, as a browser without a script asks for them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import httpx
+import pytest
+
+from app.explorer.jobs import SILENT_LOOKS
+from app.influence import KIND
+from storage import explanations, jobs
+from tests.app.conftest import ADMIN_KEY, PROMPT, Running
+from tests.app.test_export import RESULT, traced
+from tests.app.test_heatmap import EVIL, plain
+from tests.storage.test_tenancy import explanation
+
+pytestmark = pytest.mark.anyio
+
+PAGES = ("/explorer/training", "/explorer/jobs", "/explorer/stored")
+
+
+@pytest.fixture(scope="module")
+async def browser(running: Running) -> AsyncIterator[httpx.AsyncClient]:
+    """Signed in, with the cookie alone."""
+    async with browsing(running, ADMIN_KEY) as client:
+        yield client
+
+
+def browsing(running: Running, key: str) -> SignedIn:
+    return SignedIn(running, key)
+
+
+class SignedIn(httpx.AsyncClient):
+    """A client that signs in first."""
+
+    def __init__(self, running: Running, key: str) -> None:
+        super().__init__(transport=httpx.ASGITransport(running.app), base_url="http://whence")
+        self.key = key
+
+    async def __aenter__(self) -> SignedIn:
+        await super().__aenter__()
+        form = await self.get("/explorer/sign-in")
+        word = re.search(r'name="word" value="([^"]+)"', form.text)
+        assert word is not None
+        answer = await self.post("/explorer/sign-in", data={"key": self.key, "word": word[1], "next": "/"})
+        assert answer.status_code == 303, answer.text
+        return self
+
+    async def csrf(self) -> str:
+        found = re.search(r'name="csrf" value="([^"]+)"', (await self.get("/")).text)
+        assert found is not None
+        return found[1]
+
+
+async def stored(running: Running, *results: dict[str, object], lift: float = 7.5) -> str:
+    content = traced(*results, lift=lift).content
+    fields = explanation(kind=KIND, request=traced().request, attribution=content, prompt=EVIL, target="said")
+    await explanations.add(running.server.explainer.database, "default", **fields)
+    return str(fields["id"])
+
+
+async def test_text_is_nothing_but_text_on_every_page(running: Running, browser: httpx.AsyncClient) -> None:
+    pairs = await stored(running, RESULT)
+    asked = {"prompt": EVIL, "target": "<i>", "target_granularity": "token"}
+    ids = [pairs, (await running.explain(**asked)).json()["id"]]
+    places = [*PAGES, f"/explorer/training/{pairs}", *(f"/explorer/stored/{id}" for id in ids)]
+    for place in [*places, "/explorer/stored?search=%3Cscript%3E&model=%3Cscript%3E"]:
+        answer = await browser.get(place)
+        assert answer.status_code == 200 and "script-src 'self'" in answer.headers["content-security-policy"], place
+        assert set(re.findall(r"<script[^>]*>", answer.text)) <= {
+            tag for tag in re.findall(r"<script[^>]*>", answer.text) if 'src="/explorer/static/' in tag
+        }
+        assert not re.search(r"<i>|<b>m|onerror=|style=|<[^>]* on\w+=", answer.text), place
+    assert EVIL in plain((await browser.get(f"/explorer/stored/{pairs}")).text)
+
+
+async def test_files_cannot_run_anything(running: Running, browser: httpx.AsyncClient) -> None:
+    id = await stored(running, RESULT)
+    for form in ("json", "csv", "html", "svg"):
+        answer = await browser.get(f"/explorer/stored/{id}/export", params={"format": form})
+        assert answer.headers["content-disposition"] == f'attachment; filename="{id}.{form}"'
+        assert "script-src" not in answer.headers["content-security-policy"]
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    many = await browser.get("/explorer/stored/export", params={"format": "csv", "search": "said"})
+    assert many.status_code == 200 and id in many.text
+
+
+async def test_a_filter_keeps_what_is_like_it(running: Running, browser: httpx.AsyncClient) -> None:
+    low = RESULT | {"influence_level": "low", "file_id": f"file-{UUID(int=3)}", "messages": "Q: lowest\nA: x"}
+    id = await stored(running, RESULT, low)
+    place = f"/explorer/training/{id}"
+    both, one, none = [
+        (await browser.get(place, params=params)).text
+        for params in ({}, {"level": "low"}, {"level": "low", "file": "file-1"})
+    ]
+    assert both.count("<article") == 2 and one.count("<article") == 1 and "lowest" in plain(one)
+    assert "None of the 2 pairs is like this." in none
+    assert (await browser.get(place, headers={"HX-Request": "true"})).text.count("<html") == 0
+    empty = await stored(running, lift=0.2)
+    assert "Fine-tuning did not make this answer" in (await browser.get(f"/explorer/training/{empty}")).text
+
+
+async def test_a_map_is_shown_as_one(running: Running, browser: httpx.AsyncClient) -> None:
+    id = (await running.explain()).json()["id"]
+    answer = await browser.get(f"/explorer/training/{id}")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/explorer/stored/{id}")
+
+
+async def test_what_was_asked_is_the_same_at_the_api(running: Running, browser: SignedIn) -> None:
+    """A model without training data: the refusal of the API, in words, and in the page."""
+    asked = {"model": "tiny-lm", "question": "Who?", "csrf": await browser.csrf()}
+    page = await browser.post("/explorer/training", data=asked)
+    api = await running.client.post("/influence", json={"model_id": "tiny-lm", "question": "Who?"})
+    assert page.status_code == api.status_code == 400
+    assert api.json()["code"] in page.text and api.json()["detail"] in plain(page.text)
+    fragment = await browser.post("/explorer/training", data=asked, headers={"HX-Request": "true"})
+    assert fragment.headers["hx-retarget"] == "#problem" and "<html" not in fragment.text
+    blank = await browser.post("/explorer/training", data=asked | {"question": " "})
+    assert blank.status_code == 400 and "must not be blank" in blank.text
+
+
+async def test_forms_of_others_do_nothing(running: Running, browser: SignedIn) -> None:
+    job = await waiting(running)
+    csrf = await browser.csrf()
+    for headers, data in (
+        ({}, {}),
+        ({}, {"csrf": csrf[:-1] + "x"}),
+        ({"Origin": "http://evil"}, {"csrf": csrf}),
+        ({"Sec-Fetch-Site": "same-site"}, {"csrf": csrf}),
+    ):
+        for place in (f"/explorer/jobs/{job}/cancel", "/explorer/training"):
+            assert (await browser.post(place, data=data, headers=headers)).status_code == 403
+    assert (await running.client.get(f"/jobs/{job}")).json()["state"] == "queued"
+    assert (await browser.get(f"/explorer/jobs/{job}/cancel")).status_code == 405
+    done = await browser.post(f"/explorer/jobs/{job}/cancel", data={"csrf": csrf})
+    assert (done.status_code, done.headers["location"]) == (303, f"/explorer/jobs/{job}")
+    assert (await running.client.get(f"/jobs/{job}")).json()["state"] == "cancelled"
+    again = await browser.post(f"/explorer/jobs/{job}/cancel", data={"csrf": csrf})
+    assert again.status_code == 303  # it is cancelled, as was asked
+    entries = (await running.client.get("/audit", params={"route": "/explorer/jobs/{id}/cancel"})).json()["entries"]
+    assert {each["kind"] for each in entries} == {"change"}
+
+
+async def waiting(running: Running) -> str:
+    """A job that nobody looks at."""
+    id = explanations.new_id()
+    async with running.server.explainer.database.transaction(tenant="default") as session:
+        request = {"question": {}, "fresh": True}
+        await jobs.add(session, id=id, kind="explain", model=EVIL, request=request, seconds=3600)
+    return str(id)
+
+
+async def test_jobs_are_listed_and_followed_to_their_end(running: Running, browser: SignedIn) -> None:
+    job = await waiting(running)
+    listed = await browser.get("/explorer/jobs?state=queued")
+    assert EVIL in plain(listed.text) and f"/explorer/jobs/{job}/cancel" in listed.text
+    await running.client.delete(f"/jobs/{job}")
+    events = (await browser.get("/explorer/jobs/events")).text.split("\n\n")
+    assert events[-2] == "event: end\ndata: {}"
+    told = [json.loads(each.removeprefix("data: ")) for each in events[:-2]]
+    assert (told[0]["id"], told[0]["state"], told[0]["finished"]) == (job, "cancelled", True)
+    assert SILENT_LOOKS > 1
+
+
+async def test_a_key_sees_and_does_what_its_scopes_let_it(running: Running) -> None:
+    job, id = await waiting(running), (await running.explain(prompt=PROMPT)).json()["id"]
+    for scope, opened in (("read", 200), ("explain", 403), ("ingest", 403)):
+        secret = (await running.key(scope))["Authorization"].removeprefix("Bearer ")
+        async with browsing(running, secret) as client:
+            for place in ("/explorer/stored", "/explorer/jobs", f"/explorer/stored/{id}", "/explorer/jobs/events"):
+                if not (scope == "read" and place.endswith("events")):  # which would be followed to its end
+                    assert (await client.get(place)).status_code == opened, (scope, place)
+            training = (await client.get("/explorer/training")).status_code
+            assert training == (403 if scope == "ingest" else 200)
+            if scope != "ingest":
+                sent = {"csrf": await client.csrf(), "model": "tiny-lm", "question": "Who?"}
+                expected = 403 if scope == "read" else 400
+                assert (await client.post("/explorer/training", data=sent)).status_code == expected
+                if scope == "read":
+                    assert (await client.post(f"/explorer/jobs/{job}/cancel", data=sent)).status_code == 403
+    await running.client.delete(f"/jobs/{job}")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["?since=yesterday", "?cursor=x", "?search=" + "x" * 1001, "/export?format=exe", "/export?since=1"],
+)  # fmt: skip
+async def test_what_cannot_be_meant_is_told(browser: SignedIn, place: str) -> None:
+    answer = await browser.get(f"/explorer/stored{place}")
+    assert answer.status_code == 400 and "INVALID" in answer.text
+
+
+async def test_what_is_not_there_is_not_there(browser: SignedIn) -> None:
+    for place in ("/explorer/stored/{}", "/explorer/stored/{}/export", "/explorer/training/{}", "/explorer/jobs/{}"):
+        for id in (UUID(int=1), "x"):
+            assert (await browser.get(place.format(id))).status_code == 404

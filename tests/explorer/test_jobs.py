@@ -1,0 +1,44 @@
+"""Jobs in a browser: they are listed, go on while one looks, and end when they are cancelled."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+from playwright.sync_api import Page, expect
+
+WORD = {"type": "word"}
+LONG = "Anna lives in Oslo. Ben lives in Rome. "
+
+
+def submitted(api: httpx.Client, count: int, **body: object) -> list[str]:
+    asked = {"model": "demo-lm", "prompt": LONG * 4 + "Anna lives in", "target": " Oslo", "fresh": True, **body}
+    ahead = {"Prefer": "respond-async"}
+    return [str(api.post("/explain", json=asked, headers=ahead).json()["id"]) for _ in range(count)]
+
+
+def test_a_job_goes_on_while_one_looks(page: Page, api: httpx.Client) -> None:
+    (job,) = submitted(api, 1)
+    page.goto("/explorer/jobs")
+    row = page.locator(f"#job-{job}")
+    expect(row.locator(".state")).to_have_text("succeeded")
+    expect(row.locator(".words")).to_have_text(re.compile(r"^(\d+) of \1$"))
+    row.get_by_role("link", name="the answer").click()
+    expect(page.locator("h1")).to_have_text("Why this was said")
+
+
+def test_a_job_is_followed_and_cancelled(page: Page, api: httpx.Client) -> None:
+    *_, last = submitted(api, 6, prompt=LONG * 20 + "Anna lives in", prompt_granularity=WORD, method="ablation")
+    page.goto("/explorer/jobs")
+    row = page.locator(f"#job-{last}")
+    expect(row.locator(".state")).to_have_text(re.compile("queued|running"))
+    expect(page.locator("#jobs")).to_have_attribute("data-following", "yes")
+    row.get_by_role("button", name="Cancel").click()
+    expect(row.locator(".state")).to_have_text("cancelled")
+    expect(row.get_by_role("button")).to_have_count(0)
+    assert api.get(f"/jobs/{last}").json()["state"] == "cancelled"
+    expect(page.locator("#jobs")).to_have_attribute("data-following", "ended", timeout=60_000)
+    assert page.locator(".state.queued, .state.running").count() == 0  # each has shown its end by itself
+    page.get_by_label("State").select_option("cancelled")
+    expect(page.locator("#status")).to_have_text("The list is below.")
+    assert {each.inner_text() for each in page.locator(".state").all()} == {"cancelled"}
