@@ -69,13 +69,30 @@ def training(page: Page) -> None:
 
 
 def predictions(page: Page) -> None:
-    """What matters to many inferences, once the demo's scores are stored."""
+    """What matters to many inferences."""
+    scored(page)
+    page.goto("/explorer/predictions?model=demo-tabular")
+    page.locator("#found svg.plot").wait_for()
+
+
+def inference(page: Page) -> None:
+    """One patient, and what would change the answer."""
+    scored(page)
+    page.goto("/explorer/predictions/one?model=demo-tabular&inference=patient-0003")
+    page.locator("#waterfall svg").wait_for()
+    page.locator("#scores svg").wait_for()
+    move = "each => { each.value = 0.03; each.dispatchEvent(new Event('input', {bubbles: true})) }"
+    page.get_by_role("slider", name="mean_concave_points").evaluate(move)
+    page.locator("#outcome .fall").first.wait_for()
+    page.locator("#values").evaluate("each => each.closest('section').remove()")
+
+
+def scored(page: Page) -> None:
+    """Waits for the scores of the demo's inferences."""
     page.goto("/explorer/jobs")
     while page.locator(".state.queued, .state.running").count():
         page.wait_for_timeout(1000)
         page.reload()
-    page.goto("/explorer/predictions?model=demo-tabular")
-    page.locator("#found svg.plot").wait_for()
 
 
 def explain(page: Page) -> None:
@@ -90,6 +107,7 @@ PICTURES: Mapping[str, tuple[Callable[[Page], None], int, int | None, str]] = {
     "prompt-narrow": (narrow, 400, None, "dark"),
     "training": (training, 1000, None, "light"),
     "predictions": (predictions, 1000, 1380, "light"),
+    "inference": (inference, 1300, None, "light"),
 }
 """By name of the file: what is shown, how wide, how much of it (None: all), in which colours."""
 

@@ -113,6 +113,13 @@ def prediction_routes() -> list[BaseRoute]:
     return [*counted.routes, *keyed.routes]
 
 
+def part(request: Request, template: str, heading: str, **context: Any) -> Response:
+    """A fragment, to be put into a page; for a browser without scripts a page of its own."""
+    if swaps(request):
+        return page(request, template, **context)
+    return page(request, "part.html", here="Predictions", heading=heading, part=template, **context)
+
+
 # -- many --------------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +142,7 @@ async def front(
     shown = await query_shown(request, server, caller, region, PICTURES[chosen].query(region), "picture")
     template = "found.html" if swaps(request) else "predictions.html"
     return page(
-        request, template, here="Predictions", models=models, region=region, state=state, kinds=kinds, chosen=chosen,
+        request, template, here="Predictions", models=models, state=state, kinds=kinds, chosen=chosen,
         shown=shown, **found, **choices(region),
     )  # fmt: skip
 
@@ -145,7 +152,7 @@ async def more_rows(
 ) -> Response:
     """Another page of the table."""
     region, _ = await region_of(server, caller, asked)
-    return page(request, "rows.html", region=region, **await rows_shown(request, server, caller, region, number))
+    return part(request, "rows.html", "Inferences", **await rows_shown(request, server, caller, region, number))
 
 
 def choices(region: Region) -> dict[str, Any]:
@@ -195,9 +202,19 @@ async def rows_shown(request: Request, server: Server, caller: Caller, region: R
     body = rows_query(region, number)
     rows = await query(server.explainer.database, caller.tenant, str(region.model.id), body)
     return {
+        "region": region,
+        "place": place_of(region),
         "rows": rows[:PAGE_ROWS], "more": len(rows) > PAGE_ROWS, "number": number, "columns": columns(region.model),
         "behind_rows": behind(request, region, body, "rows"),
     }  # fmt: skip
+
+
+def place_of(region: Region) -> str:
+    """The address of a region, after the question mark."""
+    pairs = [("model", str(region.model.id)), ("output", region.output), ("algorithm", region.algorithm)]
+    for each in region.conditions:
+        pairs += [("property", each.property), ("comparator", each.comparator), ("value", each.value)]
+    return urlencode([*pairs, ("interval", region.interval)])
 
 
 async def query_shown(
@@ -265,7 +282,7 @@ async def scores(
     missing = shown.plot is None and caller.may("explain")
     said = {"model": region.model.id, "inference": inference, "output": region.output, "algorithm": region.algorithm}
     compute = f"{PATH}/explained?{urlencode(said)}" if missing else ""
-    return page(request, "picture.html", shown=shown, compute=compute)
+    return part(request, "picture.html", inference, shown=shown, compute=compute)
 
 
 async def explained(
@@ -283,7 +300,8 @@ async def explained(
     found = await while_connected(request, work)
     row = await stored_inference(server.explainer.database, caller.tenant, id, inference)
     drawing = await asyncio.to_thread(explanation_plot, found, inference, row, output=region.output, kind=plot or None)
-    return page(request, "picture.html", shown=Shown(drawing, behind_explanation(request, region, inference, plot)))
+    shown = Shown(drawing, behind_explanation(request, region, inference, plot))
+    return part(request, "picture.html", inference, shown=shown)
 
 
 def behind_explanation(request: Request, region: Region, inference: str, plot: str) -> Behind:
@@ -315,7 +333,7 @@ async def tried(request: Request, server: ServerState, caller: Asker) -> Respons
     changes = [None] * len(found.outputs) if found.change is None else found.change.tolist()
     outputs = list(zip(found.outputs, found.predicted.tolist(), changes, strict=True))
     shown = Shown(drawing, behind_trial(request, region, given, fields.get("inference", "")))
-    return page(request, "trial.html", outputs=outputs, output=region.output, shown=shown)
+    return part(request, "trial.html", "What if?", outputs=outputs, output=region.output, shown=shown)
 
 
 def behind_trial(request: Request, region: Region, given: Sequence[tuple[str, Any]], inference: str) -> Behind:

@@ -6,13 +6,14 @@ import json
 import os
 import re
 import subprocess
+import time
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from tests.explorer.conftest import Check, Watch
 
@@ -31,6 +32,7 @@ def explained(api: httpx.Client) -> None:
         if len({job["model"] for job in mine if job["state"] == "succeeded"}) >= 2:
             return
         assert not [job for job in mine if job["state"] == "failed"]
+        time.sleep(0.1)
     raise AssertionError("the demo's inferences are not explained")
 
 
@@ -91,7 +93,7 @@ def test_words_that_matter(page: Page, api: httpx.Client) -> None:
 def test_a_filter_narrows_picture_and_table(page: Page, api: httpx.Client) -> None:
     page.goto(TABULAR)
     assert page.locator("#rows tbody tr").count() == 25
-    page.get_by_role("button", name="Next page").click()
+    page.get_by_role("link", name="Next page").click()
     page.get_by_text("Page 2", exact=True).wait_for()
     first = page.locator("#rows tbody th").first.inner_text()
     page.get_by_label("Property").first.select_option("malignant")
@@ -200,10 +202,25 @@ def test_scores_that_are_not_stored_are_computed_when_asked_for(page: Page, api:
     scores = ((name, api.get(f"{PATH}/scores", params=asked | {"inference": name}).text) for name in names)
     missing = next(name for name, text in scores if "nothing to draw" in text)
     page.goto(f"{PATH}/one?inference={missing}&model=demo-tabular&algorithm=tree_shap")
-    page.get_by_role("button", name="Compute the scores").click()
+    page.get_by_role("link", name="Compute the scores").click()
     assert "mean_radius" in drawn(page.locator("#scores"))
     page.reload()
     assert "mean_radius" in drawn(page.locator("#scores"))
+
+
+def test_without_scripts_the_same_can_be_done(browser: Browser, url: str, signed_in: Any) -> None:
+    context = browser.new_context(base_url=url, storage_state=signed_in, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(TABULAR)
+    page.get_by_role("link", name="Next page").click()
+    page.get_by_text("Page 2", exact=True).wait_for()
+    page.locator("#rows tbody a").first.click()
+    page.get_by_role("link", name="To the picture").first.click()
+    assert "Scores for malignant" in drawn(page.locator("main"))
+    page.go_back()
+    page.get_by_role("button", name="Ask the model").click()
+    assert "the changed row" in drawn(page.locator("main")) and page.locator("#outcome").count() == 1
+    context.close()
 
 
 def test_stored_text_is_never_markup(page: Page, api: httpx.Client, fits: Check) -> None:
