@@ -28,7 +28,7 @@ def test_a_job_goes_on_while_one_looks(page: Page, api: httpx.Client) -> None:
 
 
 def test_a_job_is_followed_and_cancelled(page: Page, api: httpx.Client) -> None:
-    *_, last = submitted(api, 6, prompt=LONG * 20 + "Anna lives in", prompt_granularity=WORD, method="ablation")
+    *_, last = submitted(api, 8, prompt=LONG * 20 + "Anna lives in", prompt_granularity=WORD, method="ablation")
     page.goto("/explorer/jobs")
     row = page.locator(f"#job-{last}")
     expect(row.locator(".state")).to_have_text(re.compile("queued|running"))
