@@ -22,7 +22,15 @@ from app.models import language_model, list_models
 from app.records import Record, digest_of
 from app.runtime import Registration
 from app.turns import take_turns
-from explainers.context import METHOD, ContextQuestion, SourceGranularity, attributing, check, fitting_ablations
+from explainers.context import (
+    METHOD,
+    ContextQuestion,
+    SourceGranularity,
+    attributing,
+    check,
+    fitting_ablations,
+    prompt_text,
+)
 from explainers.errors import InvalidRequest
 from explainers.types import Attribution
 
@@ -126,6 +134,8 @@ async def attribute_context(
 
     async def work(registration: Registration, new: UUID, priority: Priority, _: Steps) -> Explained:
         model = language_model(await explainer.runtime.model(registration))
+        # A template that is no good says so here, and keeps the device from nobody.
+        await asyncio.to_thread(prompt_text, model, asked.question.context, asked.question.query)
         found: Attribution = await take_turns(
             explainer.runtime, lambda checkpoint: attributing(model, asked.question, checkpoint), priority
         )

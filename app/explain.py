@@ -6,6 +6,7 @@ only after its transaction has been committed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from app.forecasts import Rates
 from app.meters import Meters
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import OpenIndexes
-from app.questions import Forecast, Question, answer, forecast
+from app.questions import Forecast, Question, answer, forecast, spoken
 from app.records import Record, attribution_from, attribution_record, text_of
 from app.refusals import Limited, NotFound, UnknownModel
 from app.runtime import Registration, Runtime
@@ -249,9 +250,12 @@ async def compute(
     priority: Priority,
     steps: Steps,
 ) -> Explained:
-    """Answers on the device thread."""
+    """Answers on the device thread, which waits for no chat template."""
     model = language_model(await explainer.runtime.model(registration))
-    attribution = await explainer.runtime.run(lambda checkpoint: answer(model, question, checkpoint, steps), priority)
+    prompt = await asyncio.to_thread(spoken, model, question.prompt)
+    attribution = await explainer.runtime.run(
+        lambda checkpoint: answer(model, question, checkpoint, steps, prompt), priority
+    )
     facts = attribution.facts
     costs.note(explainer.rates, registration, question.method, facts["operations"], facts["explaining_seconds"])
     return Explained(new, model.digest, attribution, float(facts["seconds"]), int(facts["forwards"]))
@@ -261,7 +265,8 @@ async def forecast_completion(explainer: Explainer, tenant: str, question: Quest
     """What answering would take; nothing is run, and nothing stored."""
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
     model = language_model(await explainer.runtime.model(registration))
-    found = await explainer.runtime.run(lambda _: forecast(model, question))
+    prompt = await asyncio.to_thread(spoken, model, question.prompt)
+    found = await explainer.runtime.run(lambda _: forecast(model, question, prompt))
     speed = costs.speeds_of(registration, question.method)[0]
     seconds = explainer.rates.seconds(speed, found.cost.operations)
     cost = costs.of_forecast(explainer.rates, registration, model, question, found)

@@ -83,13 +83,19 @@ def completion_from(record: Mapping[str, Any]) -> CompletionConfig:
     return CompletionConfig(**{**record, "sampling": sampling, "stop_sequences": tuple(record["stop_sequences"])})
 
 
-def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint, steps: Steps | None = None) -> Attribution:
+def answer(
+    model: LanguageModel,
+    question: Question,
+    checkpoint: Checkpoint,
+    steps: Steps | None = None,
+    prompt: Prompt | None = None,
+) -> Attribution:
     """Blocks until done: completes where that is asked for, explains, and judges the scores where that is asked for.
 
-    `steps` are told of the passes that explaining and judging take.
+    `steps` are told of the passes that explaining and judging take; `prompt` is the question's as `spoken`.
     """
     started = clock.working()
-    prompt, target, facts = spoken(model, question.prompt), question.target, dict[str, Any]()
+    prompt, target, facts = prompt or spoken(model, question.prompt), question.target, dict[str, Any]()
     if question.generate is not None:
         target = generated(model, prompt, question.generate, checkpoint)
         facts["completion"] = target
@@ -117,11 +123,11 @@ def answer(model: LanguageModel, question: Question, checkpoint: Checkpoint, ste
     return replace(found, facts={**found.facts, **facts})
 
 
-def forecast(model: LanguageModel, question: Question) -> Forecast:
-    """Plans the answer; raises what answering would raise about the question itself."""
+def forecast(model: LanguageModel, question: Question, prompt: Prompt | None = None) -> Forecast:
+    """Plans the answer; raises what answering would raise about the question itself. `prompt` as in `answer`."""
     if question.generate is not None:
         raise InvalidRequest("a dry run needs a target: what the model will say is not known", "/dry_run")
-    asked = plan(model, spoken(model, question.prompt), question.target, question.config)
+    asked = plan(model, prompt or spoken(model, question.prompt), question.target, question.config)
     return Forecast(asked, taken(asked, question))
 
 

@@ -1,32 +1,34 @@
-"""Chats as models were taught to read them: the template that came with a model, run in a sandbox.
+"""Chats as models were taught to read them: the template that came with a model, run in a process of its own.
 
-A template is a program in Jinja's language, written by whoever made the model. It runs without access to anything but
-the messages, and with a bound on what it may produce.
+A template is a program in Jinja's language, written by whoever made the model: `chat_child` runs it, with the limits
+given here. Its process begins with the first rendering, ends with the template, and is started again after it was
+ended.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import Environment, Template, nodes
-from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from explainers.errors import InvalidRequest, MissingCapability
+from explainers.chat_child import ENCODING, LONGEST, PLACE
+from explainers.confined.child_process import ChildProcess, Limits
+from explainers.errors import InvalidRequest, MissingCapability, OutOfTime, PredictorFailed, ProcessCrashed
 from explainers.types import Prompt, Span, Text, Turn
 
-LONGEST = 4_000_000
-"""Characters that a rendered chat may have, far beyond any context."""
+CHILD = "explainers.chat_child"
+LIMITS = Limits(memory_bytes=512 * 2**20, load_seconds=10.0, call_seconds=5.0, answer_bytes=64 * 2**20)
+FLAWS = {
+    "unsafe": "does what is not allowed",
+    "unreadable": "cannot be read",
+    "memory": f"needs more memory than the {LIMITS.memory_bytes // 2**20} MiB it is given",
+}
+"""What a template can be refused for, whatever the messages are, by the child's word for it."""
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """How a template begins what the assistant says: `{% generation %}` ... `{% endgeneration %}`, as in transformers."""
 
@@ -48,20 +50,12 @@ def messages_of(texts: Sequence[Text]) -> list[Message]:
     return [Message(turn.role, "".join(parts)) for turn, parts in turns.values()]
 
 
-FAILURES = (
-    *(TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError),
-    *(MemoryError, RecursionError),
-)
-"""What a template that is no good raises."""
-
-
-class TemplateRefusal(Exception):
-    """What a template says when it does not take these messages."""
-
-
 @dataclass(frozen=True)
 class ChatTemplate:
-    """`tokens` are the special tokens that the template may name: `bos_token`, `eos_token`, ..."""
+    """`tokens` are the special tokens that the template may name: `bos_token`, `eos_token`, ...
+
+    Any thread may render; calls take turns. Errors name the template and what became of it, never the messages.
+    """
 
     source: str
     tokens: Mapping[str, str]
@@ -72,36 +66,31 @@ class ChatTemplate:
         return MARK.search(self.source) is not None
 
     def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
-        """The chat as one text; with `reply` it ends where the assistant's answer begins."""
+        """The chat as one text; with `reply` it ends where the assistant's answer begins.
+
+        Raises InvalidRequest for messages that the template refuses or fails on, MissingCapability for a template that
+        cannot be read, is not allowed what it does, or takes more time or memory than it is given; PredictorFailed
+        when others have ended its process.
+        """
         return self._written(messages, reply).text
 
     def render_marked(self, messages: Sequence[Message]) -> tuple[str, tuple[Span, ...]]:
         """The chat as one text, and the parts of it that the template marks as said by the assistant, in order."""
         writing = self._written(messages, reply=False)
-        if any(writing.text[span.start : span.stop] != text for span, text in writing.marked):
+        if writing.misplaced:
             raise MissingCapability("the model's chat template marks answers where they cannot be found", "/messages")
-        return writing.text, tuple(span for span, _ in writing.marked)
+        return writing.text, writing.marked
 
-    def _written(self, messages: Sequence[Message], reply: bool) -> _Writing:
+    def _written(self, messages: Sequence[Message], reply: bool) -> Written:
+        if sum(len(message.role) + len(message.content) for message in messages) > LONGEST:
+            raise InvalidRequest("the chat is too long", "/messages")
         turns = [{"role": message.role, "content": message.content} for message in messages]
         given = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": reply, **self.tokens}
-        writing = _Writing()
-        token = _WRITING.set(writing)
-        try:
-            for piece in self._compiled.generate(given):
-                writing.add(piece)
-        except TemplateRefusal as refusal:
-            told = str(refusal)
-            said = "" if any(message.content and message.content in told for message in messages) else f": {told}"
-            raise InvalidRequest(f"the model's chat template refuses these messages{said}", "/messages") from None
-        except SecurityError:
-            raise MissingCapability("the model's chat template does what is not allowed", "/messages") from None
-        except FAILURES as error:
-            reason = f"the model's chat template cannot render these messages ({type(error).__name__})"
-            raise InvalidRequest(reason, "/messages") from None
-        finally:
-            _WRITING.reset(token)
-        return writing
+        payload = json.dumps(given, ensure_ascii=False).encode(*ENCODING)
+        answer, found = self.process.call(payload)
+        if answer.get("outcome") != "written":
+            _refuse(answer, messages)
+        return written_from(answer, found)
 
     def around(self, prompt: Prompt, start: bool) -> Prompt:
         """The texts of a chat, each with what the template puts before it, the last also with what comes after.
@@ -127,80 +116,106 @@ class ChatTemplate:
         return tuple(replace(t, before=b, after=a) for t, b, a in zip(texts, pieces, afters, strict=True))
 
     @cached_property
-    def _compiled(self) -> Template:
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Marks])
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
-        try:
-            return environment.from_string(self.source)
-        except (TemplateSyntaxError, RecursionError) as error:
-            raise MissingCapability("the model's chat template cannot be read", "/messages") from error
+    def process(self) -> TemplateProcess:
+        return TemplateProcess(self.source)
 
 
-@dataclass(slots=True)
-class _Writing:
-    """A chat while a template writes it."""
+class TemplateProcess:
+    """Where a template runs, from the first call on."""
 
-    pieces: list[str] = field(default_factory=list)
-    length: int = 0
-    marked: list[tuple[Span, str]] = field(default_factory=list)
+    def __init__(self, source: str) -> None:
+        content = source.encode(*ENCODING)
+        self._child = ChildProcess(CHILD, content, LIMITS, "the model's chat template")
+        self._lock = threading.Lock()
+        self._slow = False
 
     @property
-    def text(self) -> str:
-        return "".join(self.pieces)
+    def pid(self) -> int | None:
+        """Of the running process, if there is one."""
+        return self._child.pid
 
-    def add(self, piece: str) -> None:
-        self.pieces.append(piece)
-        self.length += len(piece)
-        if self.length > LONGEST:
+    def close(self) -> None:
+        self._child.close()
+
+    def call(self, payload: bytes) -> tuple[dict[str, Any], bytes]:
+        try:
+            with self._turn():
+                answered = self._child.call({"ask": "render"}, payload)
+                self._slow = False
+                return answered
+        except OutOfTime:
+            raise _too_slow() from None
+        except ProcessCrashed as error:
+            reason = f"the model's chat template brings down the process it runs in ({error.cause})"
+            raise MissingCapability(reason, "/messages") from None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One call at a time; nobody waits behind one that is, or has lately been, too slow.
+
+        Else everybody who asks for such a template keeps a thread of the server waiting, and others have none.
+        """
+        waits = not self._lock.acquire(blocking=False)
+        if waits and (self._slow or not self._lock.acquire(timeout=LIMITS.load_seconds + LIMITS.call_seconds)):
+            raise _too_slow()
+        try:
+            if waits and self._slow:
+                raise _too_slow()
+            yield
+        except OutOfTime:
+            self._slow = True
+            raise
+        finally:
+            self._lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A chat, and the parts of it that are marked; `misplaced` when they are not where the marks say."""
+
+    text: str
+    marked: tuple[Span, ...]
+    misplaced: bool
+
+
+def written_from(answer: Mapping[str, Any], found: bytes) -> Written:
+    """Raises PredictorFailed for what no template's process answers."""
+    size = answer.get("bytes")
+    if not isinstance(size, int) or not 0 <= size <= len(found) or (len(found) - size) % PLACE.size:
+        raise PredictorFailed("the chat template's process answered another size than it said")
+    try:
+        text = found[:size].decode(*ENCODING)
+    except UnicodeDecodeError:
+        raise PredictorFailed("the chat template's process answered with no text") from None
+    spans = tuple(Span(start, stop) for start, stop in PLACE.iter_unpack(found[size:]))
+    misplaced = answer.get("misplaced") is not False
+    if len(text) > LONGEST or not (misplaced or all(span.start <= span.stop <= len(text) for span in spans)):
+        raise PredictorFailed("the chat template's process answered with other places than its text has")
+    return Written(text, spans, misplaced)
+
+
+def _refuse(answer: Mapping[str, Any], messages: Sequence[Message]) -> NoReturn:
+    """What an outcome other than a text means to whoever asked."""
+    match answer.get("outcome"):
+        case "refused":
+            told = str(answer.get("told"))[:200]
+            said = "" if any(message.content and message.content in told for message in messages) else f": {told}"
+            raise InvalidRequest(f"the model's chat template refuses these messages{said}", "/messages")
+        case "failed":
+            reason = f"the model's chat template cannot render these messages ({_name(answer.get('name'))})"
+            raise InvalidRequest(reason, "/messages")
+        case "long":
             raise InvalidRequest("the chat is too long", "/messages")
+        case outcome if isinstance(outcome, str) and outcome in FLAWS:
+            raise MissingCapability(f"the model's chat template {FLAWS[outcome]}", "/messages")
+        case _:
+            raise PredictorFailed("the chat template's process answered something else")
 
 
-_WRITING: ContextVar[_Writing] = ContextVar("chat_being_written")
+def _name(error: object) -> str:
+    return error if isinstance(error, str) and error.isidentifier() and len(error) < 60 else "unknown"
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Refuses the short ways to something huge: repeated texts, powers, and numbers in a given width."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("a text is formatted")
-        for one, other in ((left, right), (right, left)):
-            if isinstance(one, str | list | tuple) and isinstance(other, int) and len(one) * other > LONGEST:
-                raise SecurityError("a text is repeated too often")
-        if operator == "**" and (abs(left) > 2**16 or abs(right) > 16):
-            raise SecurityError("a number is too large")
-        return super().call_binop(context, operator, left, right)
-
-
-class _Marks(Extension):
-    """Notes where in the text the parts between the marks come to stand."""
-
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        self.tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-    def _marked(self, caller: Callable[[], str]) -> str:
-        text, writing = caller(), _WRITING.get()
-        writing.marked.append((Span(writing.length, writing.length + len(text)), text))
-        return text
-
-
-def _refuse(reason: object) -> NoReturn:
-    raise TemplateRefusal(str(reason)[:200])
-
-
-def _now(form: str) -> str:
-    """What a template takes for today: always the same, since a request must have the same answer at any time."""
-    return datetime(2026, 1, 1, tzinfo=UTC).strftime(form)
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _too_slow() -> MissingCapability:
+    reason = f"the model's chat template takes more than {LIMITS.call_seconds:g} seconds and was stopped"
+    return MissingCapability(reason, "/messages")

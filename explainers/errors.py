@@ -7,6 +7,8 @@ ExplainerError
 ├── InconsistentAnswer       a model's outputs, or scores made of them, break a law that they must obey
 ├── UnreadableModel          the files of a model are missing, broken or of an unsafe format
 ├── PredictorFailed          a user's model failed while it predicted: its process ended, or it took too long
+│   ├── OutOfTime
+│   └── ProcessCrashed
 └── OutOfMemory              too large for this machine even in the smallest pieces
 
 Messages name fields, counts and limits, never the text of a prompt.
@@ -43,6 +45,21 @@ class UnreadableModel(ExplainerError):
 
 class PredictorFailed(ExplainerError):
     """The model gave no answer to these rows; others may be answered."""
+
+
+class OutOfTime(PredictorFailed):
+    """Its process took longer than it may, by the clock or in time of the processor, and was ended."""
+
+
+class ProcessCrashed(PredictorFailed):
+    """Its process ended by its own doing; `cause` is the name of a signal, or its status."""
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message, cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class OutOfMemory(ExplainerError):

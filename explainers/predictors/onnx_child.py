@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from explainers.predictors.sandbox import Refusal
+from explainers.confined.sandbox import Refusal
 
 
 class Served:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from explainers.confined.child_process import ChildProcess, Limits
 from explainers.errors import InvalidRequest, PredictorFailed, UnreadableModel
 from explainers.predictors.artifact import Signature, as_columns, check_no_nulls, library
-from explainers.predictors.child_process import ChildProcess, Limits
 from explainers.predictors.contents import Content
 from explainers.predictors.onnx_wire import Survey, survey
 from explainers.table import Table

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import compute, parquet, types
 
-from explainers.predictors.sandbox import Refusal
+from explainers.confined.sandbox import Refusal
 
 
 class Served:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from explainers.confined.child_process import ChildProcess, Limits
 from explainers.errors import ExplainerError, InvalidRequest
 from explainers.predictors.artifact import library
-from explainers.predictors.child_process import ChildProcess, Limits
 
 CHILD = "explainers.predictors.parquet_child"
 LIMITS = Limits(memory_bytes=3 * 2**30, load_seconds=60.0, call_seconds=60.0)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from explainers.confined.sandbox import Refusal
 from explainers.errors import UnreadableModel
 from explainers.predictors import trees
-from explainers.predictors.sandbox import Refusal
 
 TRUSTED = (
     "numpy.dtype",

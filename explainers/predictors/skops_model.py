@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from explainers.confined.child_process import ChildProcess, Limits
 from explainers.errors import PredictorFailed, UnreadableModel
 from explainers.predictors.artifact import Contributions, Signature, library
-from explainers.predictors.child_process import ChildProcess, Limits
 from explainers.predictors.contents import Content
 from explainers.table import Table
 

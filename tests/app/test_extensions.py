@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from app.forecasts import Rates
 from app.questions import Question, question_from
+from explainers import chat_template
 from explainers.decoding import CompletionConfig
 from explainers.registry import METHODS
 from explainers.sampling import Sampling
@@ -269,6 +271,25 @@ async def test_messages_that_a_template_cannot_keep_apart(chatting: Running, mod
     response = await chatting.explain(**asked, messages=[{"role": "user", "content": " Where is Anna? "}])
     assert (response.status_code, response.json()["errors"][0]["pointer"]) == (400, "/messages")
     assert "Anna" not in response.text
+
+
+async def test_a_template_without_an_end_costs_nobody_else_his_answer(
+    chatting: Running, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More requests than the server has threads, of three kinds, and one of another model among them."""
+    monkeypatch.setattr(chat_template, "LIMITS", replace(chat_template.LIMITS, call_seconds=1.0))
+    folder, loop = tiny_models.save(models_dir / "hanging-lm"), "{% for a in range(99999) %}"
+    (folder / "chat_template.jinja").write_text(loop * 4 + "{% endfor %}" * 4)
+    await chatting.add(folder, "hanging-lm")
+    hung: dict[str, Any] = {"model": "hanging-lm", "messages": MESSAGES[:1]}
+    asking = [chatting.explain(**hung, prompt=None, dry_run=dry) for dry in (True, False) for _ in range(6)]
+    asking += [chatting.client.post("/chat/completions", json=hung) for _ in range(6)]
+    other = chatting.explain(model="chat-lm", prompt=None, messages=MESSAGES)
+    *refused, answer = await asyncio.gather(*asking, other)
+    assert answer.status_code == 200
+    for response in refused:
+        assert (response.status_code, response.json()["code"]) == (400, "MISSING_CAPABILITY")
+        assert "takes more than" in response.json()["message"] and "Anna" not in response.text
 
 
 async def test_messages_need_a_template(chatting: Running, models_dir: Path) -> None:

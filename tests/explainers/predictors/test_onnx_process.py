@@ -14,10 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from explainers.confined.child_process import Limits
 from explainers.errors import ExplainerError, PredictorFailed, UnreadableModel
 from explainers.predictors import onnx_graph
 from explainers.predictors.binding import TablePredictor
-from explainers.predictors.child_process import Limits
 from explainers.predictors.contents import Content
 from explainers.table import Column, Table
 from tests.explainers.predictors.makers import Made

@@ -20,10 +20,10 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifi
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
+from explainers.confined.child_process import Limits
 from explainers.errors import MissingCapability, PredictorFailed, UnreadableModel
 from explainers.predictors import skops_child, skops_model
 from explainers.predictors.binding import TablePredictor
-from explainers.predictors.child_process import Limits
 from explainers.predictors.contents import read
 from explainers.predictors.formats import load_artifact
 from tests.explainers.predictors.makers import Made, classes, numbers, saved

@@ -21,11 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from explainers.errors import ExplainerError, InvalidRequest, MissingCapability, PredictorFailed, UnreadableModel
+from explainers.errors import (
+    ExplainerError,
+    InvalidRequest,
+    MissingCapability,
+    OutOfTime,
+    PredictorFailed,
+    ProcessCrashed,
+    UnreadableModel,
+)
 
 FRAME = struct.Struct("<IQ")
 MAX_HEADER = 2**20
-MAX_ANSWER = 2**30
 PIECE = 2**16
 SANDBOX = Path(__file__).with_name("sandbox.py")
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -38,6 +45,9 @@ REFUSALS: Mapping[str, type[ExplainerError]] = {
     "failed": PredictorFailed,
 }
 
+OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that a process gets from without: from whoever runs the machine, or from its kernel when memory runs out."""
+
 Process = subprocess.Popen[bytes]
 
 
@@ -49,6 +59,7 @@ class Limits:
     load_seconds: float = 120.0
     call_seconds: float = 60.0
     cores: int = 1
+    answer_bytes: int = 2**30
 
 
 class ChildProcess:
@@ -115,9 +126,9 @@ class ChildProcess:
         deadline = time.monotonic() + seconds
         try:
             _send(self._process, FRAME.pack(len(text), len(payload)) + text + payload, deadline)
-            found, numbers = _receive(self._process, deadline)
-        except (_Ended, BrokenPipeError, ValueError) as error:
-            raise PredictorFailed(self._why(error)) from error
+            found, numbers = _receive(self._process, deadline, self._limits.answer_bytes)
+        except (_Ended, BrokenPipeError, ValueError, RecursionError) as error:
+            raise self._why(error) from error
         if "error" in found:
             kind = found["error"]
             if header["ask"] == "load":
@@ -126,16 +137,19 @@ class ChildProcess:
             raise REFUSALS.get(kind, MissingCapability)(f"{self._whose}: {found.get('message')}")
         return found, numbers
 
-    def _why(self, error: Exception) -> str:
-        """In words, what became of the process; it is gone afterwards."""
+    def _why(self, error: Exception) -> PredictorFailed:
+        """What became of the process; it is gone afterwards."""
         if isinstance(error, _TooLate):
             self._stop()
-            return "the model's process did not answer in time and was ended"
+            return OutOfTime("the model's process did not answer in time and was ended")
         code = self._stop(patience=1.0)
-        if isinstance(error, ValueError) or code is None:
-            return "the model's process answered nonsense and was ended"
+        if isinstance(error, ValueError | RecursionError) or code is None:
+            return PredictorFailed("the model's process answered nonsense and was ended")
         name = signal.Signals(-code).name if code < 0 else f"status {code}"
-        return f"the model's process ended ({name}); the next call starts it again"
+        reason = f"the model's process ended ({name}); the next call starts it again"
+        if -code == signal.SIGXCPU:
+            return OutOfTime(reason)
+        return PredictorFailed(reason) if -code in OTHERS else ProcessCrashed(reason, name)
 
     def _stop(self, patience: float = 0.0) -> int | None:
         """The status with which it ended by itself; None when it had to be killed or was not there."""
@@ -177,11 +191,11 @@ def _send(process: Process, data: bytes, deadline: float) -> None:
         rest = rest[os.write(number, rest[:PIECE]) :]
 
 
-def _receive(process: Process, deadline: float) -> tuple[dict[str, Any], bytes]:
+def _receive(process: Process, deadline: float, most: int) -> tuple[dict[str, Any], bytes]:
     assert process.stdout is not None  # noqa: S101 - a pipe
     number = process.stdout.fileno()
     header, payload = FRAME.unpack(_read(number, FRAME.size, deadline))
-    if header > MAX_HEADER or payload > MAX_ANSWER:
+    if header > MAX_HEADER or payload > most:
         raise ValueError("an answer too long")
     found = json.loads(_read(number, header, deadline))
     if not isinstance(found, dict):

@@ -14,7 +14,7 @@ PROGRAM = """
 import sys
 sys.path.append(sys.argv[1])
 import os, socket, subprocess, threading
-from explainers.predictors import system_calls
+from explainers.confined import system_calls
 folder = sys.argv[2]
 assert system_calls.restrict()
 

@@ -43,7 +43,7 @@ class Served(Protocol):
 
 
 def main(arguments: list[str]) -> None:
-    from explainers.predictors import system_calls  # noqa: PLC0415 - the script has to find its packages first
+    from explainers.confined import system_calls  # noqa: PLC0415 - the script has to find its packages first
 
     module, memory, seconds = arguments[0], int(arguments[1]), int(arguments[2])
     source, sink = _private_pipes()
@@ -120,4 +120,4 @@ def _receive(source: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 if __name__ == "__main__":
     sys.path.append(sys.argv[1])
-    import_module("explainers.predictors.sandbox").main(sys.argv[2:])
+    import_module("explainers.confined.sandbox").main(sys.argv[2:])
