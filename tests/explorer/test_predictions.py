@@ -36,7 +36,7 @@ def explained(api: httpx.Client) -> None:
     raise AssertionError("the demo's inferences are not explained")
 
 
-pytestmark = pytest.mark.usefixtures("explained")
+pytestmark = [pytest.mark.usefixtures("explained"), pytest.mark.timeout(600)]  # the demo starts, and explains its rows
 
 
 def drawn(place: Locator) -> str:
