@@ -18,7 +18,7 @@ from typing import Any
 from tests.clients.server import environment
 
 KEY = "an-admin-key-for-the-explorer"
-START_SECONDS = 240
+START_SECONDS = 480
 
 
 @contextmanager
