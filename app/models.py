@@ -200,8 +200,9 @@ async def remove_model(database: Database, runtime: Runtime, tenant: str, name: 
 
 async def keep_loaded(database: Database, runtime: Runtime) -> None:
     """Loads what is registered and not loaded yet, of all tenants, and unloads what is registered no more."""
+    known = runtime.known()  # what is registered and loaded while the registry is read is not to be let go of
     registrations = await all_registrations(database)
-    runtime.keep_only(registrations)
+    runtime.keep_only(registrations, known)
     for registration in registrations:
         if runtime.state(registration)[0] == "registered":
             await load_quietly(runtime, registration)

@@ -175,11 +175,14 @@ class Runtime:
         """Unloads a model as soon as the work that uses it has ended."""
         self._known.pop((tenant, name), None)
 
-    def keep_only(self, registrations: Iterable[Registration]) -> None:
-        """Unloads every model whose registration is gone."""
-        current = {registration.key for registration in registrations}
-        for key in self._known.keys() - current:
-            del self._known[key]
+    def known(self) -> frozenset[tuple[str, str]]:
+        """The keys of all registrations whose models are loaded or have been refused."""
+        return frozenset(self._known)
+
+    def keep_only(self, registrations: Iterable[Registration], among: frozenset[tuple[str, str]]) -> None:
+        """Unloads every model `among` these whose registration is gone."""
+        for key in among - {registration.key for registration in registrations}:
+            self._known.pop(key, None)
 
     async def close(self) -> None:
         for task in self._loading.values():

@@ -121,4 +121,5 @@ async def empty(running: Running) -> None:
     async with database.transaction(tenant="default") as session:
         for table in ("jobs", "explanations", "models"):
             await session.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - fixed names
-    running.server.explainer.runtime.keep_only([])
+    runtime = running.server.explainer.runtime
+    runtime.keep_only([], runtime.known())

@@ -46,7 +46,8 @@ async def without_models(running: Running) -> None:
     for name in names:
         async with database.transaction(tenant=name) as session:
             await session.execute(text("DELETE FROM models"))
-    running.server.explainer.runtime.keep_only([])
+    runtime = running.server.explainer.runtime
+    runtime.keep_only([], runtime.known())
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
-from app import main
+from app import main, models
 from app.runtime import Registration, Runtime
 from app.worker import end
+from storage.database import Database
 from tests.app.conftest import Running
 
 pytestmark = pytest.mark.anyio
@@ -20,11 +22,11 @@ class Short(Runtime):
 
     looks = 0
 
-    def keep_only(self, registrations: Iterable[Registration]) -> None:
+    def keep_only(self, registrations: Iterable[Registration], among: frozenset[tuple[str, str]]) -> None:
         self.looks += 1
         if self.looks < 3:
             raise MemoryError
-        super().keep_only(registrations)
+        super().keep_only(registrations, among)
 
 
 async def test_it_outlives_any_error(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +40,20 @@ async def test_it_outlives_any_error(running: Running, monkeypatch: pytest.Monke
             assert not looking.done()
     await end(looking)
     await runtime.close()
+
+
+async def test_what_is_loaded_while_the_registry_is_read_stays(
+    running: Running, tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer, read = running.server.explainer, models.all_registrations
+
+    async def read_long(database: Database) -> list[Registration]:
+        found = await read(database)
+        await running.add(tiny_lm, name="newcomer")
+        (newcomer,) = [each for each in await read(database) if each.name == "newcomer"]
+        await explainer.runtime.model(newcomer)
+        return found
+
+    monkeypatch.setattr(models, "all_registrations", read_long)
+    await models.keep_loaded(explainer.database, explainer.runtime)
+    assert ("default", "newcomer") in explainer.runtime.known()
