@@ -9,7 +9,7 @@ CLIENTS := .venv-clients
 ARTHUR := .venv-arthur
 SEEKR := .venv-seekr
 AUDIT := .venv-audit
-PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check --no-compile
+PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check
 ARGS ?=
 
 suits = $(1) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
