@@ -78,18 +78,18 @@ async def model_names(server: Server, caller: Caller) -> list[str]:
 
 def filter_from(asked: dict[str, str]) -> Filter:
     """What the form asks for; of the last day all is meant. Raises InvalidRequest for what is no date."""
-    since, until = day(asked, "since"), day(asked, "until")
-    after = None if until is None else until + timedelta(days=1)
+    since, after = day(asked, "since"), day(asked, "until", later=1)
     return Filter(asked["model"] or None, asked["kind"] or None, since, after, asked["search"])
 
 
-def day(asked: dict[str, str], name: str) -> datetime | None:
+def day(asked: dict[str, str], name: str, *, later: int = 0) -> datetime | None:
+    """The beginning of a day, or of one that many days later; the calendar ends with the year 9999."""
     if not asked[name]:
         return None
     try:
-        return datetime.combine(date.fromisoformat(asked[name]), time(), UTC)
-    except ValueError:
-        raise InvalidRequest("must be a date, as 2026-01-31", f"/{name}") from None
+        return datetime.combine(date.fromisoformat(asked[name]) + timedelta(days=later), time(), UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest("must be a date before 9999-12-31, as 2026-01-31", f"/{name}") from None
 
 
 async def exported(

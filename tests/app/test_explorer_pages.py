@@ -187,7 +187,8 @@ async def test_a_key_sees_and_does_what_its_scopes_let_it(running: Running) -> N
 
 @pytest.mark.parametrize(
     "place",
-    ["?since=yesterday", "?cursor=x", "?search=" + "x" * 1001, "/export?format=exe", "/export?since=1"],
+    ["?since=yesterday", "?cursor=x", "?search=" + "x" * 1001, "/export?format=exe", "/export?since=1",
+     "?until=9999-12-31", "/export?until=9999-12-31"],
 )  # fmt: skip
 async def test_what_cannot_be_meant_is_told(browser: SignedIn, place: str) -> None:
     answer = await browser.get(f"/explorer/stored{place}")
