@@ -37,12 +37,15 @@ Filtered = Annotated[str, Query(max_length=200)]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A pair beside the question: how its own question and answer differ from what was asked and said."""
+    """A pair beside the question: how its own question and answer differ from what was asked and said.
+
+    None where the texts are too long to be compared.
+    """
 
     row: PairRow
     file: str
-    question: tuple[Run, ...]
-    answer: tuple[Run, ...]
+    question: tuple[Run, ...] | None
+    answer: tuple[Run, ...] | None
 
 
 def training_routes() -> list[BaseRoute]:
@@ -131,13 +134,14 @@ async def names_of(server: Server, caller: Caller, ids: Iterable[str]) -> dict[s
 
 def beside(question: str, answer: str, rows: Iterable[PairRow], files: Mapping[str, str]) -> list[Shown]:
     return [
-        Shown(row, files[row.file_id], compared(question, row.question), compared(answer, row.answer)) for row in rows
+        Shown(
+            row,
+            files[row.file_id],
+            differences(question.strip(), row.question.strip()),
+            differences(answer.strip(), row.answer.strip()),
+        )
+        for row in rows
     ]
-
-
-def compared(asked: str, found: str) -> tuple[Run, ...]:
-    """Texts that are too long to be compared are shown as they are."""
-    return differences(asked.strip(), found.strip()) or (Run("both", found),)
 
 
 PAGE = Page("Training data", PATH, ("read", "explain"), training_routes)

@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from app.differences import MOST_WORDS
 from app.explorer.jobs import SILENT_LOOKS
 from app.influence import KIND
 from storage import explanations, jobs
@@ -164,6 +165,12 @@ async def test_jobs_are_listed_and_followed_to_their_end(running: Running, brows
     told = [json.loads(each.removeprefix("data: ")) for each in events[:-2]]
     assert (told[0]["id"], told[0]["state"], told[0]["finished"]) == (job, "cancelled", True)
     assert SILENT_LOOKS > 1
+
+
+async def test_texts_too_long_to_be_compared_are_called_so(running: Running, browser: SignedIn) -> None:
+    long = RESULT | {"messages": "Q: " + "mill " * MOST_WORDS + "\nA: x"}
+    both = [(await browser.get(f"/explorer/training/{await stored(running, each)}")).text for each in (long, RESULT)]
+    assert [text.count("too long to be compared") for text in both] == [1, 0]
 
 
 async def test_a_key_sees_and_does_what_its_scopes_let_it(running: Running) -> None:
