@@ -224,13 +224,14 @@ async def refused(request: Request, error: Exception) -> Response:
         case _:
             problem = refusal_response(error)
     assert isinstance(problem, ProblemResponse)  # noqa: S101 - all of them are
-    return told(request, problem, problem.detail)
+    return told(request, problem, problem.detail, getattr(error, "job", None))
 
 
-def told(request: Request, problem: ProblemResponse, words: str) -> Response:
+def told(request: Request, problem: ProblemResponse, words: str, job: str | None = None) -> Response:
+    """The words of a problem; of work that goes on, with the way to its job."""
     request.scope["state"]["problem"] = problem.code  # for the log and the metrics
     template = "problem.html" if swaps(request) else "refused.html"
-    response = page(request, template, problem.status_code, words=words, code=problem.code)
+    response = page(request, template, problem.status_code, words=words, code=problem.code, job=job)
     for name in ("retry-after", "www-authenticate", "ratelimit", "ratelimit-policy"):
         if name in problem.headers:
             response.headers[name] = problem.headers[name]

@@ -14,9 +14,10 @@ from app.differences import MOST_WORDS
 from app.explorer.jobs import SILENT_LOOKS
 from app.influence import KIND
 from storage import explanations, jobs
-from tests.app.conftest import ADMIN_KEY, PROMPT, Running
+from tests.app.conftest import ADMIN_KEY, PROMPT, Running, Start
 from tests.app.test_export import RESULT, traced
 from tests.app.test_heatmap import EVIL, plain
+from tests.app.test_limits import hold
 from tests.storage.test_tenancy import explanation
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +166,18 @@ async def test_jobs_are_listed_and_followed_to_their_end(running: Running, brows
     told = [json.loads(each.removeprefix("data: ")) for each in events[:-2]]
     assert (told[0]["id"], told[0]["state"], told[0]["finished"]) == (job, "cancelled", True)
     assert SILENT_LOOKS > 1
+
+
+async def test_what_goes_on_leads_to_its_job(start: Start, running: Running) -> None:
+    async with start(deadline_seconds=0.2) as hurried, browsing(hurried, ADMIN_KEY) as client:
+        await hurried.explain()  # the model is loaded
+        release = await hold(hurried)
+        asked = {"csrf": await client.csrf(), "model": "tiny-lm", "prompt": "And then?", "target": " Oslo"}
+        late = await client.post("/explorer/prompt", data=asked)
+        found = re.search(r'href="(/explorer/jobs/[^"]+)"', late.text)
+        assert late.status_code == 409 and found is not None, late.text
+        assert "explain a prompt" in (await client.get(found[1])).text
+        release.set()
 
 
 async def test_texts_too_long_to_be_compared_are_called_so(running: Running, browser: SignedIn) -> None:
