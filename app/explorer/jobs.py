@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -17,8 +17,8 @@ from app.dependencies import Asker, Reader, ReaderOrAsker, ServerState
 from app.explorer.pages import HEADERS, Page, page, swaps
 from app.explorer.session import PageRoute, moved, page_router
 from app.jobs import FOLLOW_SECONDS, STORED, cancel_job, fetch_job, list_jobs
+from app.refusals import NotFound
 from storage.audit import Kind
-from storage.database import Database
 from storage.errors import DatabaseUnavailable
 from storage.jobs import Job
 
@@ -35,6 +35,11 @@ KINDS = {
 }
 SILENT_LOOKS = int(15 / FOLLOW_SECONDS)
 """Looks without anything new between two comments that keep the connection open."""
+MOST_SECONDS = 30.0
+"""A stream ends after so long, and the browser asks for another: with a key that is still good, or in vain."""
+END = b"event: end\ndata: {}\n\n"
+SOON, LATER = b"retry: 1000\n\n", b"retry: 3000\n\n"
+"""After how many milliseconds it asks again; later, where all is finished and only new jobs may come."""
 
 
 class ChangingPage(PageRoute):
@@ -88,28 +93,44 @@ async def cancel(request: Request, server: ServerState, caller: Asker, id: str) 
     return page(request, "job.html", row=found) if swaps(request) else moved(f"{PATH}/{found['id']}")
 
 
-async def events(request: Request, server: ServerState, caller: Reader) -> Response:
-    """How far the newest jobs are, as server-sent events, until all of them are finished.
+async def events(
+    request: Request, server: ServerState, caller: Reader, job: Annotated[str, Query(max_length=100)] = ""
+) -> Response:
+    """How far the newest jobs are, or a single one, as server-sent events, until all of them are finished.
 
-    One stream for all, as browsers open but six connections.
+    One stream for all, as browsers open but six connections. The event `end` is sent where nothing can follow; after
+    any other end the browser asks again.
     """
+    database = server.explainer.database
+    if job:
+        await fetch_job(database, caller.tenant, job)
+
+    async def look() -> tuple[Job, ...]:
+        if job:
+            return (await fetch_job(database, caller.tenant, job),)
+        return (await list_jobs(database, caller.tenant, limit=ROWS)).rows
+
     stopping = getattr(request.app.state, "stopping", lambda: False)
-    stream = changes(server.explainer.database, caller.tenant, stopping)
+    stream = changes(look, stopping, END if job else LATER)
     headers = HEADERS | {"X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-async def changes(database: Database, tenant: str, stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def changes(
+    look: Callable[[], Awaitable[tuple[Job, ...]]], stopping: Callable[[], bool], last: bytes
+) -> AsyncIterator[bytes]:
+    """What is new at each look; `last` is sent once all is finished."""
     seen: dict[str, int] = {}
-    silent = 0
-    while True:
-        rows = await newest(database, tenant)
-        new = [row for row in rows if row.version > seen.get(str(row.id), 0)]
+    silent, until = 0, monotonic() + MOST_SECONDS
+    yield SOON
+    while monotonic() < until and not stopping():
+        rows = await present(look)
+        new = [row for row in rows or () if row.version > seen.get(str(row.id), 0)]
         for row in new:
             yield b"data: %s\n\n" % to_json(shown(row))
         seen |= {str(row.id): row.version for row in new}
-        if (rows and all(row.finished for row in rows)) or not (rows or seen) or stopping():
-            yield b"event: end\ndata: {}\n\n"
+        if rows is not None and all(row.finished for row in rows):
+            yield last
             return
         silent = 0 if new else silent + 1
         if silent and silent % SILENT_LOOKS == 0:
@@ -117,11 +138,14 @@ async def changes(database: Database, tenant: str, stopping: Callable[[], bool])
         await asyncio.sleep(FOLLOW_SECONDS)
 
 
-async def newest(database: Database, tenant: str) -> tuple[Job, ...]:
-    """None while the database is away."""
-    with suppress(DatabaseUnavailable):
-        return (await list_jobs(database, tenant, limit=ROWS)).rows
-    return ()
+async def present(look: Callable[[], Awaitable[tuple[Job, ...]]]) -> tuple[Job, ...] | None:
+    """None while the database is away; nothing where the job has been removed."""
+    try:
+        return await look()
+    except DatabaseUnavailable:
+        return None
+    except NotFound:
+        return ()
 
 
 def shown(job: Job) -> dict[str, Any]:

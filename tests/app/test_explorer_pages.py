@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from app.differences import MOST_WORDS
-from app.explorer.jobs import SILENT_LOOKS
+from app.explorer.jobs import END, SILENT_LOOKS, SOON, changes
 from app.influence import KIND
-from storage import explanations, jobs
+from storage import api_keys, explanations, jobs
+from storage.errors import DatabaseUnavailable
 from tests.app.conftest import ADMIN_KEY, PROMPT, Running, Start
 from tests.app.test_export import RESULT, traced
 from tests.app.test_heatmap import EVIL, plain
@@ -161,11 +162,53 @@ async def test_jobs_are_listed_and_followed_to_their_end(running: Running, brows
     listed = await browser.get("/explorer/jobs?state=queued")
     assert EVIL in plain(listed.text) and f"/explorer/jobs/{job}/cancel" in listed.text
     await running.client.delete(f"/jobs/{job}")
-    events = (await browser.get("/explorer/jobs/events")).text.split("\n\n")
-    assert events[-2] == "event: end\ndata: {}"
-    told = [json.loads(each.removeprefix("data: ")) for each in events[:-2]]
+    first, *events, last, _ = (await browser.get("/explorer/jobs/events")).text.split("\n\n")
+    assert (first, last) == ("retry: 1000", "retry: 3000")  # there may be new jobs later
+    told = [json.loads(each.removeprefix("data: ")) for each in events]
     assert (told[0]["id"], told[0]["state"], told[0]["finished"]) == (job, "cancelled", True)
     assert SILENT_LOOKS > 1
+
+
+async def test_one_job_is_followed_on_its_page(running: Running, browser: SignedIn) -> None:
+    """However many jobs are newer."""
+    job, other = await waiting(running), await waiting(running)
+    place = f"/explorer/jobs/events?job={job}"
+    assert f'data-live="{place}"' in (await browser.get(f"/explorer/jobs/{job}")).text
+    await running.client.delete(f"/jobs/{job}")
+    events = (await browser.get(place)).text.split("\n\n")
+    assert events[-2] == "event: end\ndata: {}" and len(events) == 4
+    assert json.loads(events[1].removeprefix("data: "))["id"] == job
+    assert (await browser.get(f"/explorer/jobs/events?job={UUID(int=1)}")).status_code == 404
+    await running.client.delete(f"/jobs/{other}")
+
+
+async def test_a_stream_does_not_outlive_its_key(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends without the word that it is over, and the next one is refused."""
+    monkeypatch.setattr("app.explorer.jobs.MOST_SECONDS", 0.01)
+    job, secret = await waiting(running), (await running.key("read"))["Authorization"].removeprefix("Bearer ")
+    async with browsing(running, secret) as client:
+        answer = await client.get("/explorer/jobs/events")
+        assert job in answer.text and "event: end" not in answer.text and "retry: 3000" not in answer.text
+        database = running.server.explainer.database
+        row = await api_keys.find_by_secret(database, secret)
+        assert row is not None
+        async with database.transaction(tenant="default") as session:
+            await api_keys.revoke(session, row.id)
+        assert (await client.get("/explorer/jobs/events")).status_code == 303
+    await running.client.delete(f"/jobs/{job}")
+
+
+async def test_a_stream_waits_for_the_database_and_ends_with_the_server() -> None:
+    looks: list[tuple[()] | None] = [None, ()]
+
+    async def look() -> tuple[()]:
+        found = looks.pop(0)
+        if found is None:
+            raise DatabaseUnavailable("away")
+        return found
+
+    assert [each async for each in changes(look, lambda: False, END)] == [SOON, END] and not looks
+    assert [each async for each in changes(look, lambda: True, END)] == [SOON]
 
 
 async def test_what_goes_on_leads_to_its_job(start: Start, running: Running) -> None:
