@@ -23,6 +23,8 @@ def test_a_job_goes_on_while_one_looks(page: Page, api: httpx.Client) -> None:
     row = page.locator(f"#job-{job}")
     expect(row.locator(".state")).to_have_text("succeeded", timeout=60_000)
     expect(row.locator(".words")).to_have_text(re.compile(r"^(\d+) of \1$"))
+    (later,) = submitted(api, 1)
+    expect(page.locator(f"#job-{later}")).to_be_visible(timeout=20_000)
     row.get_by_role("link", name="the answer").click()
     expect(page.locator("h1")).to_have_text("Why this was said")
 
@@ -43,6 +45,7 @@ def test_a_job_is_followed_and_cancelled(page: Page, api: httpx.Client) -> None:
     for job in others:
         expect(page.locator(f"#job-{job} .state")).to_have_text(re.compile("cancelled|succeeded"), timeout=20_000)
         expect(page.locator(f"#job-{job}").get_by_role("button")).to_have_count(0, timeout=20_000)
+    expect(page.locator("#status")).to_have_text(re.compile("^explain a prompt, demo-lm: (cancelled|succeeded)$"))
     page.get_by_label("State").select_option("cancelled")
     expect(page.locator("#status")).to_have_text("The list is below.")
     expect(page.locator(".state").first).to_have_text("cancelled")
