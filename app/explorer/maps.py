@@ -22,6 +22,12 @@ SHOWN_ROWS = 500
 MOST_PIECES = 20_000
 """Coloured pieces of one page: as many maps of tokens are shown as that has room for, and at least one."""
 UNNAMED = "target so far"
+ADDITIVE = ("atman", "gradient")
+"""Methods whose scores of a text are exactly the sum of those of its tokens.
+
+The others answer about the text as a whole with other numbers: `ablation` draws and fits anew, `screened` scales by
+what it measures.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,12 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One of the maps to choose from: of the whole target, or of one of its tokens."""
+    """One of the maps to choose from: of the whole target, of the sum over its tokens, or of one of them."""
 
     name: str
     token: bool
+    summed: bool
+    levels: tuple[Piece, ...]  # of its own scale
     section: Section
     numbers: tuple[Number, ...]  # by falling size
     left_out: int
@@ -55,7 +63,6 @@ class Map:
 
     stored: Stored
     views: tuple[View, ...]
-    levels: tuple[Piece, ...]
     body: Body | None
 
     @property
@@ -99,33 +106,37 @@ def map_of(stored: Stored) -> Map:
     views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))))
     if len(attribution.targets) > 1 and summable(stored):
         (view,) = views_of(summed(stored), 1)
-        views = [replace(view, name="whole target", token=False), *views]
-    return Map(stored, tuple(views), legend(scale_of(stored)), body)
+        name = "whole target" if attribution.method in ADDITIVE else "sum over the tokens"
+        views = [replace(view, name=name, summed=True), *views]
+    return Map(stored, tuple(views), body)
 
 
 def views_of(stored: Stored, most: int) -> list[View]:
-    many = len(stored.attribution.targets) > 1
+    many, levels = len(stored.attribution.targets) > 1, legend(scale_of(stored))
     views = []
     for row, section in enumerate(sections_of(stored, most)):
         numbers = numbers_of(stored, row)
-        views.append(
-            View(section.target, many, section, tuple(numbers[:SHOWN_ROWS]), max(0, len(numbers) - SHOWN_ROWS))
-        )
+        left_out = max(0, len(numbers) - SHOWN_ROWS)
+        views.append(View(section.target, many, False, levels, section, tuple(numbers[:SHOWN_ROWS]), left_out))
     return views
 
 
 def summable(stored: Stored) -> bool:
-    """Whether its scores are plain nats, of which those of a text are the sum of those of its tokens."""
+    """Whether its scores are plain nats, which may be added up."""
     config = stored.request.get("config", {})
     return config.get("postprocessing") == "none" and not config.get("normalize", True)
 
 
 def summed(stored: Stored) -> Stored:
-    """The same for the target as a whole: log-probabilities of its tokens add up, and so do their losses."""
+    """The sum over the tokens: log-probabilities add up, and so do their losses.
+
+    Its noise is no larger than the sum of theirs, whatever they have in common: both kinds are lengths of vectors.
+    """
     attribution = stored.attribution
     text = "".join(target.text for target in attribution.targets)
     values = attribution.values.sum(axis=0, keepdims=True)  # (1, F)
-    return replace(stored, attribution=replace(attribution, targets=(Target(text),), values=values, uncertainty=None))
+    noise = None if attribution.uncertainty is None else attribution.uncertainty.sum(axis=0, keepdims=True)
+    return replace(stored, attribution=replace(attribution, targets=(Target(text),), values=values, uncertainty=noise))
 
 
 def numbers_of(stored: Stored, row: int) -> list[Number]:

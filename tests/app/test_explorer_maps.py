@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.explain import Stored, fetch_explanation
 from app.explorer import maps
 from app.explorer.maps import Map, map_of
+from app.explorer.pages import environment
 from app.explorer.question_form import asks, bodies_of, body_from, body_of, form_of, messages_of, question_of, spoken
+from app.heatmap import level
 from explainers.errors import InvalidRequest
+from explainers.types import Attribution, Span, Target, Text
 from tests.app.conftest import Running
+from tests.app.test_heatmap import stored as kept
+from tests.app.test_heatmap import word_features
 
 pytestmark = pytest.mark.anyio
 
@@ -96,15 +102,65 @@ async def mapped(running: Running, **changes: Any) -> Map:
     return map_of(stored)
 
 
-async def test_the_whole_target_is_the_sum_of_its_tokens(running: Running) -> None:
+def three_tokens(noise: float | None = None) -> Stored:
+    """Scores of " a", " b" and " c" over two words, whose sums are 12 and 1.5 nats."""
+    targets = tuple(Target(f" {letter}", Span(2 * place, 2 * place + 2)) for place, letter in enumerate("abc"))
+    values = np.array([[4.0, 0.5], [5.0, -2.0], [3.0, 3.0]])
+    noises = None if noise is None else np.full_like(values, noise)
+    attribution = Attribution("atman", word_features("x y", 0), targets, values, uncertainty=noises)
+    return kept((Text("x y"),), " a b c", attribution)
+
+
+def page_of(*found: Map) -> str:
+    """The maps as the pages show them."""
+    return environment().get_template("maps.html").render(maps=[(each, None) for each in found], address="/")
+
+
+def scores_of(answer: Any) -> list[float]:
+    return sorted(score["score"] for score in answer.json()["explanations"][0]["items"][0]["scores"])
+
+
+@pytest.mark.parametrize("method", ["atman", "gradient"])
+async def test_the_whole_target_is_the_sum_of_its_tokens(running: Running, method: str) -> None:
     """Which is what asking about it as a whole answers."""
-    found, answer = await mapped(running), await running.explain(target=" Oslo Rome")
-    whole = answer.json()["explanations"][0]["items"][0]["scores"]
-    shown = {number.score for number in found.views[0].numbers}
+    found = await mapped(running, method=method)
+    shown = sorted(number.score for number in found.views[0].numbers)
     assert found.views[0].name == "whole target" and len(found.views) > 2
-    assert sorted(shown) == pytest.approx(sorted(score["score"] for score in whole), abs=1e-4)
+    assert shown == pytest.approx(scores_of(await running.explain(target=" Oslo Rome", method=method)), abs=1e-4)
     for changes in ({"postprocessing": "absolute"}, {"normalize": True}):
-        assert all(view.token for view in (await mapped(running, **changes)).views)  # which do not add up
+        views = (await mapped(running, method=method, **changes)).views
+        assert all(view.token for view in views)  # which do not add up
+
+
+@pytest.mark.parametrize("method", ["ablation", "screened"])
+async def test_a_sum_that_is_no_answer_is_called_a_sum(running: Running, method: str) -> None:
+    """These methods answer about the target as a whole with other numbers."""
+    options = {"exact_scores": 2} if method == "screened" else {}
+    found = await mapped(running, method=method, **options)
+    shown = sorted(number.score for number in found.views[0].numbers)
+    answer = await running.explain(target=" Oslo Rome", method=method, **options)
+    assert shown != pytest.approx(scores_of(answer), abs=1e-4)
+    assert found.views[0].name == "sum over the tokens" and "whole target" not in page_of(found)
+
+
+def test_the_noise_of_a_sum_is_at_most_the_sum_of_the_noises() -> None:
+    page = page_of(map_of(three_tokens(noise=0.6)))
+    whole, first, *_ = page.split("<section")[1:]
+    assert whole.count("at most ± 1.8") == 2 and whole.count("(perhaps no larger than noise)") == 1
+    assert first.count("± 0.6") == 2 and first.count("(no larger than noise)") == 1 and "at most ±" not in first
+    assert "±" not in page_of(map_of(three_tokens()))
+
+
+def test_each_map_has_the_legend_of_its_own_colours() -> None:
+    whole, *tokens = map_of(three_tokens()).views
+    assert [piece.text for piece in whole.levels] == ["-12", "-3", "+0", "+3", "+12"]
+    for view in tokens:
+        assert [piece.text for piece in view.levels] == ["-5", "-1.25", "+0", "+1.25", "+5"]
+    for view in (whole, *tokens):
+        shown = [piece for part in view.section.items for piece in part.pieces if piece.scores]
+        assert all(piece.level == level(piece.scores[0], view.levels[-1].scores[0]) for piece in shown)
+    sections = page_of(map_of(three_tokens())).split("<section")[1:]
+    assert [">+12</mark>" in each for each in sections] == [True, False, False, False]
 
 
 async def test_noise_is_counted_over_what_the_answer_holds(running: Running) -> None:
