@@ -13,7 +13,7 @@ import numpy as np
 
 from app.explain import KIND, Stored
 from app.explorer.question_form import Body, body_from
-from app.heatmap import Piece, Section, legend, name_of, scale_of, sections_of
+from app.heatmap import Picture, Piece, Section, legend, name_of, scale_of, sections_of
 from app.records import item_from
 from explainers.types import Feature, Target
 
@@ -63,6 +63,7 @@ class Map:
 
     stored: Stored
     views: tuple[View, ...]
+    pictures: tuple[Picture, ...]  # of the prompt, each once however many views show it
     body: Body | None
 
     @property
@@ -108,7 +109,12 @@ def map_of(stored: Stored) -> Map:
         (view,) = views_of(summed(stored), 1)
         name = "whole target" if attribution.method in ADDITIVE else "sum over the tokens"
         views = [replace(view, name=name, summed=True), *views]
-    return Map(stored, tuple(views), body)
+    return Map(stored, tuple(views), pictures_of(views), body)
+
+
+def pictures_of(views: Sequence[View]) -> tuple[Picture, ...]:
+    found = {part.picture.id: part.picture for view in views for part in view.section.items if part.picture}
+    return tuple(found.values())
 
 
 def views_of(stored: Stored, most: int) -> list[View]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from app.explain import Stored, fetch_explanation
 from app.explorer import maps
@@ -14,7 +17,8 @@ from app.explorer.pages import environment
 from app.explorer.question_form import asks, bodies_of, body_from, body_of, form_of, messages_of, question_of, spoken
 from app.heatmap import level
 from explainers.errors import InvalidRequest
-from explainers.types import Attribution, Span, Target, Text
+from explainers.pictures import grid
+from explainers.types import Attribution, Feature, Image, Span, Target, Text
 from tests.app.conftest import Running
 from tests.app.test_heatmap import stored as kept
 from tests.app.test_heatmap import word_features
@@ -177,3 +181,23 @@ async def test_a_page_has_room_for_so_many_pieces(running: Running, monkeypatch:
     short = await mapped(running)
     assert [view.name for view in short.views] == [view.name for view in full.views[:2]]
     assert (full.left_out, short.left_out) == (0, len(full.views) - 2)
+
+
+def test_an_image_is_in_the_page_once_for_each_map() -> None:
+    """However many tokens have a map of their own, and with names of its own where two maps stand beside each other."""
+    data = BytesIO()
+    Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(data, "PNG")
+    features = tuple(Feature(f"tile {n}", 1, tile) for n, tile in enumerate(grid(2, 2)))
+    sizes = []
+    for count in (1, 3, 9):
+        targets = tuple(Target("a", Span(place, place + 1)) for place in range(count))
+        attribution = Attribution("atman", features, targets, np.ones((count, 4)))
+        found = map_of(kept((Text("x"), Image(data.getvalue())), "a" * count, attribution))
+        page = page_of(found, found)
+        assert page.count("data:image/png;base64,") == 2
+        for number in (1, 2):
+            assert page.count(f'<image id="m{number}image2"') == 1
+            assert page.count(f'<use href="#m{number}image2"/>') == len(found.views)
+        assert len(ids := re.findall(r' id="([^"]+)"', page)) == len(set(ids))
+        sizes.append(len(page))
+    assert sizes[2] - sizes[1] < 6 * 2 * 6_000 < 6 * 2 * len(data.getvalue())
