@@ -7,6 +7,7 @@ import pprint
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -136,13 +137,19 @@ def summable(stored: Stored) -> bool:
 def summed(stored: Stored) -> Stored:
     """The sum over the tokens: log-probabilities add up, and so do their losses.
 
-    Its noise is no larger than the sum of theirs, whatever they have in common: both kinds are lengths of vectors.
+    Its noise is no larger than the sum of theirs, whatever they have in common: both kinds are lengths of vectors. The
+    target's own tokens are no features of it.
     """
-    attribution = stored.attribution
-    text = "".join(target.text for target in attribution.targets)
-    values = attribution.values.sum(axis=0, keepdims=True)  # (1, F)
-    noise = None if attribution.uncertainty is None else attribution.uncertainty.sum(axis=0, keepdims=True)
-    return replace(stored, attribution=replace(attribution, targets=(Target(text),), values=values, uncertainty=noise))
+    attribution, noise = stored.attribution, stored.attribution.uncertainty
+    kept = np.array([feature.item < len(stored.request["prompt"]) for feature in attribution.features], dtype=bool)
+    whole = replace(
+        attribution,
+        features=tuple(compress(attribution.features, kept)),
+        targets=(Target("".join(target.text for target in attribution.targets)),),
+        values=attribution.values[:, kept].sum(axis=0, keepdims=True),  # (1, F)
+        uncertainty=None if noise is None else noise[:, kept].sum(axis=0, keepdims=True),  # (1, F)
+    )
+    return replace(stored, attribution=whole)
 
 
 def numbers_of(stored: Stored, row: int) -> list[Number]:

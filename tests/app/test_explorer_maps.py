@@ -107,11 +107,12 @@ async def mapped(running: Running, **changes: Any) -> Map:
 
 
 def three_tokens(noise: float | None = None) -> Stored:
-    """Scores of " a", " b" and " c" over two words, whose sums are 12 and 1.5 nats."""
+    """Scores of " a", " b" and " c" over two words, whose sums are 12 and 1.5 nats, and of " a" for those after it."""
     targets = tuple(Target(f" {letter}", Span(2 * place, 2 * place + 2)) for place, letter in enumerate("abc"))
-    values = np.array([[4.0, 0.5], [5.0, -2.0], [3.0, 3.0]])
+    values = np.array([[4.0, 0.5, 0.0], [5.0, -2.0, 8.0], [3.0, 3.0, 8.0]])
     noises = None if noise is None else np.full_like(values, noise)
-    attribution = Attribution("atman", word_features("x y", 0), targets, values, uncertainty=noises)
+    features = (*word_features("x y", 0), Feature(" a", 1, Span(0, 2)))
+    attribution = Attribution("atman", features, targets, values, uncertainty=noises)
     return kept((Text("x y"),), " a b c", attribution)
 
 
@@ -159,7 +160,7 @@ def test_each_map_has_the_legend_of_its_own_colours() -> None:
     whole, *tokens = map_of(three_tokens()).views
     assert [piece.text for piece in whole.levels] == ["-12", "-3", "+0", "+3", "+12"]
     for view in tokens:
-        assert [piece.text for piece in view.levels] == ["-5", "-1.25", "+0", "+1.25", "+5"]
+        assert [piece.text for piece in view.levels] == ["-8", "-2", "+0", "+2", "+8"]
     for view in (whole, *tokens):
         shown = [piece for part in view.section.items for piece in part.pieces if piece.scores]
         assert all(piece.level == level(piece.scores[0], view.levels[-1].scores[0]) for piece in shown)
