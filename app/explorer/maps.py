@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import pprint
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,14 @@ class View:
     left_out: int
 
 
+class Noisy(NamedTuple):
+    """How many scores are no larger than their noise, of how many, and the largest noise."""
+
+    below: int
+    counted: int
+    largest: float
+
+
 @dataclass(frozen=True, slots=True)
 class Map:
     """Everything that stands beside and in one heat map."""
@@ -66,10 +74,9 @@ class Map:
     views: tuple[View, ...]
     pictures: tuple[Picture, ...]  # of the prompt, each once however many views show it
     body: Body | None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return dict(self.stored.attribution.facts)
+    copies: tuple[str, str] | None  # the body as curl and as Python
+    facts: Mapping[str, Any]
+    noisy: Noisy | None  # None where unknown
 
     @property
     def factor(self) -> float | None:
@@ -84,25 +91,13 @@ class Map:
         return len(self.stored.attribution.targets) - shown
 
     @property
-    def noisy(self) -> tuple[int, int, float] | None:
-        """How many scores are no larger than their noise, of how many, and the largest noise; None where unknown."""
-        attribution = self.stored.attribution
-        if attribution.uncertainty is None:
-            return None
-        own = np.array([feature.item == len(self.stored.request["prompt"]) for feature in attribution.features])  # (F,)
-        earlier = (own.cumsum() - 1)[None] < np.arange(len(attribution.targets))[:, None]  # (T, F)
-        counted = ~own[None] | earlier
-        below = counted & (abs(attribution.values) <= attribution.uncertainty)
-        return int(below.sum()), int(counted.sum()), float(attribution.uncertainty[counted].max(initial=0.0))
-
-    @property
     def random(self) -> str:
         """What the noise is of."""
         return "sampling" if self.stored.attribution.method == "ablation" else "the model's arithmetic"
 
 
-def map_of(stored: Stored) -> Map:
-    """Blocks for as long as laying out takes; not for the event loop."""
+def map_of(stored: Stored, base: str) -> Map:
+    """Blocks for as long as laying out takes; not for the event loop. `base` is the address of this server."""
     body = body_from(stored.model, stored.request) if stored.kind == KIND else None
     attribution = stored.attribution
     views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))))
@@ -110,7 +105,21 @@ def map_of(stored: Stored) -> Map:
         (view,) = views_of(summed(stored), 1)
         name = "whole target" if attribution.method in ADDITIVE else "sum over the tokens"
         views = [replace(view, name=name, summed=True), *views]
-    return Map(stored, tuple(views), pictures_of(views), body)
+    copies = None if body is None else (as_curl(base, body), as_python(base, body))
+    facts = dict(attribution.facts)
+    return Map(stored, tuple(views), pictures_of(views), body, copies, facts, noisy_of(stored))
+
+
+def noisy_of(stored: Stored) -> Noisy | None:
+    """Of the target's own tokens those before a target are counted."""
+    attribution = stored.attribution
+    if attribution.uncertainty is None:
+        return None
+    own = np.array([feature.item == len(stored.request["prompt"]) for feature in attribution.features], dtype=bool)
+    earlier = (own.cumsum() - 1)[None] < np.arange(len(attribution.targets))[:, None]  # (T, F)
+    counted = ~own[None] | earlier
+    below = counted & (abs(attribution.values) <= attribution.uncertainty)
+    return Noisy(int(below.sum()), int(counted.sum()), float(attribution.uncertainty[counted].max(initial=0.0)))
 
 
 def pictures_of(views: Sequence[View]) -> tuple[Picture, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import Template
 from PIL import Image as Pillow
 
 from app.explain import Stored, fetch_explanation
@@ -19,11 +21,14 @@ from app.heatmap import level
 from explainers.errors import InvalidRequest
 from explainers.pictures import grid
 from explainers.types import Attribution, Feature, Image, Span, Target, Text
-from tests.app.conftest import Running
+from tests.app.conftest import ADMIN_KEY, PROMPT, Running
+from tests.app.test_explorer_pages import browsing
 from tests.app.test_heatmap import stored as kept
 from tests.app.test_heatmap import word_features
 
 pytestmark = pytest.mark.anyio
+
+BASE = "http://whence/"
 
 # -- the form and the body ---------------------------------------------------------------------------------------------
 
@@ -103,7 +108,7 @@ async def mapped(running: Running, **changes: Any) -> Map:
     id = answer.raise_for_status().json()["id"]
     stored = await fetch_explanation(running.server.explainer.database, "default", id)
     assert isinstance(stored, Stored)
-    return map_of(stored)
+    return map_of(stored, BASE)
 
 
 def three_tokens(noise: float | None = None) -> Stored:
@@ -118,7 +123,7 @@ def three_tokens(noise: float | None = None) -> Stored:
 
 def page_of(*found: Map) -> str:
     """The maps as the pages show them."""
-    return environment().get_template("maps.html").render(maps=[(each, None) for each in found], address="/")
+    return environment().get_template("maps.html").render(maps=found, address="/")
 
 
 def scores_of(answer: Any) -> list[float]:
@@ -149,22 +154,22 @@ async def test_a_sum_that_is_no_answer_is_called_a_sum(running: Running, method:
 
 
 def test_the_noise_of_a_sum_is_at_most_the_sum_of_the_noises() -> None:
-    page = page_of(map_of(three_tokens(noise=0.6)))
+    page = page_of(map_of(three_tokens(noise=0.6), BASE))
     whole, first, *_ = page.split("<section")[1:]
     assert whole.count("at most ± 1.8") == 2 and whole.count("(perhaps no larger than noise)") == 1
     assert first.count("± 0.6") == 2 and first.count("(no larger than noise)") == 1 and "at most ±" not in first
-    assert "±" not in page_of(map_of(three_tokens()))
+    assert "±" not in page_of(map_of(three_tokens(), BASE))
 
 
 def test_each_map_has_the_legend_of_its_own_colours() -> None:
-    whole, *tokens = map_of(three_tokens()).views
+    whole, *tokens = map_of(three_tokens(), BASE).views
     assert [piece.text for piece in whole.levels] == ["-12", "-3", "+0", "+3", "+12"]
     for view in tokens:
         assert [piece.text for piece in view.levels] == ["-8", "-2", "+0", "+2", "+8"]
     for view in (whole, *tokens):
         shown = [piece for part in view.section.items for piece in part.pieces if piece.scores]
         assert all(piece.level == level(piece.scores[0], view.levels[-1].scores[0]) for piece in shown)
-    sections = page_of(map_of(three_tokens())).split("<section")[1:]
+    sections = page_of(map_of(three_tokens(), BASE)).split("<section")[1:]
     assert [">+12</mark>" in each for each in sections] == [True, False, False, False]
 
 
@@ -193,7 +198,7 @@ def test_an_image_is_in_the_page_once_for_each_map() -> None:
     for count in (1, 3, 9):
         targets = tuple(Target("a", Span(place, place + 1)) for place in range(count))
         attribution = Attribution("atman", features, targets, np.ones((count, 4)))
-        found = map_of(kept((Text("x"), Image(data.getvalue())), "a" * count, attribution))
+        found = map_of(kept((Text("x"), Image(data.getvalue())), "a" * count, attribution), BASE)
         page = page_of(found, found)
         assert page.count("data:image/png;base64,") == 2
         for number in (1, 2):
@@ -202,3 +207,23 @@ def test_an_image_is_in_the_page_once_for_each_map() -> None:
         assert len(ids := re.findall(r' id="([^"]+)"', page)) == len(set(ids))
         sizes.append(len(page))
     assert sizes[2] - sizes[1] < 6 * 2 * 6_000 < 6 * 2 * len(data.getvalue())
+
+
+async def test_pages_of_maps_are_made_beside_the_event_loop(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise and what is copied are found once for each map, and the template is filled in a thread."""
+    threads, times = [], []
+    render, noisy_of = Template.render, maps.noisy_of
+    monkeypatch.setattr(
+        Template, "render", lambda *args, **fields: threads.append(get_ident()) or render(*args, **fields)
+    )
+    monkeypatch.setattr(maps, "noisy_of", lambda stored: times.append(1) or noisy_of(stored))
+    async with browsing(running, ADMIN_KEY) as browser:
+        asked = {"model": "tiny-lm", "prompt": PROMPT, "target": " Oslo Rome", "each": "on", "uncertainty": "on"}
+        asked["csrf"] = await browser.csrf()
+        threads.clear()
+        answer = await browser.post("/explorer/prompt", data=asked, headers={"HX-Request": "true"})
+        place = answer.raise_for_status().headers["hx-push-url"]
+        whole = await browser.get(place)
+        stored = await browser.get(place.replace("/prompt/", "/stored/"))
+    assert all("± " in each.text and "Bearer $WHENCE_KEY" in each.text for each in (answer, whole, stored))
+    assert len(times) == 3 and len(threads) == 3 and get_ident() not in threads
