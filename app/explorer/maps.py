@@ -7,8 +7,10 @@ import pprint
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, groupby
 from typing import Any, NamedTuple
+from unicodedata import category
+from unicodedata import name as unicode_name
 
 import numpy as np
 
@@ -29,6 +31,9 @@ ADDITIVE = ("atman", "gradient")
 The others answer about the text as a whole with other numbers: `ablation` draws and fits anew, `screened` scales by
 what it measures.
 """
+SEEN = "LNPS"
+"""Letters, numbers, punctuation and symbols, by the first letter of their category in Unicode."""
+BLANKS: Mapping[str, str] = {"\n": "line break", "\r": "carriage return", "\t": "tab", " ": "space"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class View:
     """One of the maps to choose from: of the whole target, of the sum over its tokens, or of one of them."""
 
     name: str
+    label: str  # the name, or in words what a name without a sign is made of
     token: bool
     summed: bool
     levels: tuple[Piece, ...]  # of its own scale
@@ -104,7 +110,7 @@ def map_of(stored: Stored, base: str) -> Map:
     if len(attribution.targets) > 1 and summable(stored):
         (view,) = views_of(summed(stored), 1)
         name = "whole target" if attribution.method in ADDITIVE else "sum over the tokens"
-        views = [replace(view, name=name, summed=True), *views]
+        views = [replace(view, name=name, label=name, summed=True), *views]
     copies = None if body is None else (as_curl(base, body), as_python(base, body))
     facts = dict(attribution.facts)
     return Map(stored, tuple(views), pictures_of(views), body, copies, facts, noisy_of(stored))
@@ -133,8 +139,22 @@ def views_of(stored: Stored, most: int) -> list[View]:
     for row, section in enumerate(sections_of(stored, most)):
         numbers = numbers_of(stored, row)
         left_out = max(0, len(numbers) - SHOWN_ROWS)
-        views.append(View(section.target, many, False, levels, section, tuple(numbers[:SHOWN_ROWS]), left_out))
+        name, shown = section.target, tuple(numbers[:SHOWN_ROWS])
+        views.append(View(name, label_of(name, row), many, False, levels, section, shown, left_out))
     return views
+
+
+def label_of(name: str, row: int) -> str:
+    """What a screen reader can say: the name, or where it has no sign that is seen, its characters in words."""
+    if any(category(character)[0] in SEEN for character in name):
+        return name
+    counted = [(words_of(character), len(list(run))) for character, run in groupby(name)]
+    said = ", ".join(word if count == 1 else f"{count} × {word}" for word, count in counted)
+    return f"token {row + 1}: {said or 'empty'}"
+
+
+def words_of(character: str) -> str:
+    return BLANKS.get(character) or unicode_name(character, f"character {ord(character):X}").lower()
 
 
 def summable(stored: Stored) -> bool:

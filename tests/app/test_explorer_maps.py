@@ -227,3 +227,16 @@ async def test_pages_of_maps_are_made_beside_the_event_loop(running: Running, mo
         stored = await browser.get(place.replace("/prompt/", "/stored/"))
     assert all("± " in each.text and "Bearer $WHENCE_KEY" in each.text for each in (answer, whole, stored))
     assert len(times) == 3 and len(threads) == 3 and get_ident() not in threads
+
+
+def test_every_token_has_a_name_that_can_be_said() -> None:
+    texts = ("a", "\n", "", "  ", "\n\t", "\u200b", ".")
+    targets = tuple(Target(text) for text in texts)
+    attribution = Attribution("atman", word_features("x", 0), targets, np.ones((len(texts), 1)))
+    found = map_of(kept((Text("x"),), "".join(texts), attribution), BASE)
+    said = ["token 2: line break", "token 3: empty", "token 4: 2 × space", "token 5: line break, tab"]
+    said = ["whole target", "a", *said, "token 6: zero width space", "."]
+    assert [view.label for view in found.views] == said
+    page = page_of(found)
+    assert re.findall(r'<section [^>]*aria-label="([^"]*)"', page) == said
+    assert re.findall(r'<button [^>]*aria-label="([^"]*)">', page) == said[2:-1]
