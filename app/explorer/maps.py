@@ -203,13 +203,19 @@ def where_of(feature: Feature, names: Sequence[str]) -> str:
 
 # -- to be copied ------------------------------------------------------------------------------------------------------
 
+END = "END_OF_QUESTION"
+
 
 def as_curl(base: str, body: Body) -> str:
-    """A command that asks the same, with the key in `WHENCE_KEY`."""
-    head = f'curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $WHENCE_KEY"'
-    return (
-        f"{head} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
-    )
+    """A command that asks the same, with the key in `WHENCE_KEY`.
+
+    The body is its input: an argument may have no more than 128 KiB. JSON of one line is never the line that ends it.
+    """
+    return f"""curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $WHENCE_KEY" \\
+  -H 'Content-Type: application/json' --data-binary @- <<'{END}'
+{json.dumps(body, ensure_ascii=False)}
+{END}
+"""
 
 
 def as_python(base: str, body: Body) -> str:

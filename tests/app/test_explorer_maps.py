@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from io import BytesIO
+from pathlib import Path
 from threading import get_ident
 from typing import Any
 
@@ -14,7 +17,7 @@ from PIL import Image as Pillow
 
 from app.explain import Stored, fetch_explanation
 from app.explorer import maps
-from app.explorer.maps import Map, map_of
+from app.explorer.maps import Map, as_curl, map_of
 from app.explorer.pages import environment
 from app.explorer.question_form import asks, bodies_of, body_from, body_of, form_of, messages_of, question_of, spoken
 from app.heatmap import level
@@ -240,3 +243,22 @@ def test_every_token_has_a_name_that_can_be_said() -> None:
     page = page_of(found)
     assert re.findall(r'<section [^>]*aria-label="([^"]*)"', page) == said
     assert re.findall(r'<button [^>]*aria-label="([^"]*)">', page) == said[2:-1]
+
+
+def test_the_command_hands_on_a_body_of_any_size(tmp_path: Path) -> None:
+    """Run by bash, with a program in place of curl that keeps its arguments and its input."""
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$KEPT/arguments"\nexec cat > "$KEPT/input"\n')
+    curl.chmod(0o755)
+    hostile = "$HOME `id` $(id) \\ ' \" é\nEND_OF_QUESTION\n"
+    body = {"model": "m", "prompt": hostile * 5000, "target": "c"}
+    command = as_curl("http://whence/", body)
+    assert len(command) > 150_000
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "KEPT": str(tmp_path), "WHENCE_KEY": "secret"}
+    done = subprocess.run(
+        ["bash"], input=command.encode(), env=environment, capture_output=True, timeout=30, check=True
+    )
+    assert not done.stderr and json.loads((tmp_path / "input").read_bytes()) == body
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments[:2] == ["-s", "http://whence/explain"] and arguments[-2:] == ["--data-binary", "@-"]
+    assert "Authorization: Bearer secret" in arguments
