@@ -19,7 +19,17 @@ from app.explain import Stored, fetch_explanation
 from app.explorer import maps
 from app.explorer.maps import Map, as_curl, map_of
 from app.explorer.pages import environment
-from app.explorer.question_form import asks, bodies_of, body_from, body_of, form_of, messages_of, question_of, spoken
+from app.explorer.question_form import (
+    Form,
+    asks,
+    bodies_of,
+    body_from,
+    body_of,
+    form_of,
+    messages_of,
+    question_of,
+    spoken,
+)
 from app.heatmap import level
 from explainers.errors import InvalidRequest
 from explainers.pictures import grid
@@ -101,6 +111,19 @@ async def test_chats_are_read_as_they_are_written(said: str) -> None:
 async def test_what_is_no_chat_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest):
         messages_of(said)
+
+
+async def test_a_chat_with_an_image_is_refused_in_words(running: Running) -> None:
+    """And not asked without it."""
+    with pytest.raises(InvalidRequest, match="takes no image"):
+        body_of(Form(model="m", chat=True, prompt="user: a", target="c"), b"image")
+    async with browsing(running, ADMIN_KEY) as browser:
+        asked = {"csrf": await browser.csrf(), "model": "tiny-lm", "kind": "chat", "prompt": "user: a", "target": " b"}
+        files = {"image": ("shape.png", b"image", "image/png")}
+        answer = await browser.post("/explorer/prompt", data=asked, files=files)
+        assert answer.status_code == 400 and "a chat takes no image" in answer.text
+        empty = {"image": ("", b"", "application/octet-stream")}  # as browsers send it where none was chosen
+        assert (await browser.post("/explorer/prompt", data=asked, files=empty)).status_code == 303
 
 
 # -- the maps ----------------------------------------------------------------------------------------------------------
