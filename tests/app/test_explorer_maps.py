@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import get_ident
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -237,12 +238,20 @@ def test_an_image_is_in_the_page_once_for_each_map() -> None:
 
 async def test_pages_of_maps_are_made_beside_the_event_loop(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise and what is copied are found once for each map, and the template is filled in a thread."""
-    threads, times = [], []
+    threads: list[int] = []
+    times: list[UUID] = []
     render, noisy_of = Template.render, maps.noisy_of
-    monkeypatch.setattr(
-        Template, "render", lambda *args, **fields: threads.append(get_ident()) or render(*args, **fields)
-    )
-    monkeypatch.setattr(maps, "noisy_of", lambda stored: times.append(1) or noisy_of(stored))
+
+    def rendered(template: Template, *args: Any, **fields: Any) -> str:
+        threads.append(get_ident())
+        return render(template, *args, **fields)
+
+    def counted(stored: Stored) -> maps.Noisy | None:
+        times.append(stored.id)
+        return noisy_of(stored)
+
+    monkeypatch.setattr(Template, "render", rendered)
+    monkeypatch.setattr(maps, "noisy_of", counted)
     async with browsing(running, ADMIN_KEY) as browser:
         asked = {"model": "tiny-lm", "prompt": PROMPT, "target": " Oslo Rome", "each": "on", "uncertainty": "on"}
         asked["csrf"] = await browser.csrf()
