@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import pprint
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import compress, groupby
+from typing import Any, NamedTuple
+from unicodedata import category
+from unicodedata import name as unicode_name
 
 import numpy as np
 
 from app.explain import KIND, Stored
 from app.explorer.question_form import Body, body_from
-from app.heatmap import Piece, Section, legend, name_of, scale_of, sections_of
+from app.heatmap import Picture, Piece, Section, legend, name_of, scale_of, sections_of
 from app.records import item_from
 from explainers.types import Feature, Target
 
@@ -22,6 +25,15 @@ SHOWN_ROWS = 500
 MOST_PIECES = 20_000
 """Coloured pieces of one page: as many maps of tokens are shown as that has room for, and at least one."""
 UNNAMED = "target so far"
+ADDITIVE = ("atman", "gradient")
+"""Methods whose scores of a text are exactly the sum of those of its tokens.
+
+The others answer about the text as a whole with other numbers: `ablation` draws and fits anew, `screened` scales by
+what it measures.
+"""
+SEEN = "LNPS"
+"""Letters, numbers, punctuation and symbols, by the first letter of their category in Unicode."""
+BLANKS: Mapping[str, str] = {"\n": "line break", "\r": "carriage return", "\t": "tab", " ": "space"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +52,24 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One of the maps to choose from: of the whole target, or of one of its tokens."""
+    """One of the maps to choose from: of the whole target, of the sum over its tokens, or of one of them."""
 
     name: str
+    label: str  # the name, or in words what a name without a sign is made of
     token: bool
+    summed: bool
+    levels: tuple[Piece, ...]  # of its own scale
     section: Section
     numbers: tuple[Number, ...]  # by falling size
     left_out: int
+
+
+class Noisy(NamedTuple):
+    """How many scores are no larger than their noise, of how many, and the largest noise."""
+
+    below: int
+    counted: int
+    largest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +78,11 @@ class Map:
 
     stored: Stored
     views: tuple[View, ...]
-    levels: tuple[Piece, ...]
+    pictures: tuple[Picture, ...]  # of the prompt, each once however many views show it
     body: Body | None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return dict(self.stored.attribution.facts)
+    copies: tuple[str, str] | None  # the body as curl and as Python
+    facts: Mapping[str, Any]
+    noisy: Noisy | None  # None where unknown
 
     @property
     def factor(self) -> float | None:
@@ -75,57 +97,88 @@ class Map:
         return len(self.stored.attribution.targets) - shown
 
     @property
-    def noisy(self) -> tuple[int, int, float] | None:
-        """How many scores are no larger than their noise, of how many, and the largest noise; None where unknown."""
-        attribution = self.stored.attribution
-        if attribution.uncertainty is None:
-            return None
-        own = np.array([feature.item == len(self.stored.request["prompt"]) for feature in attribution.features])  # (F,)
-        earlier = (own.cumsum() - 1)[None] < np.arange(len(attribution.targets))[:, None]  # (T, F)
-        counted = ~own[None] | earlier
-        below = counted & (abs(attribution.values) <= attribution.uncertainty)
-        return int(below.sum()), int(counted.sum()), float(attribution.uncertainty[counted].max(initial=0.0))
-
-    @property
     def random(self) -> str:
         """What the noise is of."""
         return "sampling" if self.stored.attribution.method == "ablation" else "the model's arithmetic"
 
 
-def map_of(stored: Stored) -> Map:
-    """Blocks for as long as laying out takes; not for the event loop."""
+def map_of(stored: Stored, base: str) -> Map:
+    """Blocks for as long as laying out takes; not for the event loop. `base` is the address of this server."""
     body = body_from(stored.model, stored.request) if stored.kind == KIND else None
     attribution = stored.attribution
     views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))))
     if len(attribution.targets) > 1 and summable(stored):
         (view,) = views_of(summed(stored), 1)
-        views = [replace(view, name="whole target", token=False), *views]
-    return Map(stored, tuple(views), legend(scale_of(stored)), body)
+        name = "whole target" if attribution.method in ADDITIVE else "sum over the tokens"
+        views = [replace(view, name=name, label=name, summed=True), *views]
+    copies = None if body is None else (as_curl(base, body), as_python(base, body))
+    facts = dict(attribution.facts)
+    return Map(stored, tuple(views), pictures_of(views), body, copies, facts, noisy_of(stored))
+
+
+def noisy_of(stored: Stored) -> Noisy | None:
+    """Of the target's own tokens those before a target are counted."""
+    attribution = stored.attribution
+    if attribution.uncertainty is None:
+        return None
+    own = np.array([feature.item == len(stored.request["prompt"]) for feature in attribution.features], dtype=bool)
+    earlier = (own.cumsum() - 1)[None] < np.arange(len(attribution.targets))[:, None]  # (T, F)
+    counted = ~own[None] | earlier
+    below = counted & (abs(attribution.values) <= attribution.uncertainty)
+    return Noisy(int(below.sum()), int(counted.sum()), float(attribution.uncertainty[counted].max(initial=0.0)))
+
+
+def pictures_of(views: Sequence[View]) -> tuple[Picture, ...]:
+    found = {part.picture.id: part.picture for view in views for part in view.section.items if part.picture}
+    return tuple(found.values())
 
 
 def views_of(stored: Stored, most: int) -> list[View]:
-    many = len(stored.attribution.targets) > 1
+    many, levels = len(stored.attribution.targets) > 1, legend(scale_of(stored))
     views = []
     for row, section in enumerate(sections_of(stored, most)):
         numbers = numbers_of(stored, row)
-        views.append(
-            View(section.target, many, section, tuple(numbers[:SHOWN_ROWS]), max(0, len(numbers) - SHOWN_ROWS))
-        )
+        left_out = max(0, len(numbers) - SHOWN_ROWS)
+        name, shown = section.target, tuple(numbers[:SHOWN_ROWS])
+        views.append(View(name, label_of(name, row), many, False, levels, section, shown, left_out))
     return views
 
 
+def label_of(name: str, row: int) -> str:
+    """What a screen reader can say: the name, or where it has no sign that is seen, its characters in words."""
+    if any(category(character)[0] in SEEN for character in name):
+        return name
+    counted = [(words_of(character), len(list(run))) for character, run in groupby(name)]
+    said = ", ".join(word if count == 1 else f"{count} × {word}" for word, count in counted)
+    return f"token {row + 1}: {said or 'empty'}"
+
+
+def words_of(character: str) -> str:
+    return BLANKS.get(character) or unicode_name(character, f"character {ord(character):X}").lower()
+
+
 def summable(stored: Stored) -> bool:
-    """Whether its scores are plain nats, of which those of a text are the sum of those of its tokens."""
+    """Whether its scores are plain nats, which may be added up."""
     config = stored.request.get("config", {})
     return config.get("postprocessing") == "none" and not config.get("normalize", True)
 
 
 def summed(stored: Stored) -> Stored:
-    """The same for the target as a whole: log-probabilities of its tokens add up, and so do their losses."""
-    attribution = stored.attribution
-    text = "".join(target.text for target in attribution.targets)
-    values = attribution.values.sum(axis=0, keepdims=True)  # (1, F)
-    return replace(stored, attribution=replace(attribution, targets=(Target(text),), values=values, uncertainty=None))
+    """The sum over the tokens: log-probabilities add up, and so do their losses.
+
+    Its noise is no larger than the sum of theirs, whatever they have in common: both kinds are lengths of vectors. The
+    target's own tokens are no features of it.
+    """
+    attribution, noise = stored.attribution, stored.attribution.uncertainty
+    kept = np.array([feature.item < len(stored.request["prompt"]) for feature in attribution.features], dtype=bool)
+    whole = replace(
+        attribution,
+        features=tuple(compress(attribution.features, kept)),
+        targets=(Target("".join(target.text for target in attribution.targets)),),
+        values=attribution.values[:, kept].sum(axis=0, keepdims=True),  # (1, F)
+        uncertainty=None if noise is None else noise[:, kept].sum(axis=0, keepdims=True),  # (1, F)
+    )
+    return replace(stored, attribution=whole)
 
 
 def numbers_of(stored: Stored, row: int) -> list[Number]:
@@ -150,13 +203,19 @@ def where_of(feature: Feature, names: Sequence[str]) -> str:
 
 # -- to be copied ------------------------------------------------------------------------------------------------------
 
+END = "END_OF_QUESTION"
+
 
 def as_curl(base: str, body: Body) -> str:
-    """A command that asks the same, with the key in `WHENCE_KEY`."""
-    head = f'curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $WHENCE_KEY"'
-    return (
-        f"{head} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
-    )
+    """A command that asks the same, with the key in `WHENCE_KEY`.
+
+    The body is its input: an argument may have no more than 128 KiB. JSON of one line is never the line that ends it.
+    """
+    return f"""curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $WHENCE_KEY" \\
+  -H 'Content-Type: application/json' --data-binary @- <<'{END}'
+{json.dumps(body, ensure_ascii=False)}
+{END}
+"""
 
 
 def as_python(base: str, body: Body) -> str:

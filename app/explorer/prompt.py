@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute
 
 from app.dependencies import Asker, Caller, Reader, ReaderOrAsker, Server, ServerState, while_connected
 from app.explain import Explained, Stored, fetch_explanation
-from app.explorer.maps import Map, as_curl, as_python, map_of
-from app.explorer.pages import Page, page, swaps
+from app.explorer.maps import Map, map_of
+from app.explorer.pages import Page, large_page, swaps
 from app.explorer.question_form import (
     GRANULARITIES,
     Body,
@@ -54,24 +54,30 @@ async def ask(request: PageRequest, server: ServerState, caller: Asker) -> Respo
     fields = await request.fields()
     form = form_from(fields)
     image = await image_from(fields) or await image_again(server, caller, form.pictured)
-    bodies = bodies_of(form, image)
+    bodies = await asyncio.to_thread(bodies_of, form, image)
     answers = [await while_connected(request, explained(server, caller, body)) for body in bodies]
     address = address_of([str(answer.id) for answer in answers])
     if not swaps(request):
         return moved(address)
-    found = [await stored_map(server, caller, str(answer.id)) for answer in answers]
-    response = page(request, "maps.html", **shown(request, found))
+    found = [await stored_map(request, server, caller, str(answer.id)) for answer in answers]
+    response = await large_page(request, "maps.html", maps=found, address=address)
     response.headers["HX-Push-Url"] = address
     return response
 
 
 async def kept(request: Request, server: ServerState, caller: Reader, id: str, other: str = "") -> Response:
     """A stored explanation, with the form as it was filled in; beside it another one."""
-    found = [await stored_map(server, caller, name) for name in (id, other) if name]
-    body, stored = found[0].body, found[0].stored
-    form = Form(model=stored.model) if body is None else form_of(body, str(stored.id))
-    whole = body is not None and holds(form, body, stored)
+    found = [await stored_map(request, server, caller, name) for name in (id, other) if name]
+    form, whole = await asyncio.to_thread(filled, found[0])
     return await whole_page(request, server, caller, form, found, partly=not whole)
+
+
+def filled(map: Map) -> tuple[Form, bool]:
+    """The form as it was filled in, and whether asking with it would ask the same."""
+    if map.body is None:
+        return Form(model=map.stored.model), False
+    form = form_of(map.body, str(map.stored.id))
+    return form, body_of(form, image_of(map.stored)) == map.body
 
 
 async def explained(server: Server, caller: Caller, body: Body) -> Explained:
@@ -79,12 +85,12 @@ async def explained(server: Server, caller: Caller, body: Body) -> Explained:
     return await explain_or_submit(explainer, server.jobs, caller.tenant, order)
 
 
-async def stored_map(server: Server, caller: Caller, id: str) -> Map:
+async def stored_map(request: Request, server: Server, caller: Caller, id: str) -> Map:
     """Raises NotFound for what is no map, too."""
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
     if not isinstance(stored, Stored):
         raise NotFound("this explanation is no heat map")
-    return await asyncio.to_thread(map_of, stored)
+    return await asyncio.to_thread(map_of, stored, str(request.base_url))
 
 
 async def image_again(server: Server, caller: Caller, id: str) -> bytes | None:
@@ -105,17 +111,14 @@ def image_of(stored: Stored) -> bytes | None:
     return next((b64decode(item["data"]) for item in items if item["type"] == "image"), None)
 
 
-def holds(form: Form, body: Body, stored: Stored) -> bool:
-    """Whether asking with the form would ask the same."""
-    return body_of(form, image_of(stored)) == body
-
-
 async def whole_page(
     request: Request, server: Server, caller: Caller, form: Form, found: list[Map], *, partly: bool = False
 ) -> Response:
     models = await model_names(server, caller)
     choices: dict[str, Any] = {"models": models, "methods": sorted(METHODS), "granularities": GRANULARITIES}
-    return page(request, "prompt.html", here=TITLE, form=form, partly=partly, **choices, **shown(request, found))
+    address = address_of([str(each.stored.id) for each in found])
+    about = choices | {"form": form, "partly": partly, "maps": found, "address": address}
+    return await large_page(request, "prompt.html", here=TITLE, **about)
 
 
 async def model_names(server: Server, caller: Caller) -> list[str]:
@@ -128,16 +131,9 @@ async def model_names(server: Server, caller: Caller) -> list[str]:
     ]
 
 
-def shown(request: Request, found: list[Map]) -> dict[str, Any]:
-    base = str(request.base_url)
-    copies = [None if each.body is None else (as_curl(base, each.body), as_python(base, each.body)) for each in found]
-    ids = [str(each.stored.id) for each in found]
-    return {"maps": list(zip(found, copies, strict=True)), "address": address_of(ids) if ids else ""}
-
-
 def address_of(ids: list[str]) -> str:
-    first, *others = ids
-    return f"/explorer/prompt/{first}" + "".join(f"?other={other}" for other in others)
+    """Of the maps of these explanations: one, and perhaps another beside it."""
+    return "/explorer/prompt/" + "?other=".join(ids)
 
 
 PAGE = Page(TITLE, "/", ("read", "explain"), prompt_routes)

@@ -87,6 +87,9 @@ def body_of(form: Form, image: bytes | None) -> Body:
 
 
 def said(form: Form, image: bytes | None) -> Body:
+    if form.chat and image is not None:
+        words = "a chat takes no image: choose the form Text, or ask on a new page without the image"
+        raise InvalidRequest(words, "/image")
     if form.chat:
         return {"messages": messages_of(form.prompt)}
     if image is None:

@@ -95,6 +95,8 @@ class PageRoute(KeyedRoute):
                 return to_sign_in(request, error)
             except REFUSALS as error:
                 return await refused(request, error)
+            finally:
+                await request.close()  # and with it the files of its form
 
         return handle
 

@@ -13,8 +13,8 @@ from starlette.routing import BaseRoute
 
 from app.dependencies import Caller, Reader, Server, ServerState
 from app.explain import Stored, StoredOther, fetch_explanation, list_explanations
-from app.explorer.maps import as_curl, as_python, map_of
-from app.explorer.pages import HEADERS, Page, page, swaps
+from app.explorer.maps import map_of
+from app.explorer.pages import HEADERS, Page, large_page, page, swaps
 from app.explorer.session import page_router
 from app.export import FORMS, Form, export, one
 from app.heatmap import page_policy, shown_facts
@@ -114,7 +114,7 @@ async def opened(request: Request, server: ServerState, caller: Reader, id: str)
     """One explanation: its map or its training pairs, its facts, and how to have it elsewhere."""
     stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
     about = await asyncio.to_thread(drawn, stored, str(request.base_url))
-    return page(request, "stored_one.html", here="Stored", stored=stored, forms=FORMS, **about)
+    return await large_page(request, "stored_one.html", here="Stored", stored=stored, forms=FORMS, **about)
 
 
 def drawn(stored: Stored | StoredOther, base: str) -> dict[str, Any]:
@@ -124,9 +124,8 @@ def drawn(stored: Stored | StoredOther, base: str) -> dict[str, Any]:
         facts |= {"method": stored.content["method"], "stored": stored.created_at.isoformat(timespec="seconds")}
         rows = pair_rows(stored.content)
         return {"facts": facts, "pairs": rows, "reason": None if rows else reason_of(stored.content), "maps": None}
-    map = map_of(stored)
-    copies = None if map.body is None else (as_curl(base, map.body), as_python(base, map.body))
-    return {"facts": shown_facts(stored), "maps": [(map, copies)], "address": f"/explorer/prompt/{stored.id}"}
+    address = f"/explorer/prompt/{stored.id}"
+    return {"facts": shown_facts(stored), "maps": [map_of(stored, base)], "address": address}
 
 
 async def taken(server: ServerState, caller: Reader, id: str, format: Form = "json") -> Response:

@@ -126,6 +126,21 @@ async def test_what_was_asked_is_the_same_at_the_api(running: Running, browser: 
     assert blank.status_code == 400 and "must not be blank" in blank.text
 
 
+async def test_a_model_that_is_gone_is_not_taken_for_another(running: Running, browser: SignedIn) -> None:
+    """Forms name it, and asking it is refused in words."""
+    id = await stored(running, RESULT)
+    for place, name in (("/?model=gone", "gone"), (f"/explorer/training/{id}", "m")):
+        choices = re.findall(r'<select id="model".*?</select>', (await browser.get(place)).text)
+        assert choices[0].count(" selected") == 1
+        assert f'<option value="{name}" selected>{name} (not available)</option>' in choices[0]
+    for place in ("/", "/?model=tiny-lm"):
+        assert "(not available)" not in (await browser.get(place)).text
+    csrf = await browser.csrf()
+    for path, asked in (("prompt", {"prompt": "a", "target": " b"}), ("training", {"question": "Who?"})):
+        answer = await browser.post(f"/explorer/{path}", data={"csrf": csrf, "model": "gone", **asked})
+        assert answer.status_code == 404 and "is served here" in answer.text, path
+
+
 async def test_forms_of_others_do_nothing(running: Running, browser: SignedIn) -> None:
     job = await waiting(running)
     csrf = await browser.csrf()
