@@ -142,6 +142,29 @@ async def test_importance_over_time(running: Running, table: str) -> None:
         assert f"{row['explainer_attribute']}, {row['day'][:10]}: {row['size']:.4g}" in picture
 
 
+def named_rows(*means: float, **more: Any) -> list[dict[str, Any]]:
+    return [{"explainer_attribute": name, "mean": mean, **more} for name, mean in zip(INPUTS, means, strict=True)]
+
+
+def test_means_of_scores_keep_their_signs() -> None:
+    """Unlike their sizes: a mean may be below zero, on its own and over time."""
+    mean = MEAN | {"function": "avg", "alias": "mean"}
+    body: dict[str, Any] = {"select": [SCORES[0], mean], "filter": LEAVES}
+    plot = query_plot(body, named_rows(0.25, -0.5, 0.125))
+    assert plot.title == "Mean score for leaves, shap" and "|score|" not in plot.body and "mean score" in plot.body
+    assert [row[1] for row in plot.rows] == ["-0.5", "+0.25", "+0.125"]
+    bars = {kind: float(width) for width, kind in re.findall(r'width="([\d.]+)" height="18" class="(\w+)"', plot.body)}
+    assert bars["down"] == pytest.approx(4 * bars["up"], abs=0.5)  # the last one that is up is a quarter
+    days = [{"day": f"2026-03-0{day}T00:00:00Z"} for day in (1, 2)]
+    rows = [row for day in days for row in named_rows(0.25, -0.5, 0.125, **day)]
+    lines = query_plot(body | {"select": [DAY, SCORES[0], mean]}, rows)
+    assert lines.title == "Mean score over time for leaves, shap" and "|score|" not in lines.body
+    listed = [f"{INPUTS[place]} {mean} on average" for place, mean in ((1, -0.5), (0, 0.25), (2, 0.125))]
+    assert "; ".join(listed) in lines.description  # what matters most comes first
+    sizes = query_plot(body | {"select": [SCORES[0], MEAN | {"alias": "mean"}]}, named_rows(0.25, 0.5, 0.125))
+    assert sizes.title == "Mean size of scores for leaves, shap" and "mean |score|" in sizes.body
+
+
 @pytest.mark.anyio
 async def test_what_is_no_picture(running: Running, table: str) -> None:
     count = {"function": "count"}
