@@ -108,7 +108,7 @@ def prediction_routes() -> list[BaseRoute]:
     counted.get(f"{PATH}/rows")(more_rows)
     counted.get(f"{PATH}/one")(one)
     counted.get(f"{PATH}/scores")(scores)
-    keyed.get(f"{PATH}/explained")(explained)
+    keyed.post(f"{PATH}/explained")(explained)
     keyed.post(f"{PATH}/what-if")(tried)
     return [*counted.routes, *keyed.routes]
 
@@ -281,20 +281,14 @@ async def scores(
     shown = await query_shown(request, server, caller, region, body, "scores")
     missing = shown.plot is None and caller.may("explain")
     said = {"model": region.model.id, "inference": inference, "output": region.output, "algorithm": region.algorithm}
-    compute = f"{PATH}/explained?{urlencode(said)}" if missing else ""
-    return part(request, "picture.html", inference, shown=shown, compute=compute)
+    return part(request, "picture.html", inference, shown=shown, compute=said if missing else {})
 
 
-async def explained(
-    request: Request,
-    server: ServerState,
-    caller: Asker,
-    asked: AskedFor,
-    inference: Text,
-    plot: Text = "",
-) -> Response:
+async def explained(request: Request, server: ServerState, caller: Asker) -> Response:
     """The scores of an inference, computed where they are not stored: a waterfall where they add up to the output."""
-    region, _ = await region_of(server, caller, asked)
+    fields = await fields_of(request)
+    inference, plot = fields.get("inference", ""), fields.get("plot", "")
+    region, _ = await region_of(server, caller, asked_in(fields))
     id = str(region.model.id)
     work = explain_inference(server.explainer_for(caller), caller.tenant, id, inference, region.algorithm, None)
     found = await while_connected(request, work)
@@ -315,12 +309,20 @@ def behind_explanation(request: Request, region: Region, inference: str, plot: s
     return Behind(plot or "explained", "The explanation by GET", json.dumps(whole, indent=2, ensure_ascii=False), line)
 
 
+async def fields_of(request: Request) -> dict[str, str]:
+    """What a form says, but for files."""
+    assert isinstance(request, PageRequest)  # noqa: S101 - the route makes it one
+    return {name: value for name, value in (await request.fields()).items() if isinstance(value, str)}
+
+
+def asked_in(fields: Mapping[str, str]) -> Asked:
+    return Asked(fields.get("model", ""), fields.get("output", ""), fields.get("algorithm", ""))
+
+
 async def tried(request: Request, server: ServerState, caller: Asker) -> Response:
     """What the model says of other inputs, against the inference that they were changed from. Nothing is stored."""
-    assert isinstance(request, PageRequest)  # noqa: S101 - the route makes it one
-    fields = {name: value for name, value in (await request.fields()).items() if isinstance(value, str)}
-    asked = Asked(fields.get("model", ""), fields.get("output", ""), fields.get("algorithm", ""))
-    region, _ = await region_of(server, caller, asked)
+    fields = await fields_of(request)
+    region, _ = await region_of(server, caller, asked_in(fields))
     given = given_from(region.inputs, fields)
     work = what_if(
         server.explainer_for(caller), caller.tenant, str(region.model.id), given, algorithm=region.algorithm,

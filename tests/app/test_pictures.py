@@ -19,9 +19,10 @@ from app.media_types import SVG
 from app.pictures import NO_PICTURE, query_plot
 from explainers.errors import InvalidRequest
 from tests.app import predictors
-from tests.app.conftest import Running
+from tests.app.conftest import ADMIN_KEY, Running
 from tests.app.predictors import INPUTS, definition, records, rows
 from tests.app.test_explainability import created, enabled, referenced, registered, sent, settled
+from tests.app.test_explorer_pages import browsing
 
 PICTURE = {"Accept": SVG}
 LEAVES = [
@@ -216,9 +217,33 @@ async def test_a_key_that_may_only_read_computes_nothing(running: Running, table
         assert "Scores for leaves, shap" in stored.text
         missing = await running.client.get(f"{path}/scores", params=asked | {"algorithm": "tree_shap"}, headers=key)
         assert "nothing to draw" in missing.text and ("/explained" in missing.text) is computes
-    computed = await running.client.get(f"{path}/explained", params=asked, headers=reader)
+    computed = await running.client.post(f"{path}/explained", data=asked, headers=reader)
     tried = await running.client.post(f"{path}/what-if", data=asked, headers=reader)
     assert (computed.status_code, tried.status_code) == (403, 403)
+
+
+@pytest.mark.anyio
+async def test_scores_are_computed_for_a_form_of_the_page_alone(running: Running, table: str) -> None:
+    """They are stored and take the model's time, so that an address alone must not have them computed."""
+    asked, path = {"model": table, "inference": "u-2", "algorithm": "lime"}, "/explorer/predictions"
+    async with browsing(running, ADMIN_KEY) as browser:
+        form = asked | {"csrf": await browser.csrf()}
+        for data, headers in (
+            (asked, {}),
+            (asked | {"csrf": "wrong"}, {}),
+            (form, {"Sec-Fetch-Site": "same-site"}),
+            (form, {"Sec-Fetch-Site": "cross-site"}),
+            (form, {"Origin": "http://evil"}),
+        ):
+            assert (await browser.post(f"{path}/explained", data=data, headers=headers)).status_code == 403, headers
+        assert (await browser.get(f"{path}/explained", params=asked)).status_code == 405
+        missing = (await browser.get(f"{path}/scores", params=asked)).text
+        assert "nothing to draw" in missing
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', missing[missing.index("/explained") :]))
+        assert fields == form | {"output": "leaves"}
+        done = await browser.post(f"{path}/explained", data=fields, headers={"Sec-Fetch-Site": "same-origin"})
+        assert done.status_code == 200 and "leaves of u-2, lime" in done.text
+        assert "nothing to draw" not in (await browser.get(f"{path}/scores", params=asked)).text
 
 
 @pytest.mark.anyio
