@@ -263,7 +263,7 @@ async def one(
     rest = {name: value for name, value in row.items() if name not in inputs and name not in outputs}
     return page(
         request, "inference.html", here="Predictions", region=region, state=state, inference=inference, inputs=inputs,
-        outputs=outputs, rest=rest, computes=caller.may("explain"), sliders=sliders(region.inputs, row),
+        outputs=outputs, rest=rest, computes=caller.may("explain") and state.works, sliders=sliders(region.inputs, row),
         most_inputs=most_inputs(), algorithms=algorithms(region.model), all_outputs=outputs_of(region.model),
     )  # fmt: skip
 
@@ -276,10 +276,10 @@ async def scores(
     inference: Text,
 ) -> Response:
     """The stored scores of an inference: bars, or the heat map of its text."""
-    region, _ = await region_of(server, caller, asked)
+    region, state = await region_of(server, caller, asked)
     body = (tokens_query if region.is_text else bars_query)(region, inference)
     shown = await query_shown(request, server, caller, region, body, "scores")
-    missing = shown.plot is None and caller.may("explain")
+    missing = shown.plot is None and caller.may("explain") and state.works
     said = {"model": region.model.id, "inference": inference, "output": region.output, "algorithm": region.algorithm}
     return part(request, "picture.html", inference, shown=shown, compute=said if missing else {})
 

@@ -213,6 +213,7 @@ async def test_a_key_that_may_only_read_computes_nothing(running: Running, table
     for key, computes in ((reader, False), (both, True)):
         whole = await running.client.get(f"{path}/one", params=asked, headers=key)
         assert whole.status_code == 200 and ("what-if" in whole.text) is computes is ("/explained" in whole.text)
+        assert "Explanations are" not in whole.text
         stored = await running.client.get(f"{path}/scores", params=asked, headers=key)
         assert "Scores for leaves, shap" in stored.text
         missing = await running.client.get(f"{path}/scores", params=asked | {"algorithm": "tree_shap"}, headers=key)
@@ -244,6 +245,19 @@ async def test_scores_are_computed_for_a_form_of_the_page_alone(running: Running
         done = await browser.post(f"{path}/explained", data=fields, headers={"Sec-Fetch-Site": "same-origin"})
         assert done.status_code == 200 and "leaves of u-2, lime" in done.text
         assert "nothing to draw" not in (await browser.get(f"{path}/scores", params=asked)).text
+
+
+@pytest.mark.anyio
+async def test_a_model_that_is_not_explained_offers_no_computing(running: Running) -> None:
+    id = await created(running, definition(f"plain-{uuid4()}"))
+    values = dict.fromkeys(INPUTS, 0.5) | {"stays": 0.5, "leaves": 0.5}
+    record = {"partner_inference_id": "p", "inference_timestamp": predictors.WHEN, "inference_data": values}
+    await sent(running, id, [record])
+    path, asked = "/explorer/predictions", {"model": id, "inference": "p"}
+    for place in ("one", "scores"):
+        page = await running.client.get(f"{path}/{place}", params=asked)
+        assert page.status_code == 200 and "/explained" not in page.text and "what-if" not in page.text, place
+        assert ("Explanations are disabled for this model" in page.text) is (place == "one")
 
 
 @pytest.mark.anyio
