@@ -35,7 +35,7 @@ from app.explorer.regions import (
     tokens_query,
 )
 from app.explorer.session import PageRequest, counted_page_router, page_router
-from app.explorer.trials import given_from, most_inputs, sliders
+from app.explorer.trials import as_stored, given_from, has_breaks, most_inputs, outcome, sliders
 from app.media_types import SVG
 from app.monitored import Monitored, list_active
 from app.on_demand import explain_inference, what_if
@@ -323,7 +323,7 @@ async def tried(request: Request, server: ServerState, caller: Asker) -> Respons
     """What the model says of other inputs, against the inference that they were changed from. Nothing is stored."""
     fields = await fields_of(request)
     region, _ = await region_of(server, caller, asked_in(fields))
-    given = given_from(region.inputs, fields)
+    given = await given_in(server, caller, region, fields)
     work = what_if(
         server.explainer_for(caller), caller.tenant, str(region.model.id), given, algorithm=region.algorithm,
         original=fields.get("inference", ""),
@@ -333,9 +333,20 @@ async def tried(request: Request, server: ServerState, caller: Asker) -> Respons
         explanation_plot, found.explanation, "the changed row", dict(given), output=region.output
     )
     changes = [None] * len(found.outputs) if found.change is None else found.change.tolist()
-    outputs = list(zip(found.outputs, found.predicted.tolist(), changes, strict=True))
+    told = map(outcome, found.predicted.tolist(), changes)
+    outputs = [(name, *each) for name, each in zip(found.outputs, told, strict=True)]
     shown = Shown(drawing, behind_trial(request, region, given, fields.get("inference", "")))
     return part(request, "trial.html", "What if?", outputs=outputs, output=region.output, shown=shown)
+
+
+async def given_in(server: Server, caller: Caller, region: Region, fields: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """The inputs in a form; a text in which nothing but line breaks is other than stored is the stored one."""
+    given = given_from(region.inputs, fields)
+    if not any(isinstance(value, str) and has_breaks(value) for _, value in given):
+        return given
+    id, inference = str(region.model.id), fields.get("inference", "")
+    row = await stored_inference(server.explainer.database, caller.tenant, id, inference)
+    return [(name, as_stored(value, row.get(name))) for name, value in given]
 
 
 def behind_trial(request: Request, region: Region, given: Sequence[tuple[str, Any]], inference: str) -> Behind:
