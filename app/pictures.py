@@ -31,12 +31,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST_ROWS = 200_000
 ATTRIBUTE, TOKEN, SCORE = "explainer_attribute", "explainer_token", "explainer_score"
 PREDICTED, ALGORITHM = "explainer_predicted_attribute", "explainer_algo"
-SIZES = ("avgAbs", "avg")
+MEANS: Mapping[str, tuple[str, str, str]] = {
+    "avgAbs": ("Mean size of scores", "Importance over time", "mean |score|"),
+    "avg": ("Mean score", "Mean score over time", "mean score"),
+}
+"""What a mean of scores is called: in a region, over time, and on its axis."""
 OWN_KEYS = {"regionalFeatureImportances": "regionalFeatureImportance"}
 """Of functions whose rows are not named like them."""
 NO_PICTURE = (
-    f"these rows are no picture: select {ATTRIBUTE} with {SCORE}; {ATTRIBUTE} or {TOKEN} with avgAbs of {SCORE}, "
-    "and with roundTimestamp for lines over time; regionalFeatureImportances; or nlp_explanation"
+    f"these rows are no picture: select {ATTRIBUTE} with {SCORE}; {ATTRIBUTE} or {TOKEN} with avgAbs or avg of "
+    f"{SCORE}, and with roundTimestamp for lines over time; regionalFeatureImportances; or nlp_explanation"
 )
 
 
@@ -128,16 +132,16 @@ def query_plot(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Pl
 
 def drawn(body: Mapping[str, Any], keys: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Plot:
     about = about_of(body, rows, keys)
-    size = next((keys[role] for role in keys if role in SIZES), None)
+    mean = next((role for role in keys if role in MEANS), None)
     part = keys.get(ATTRIBUTE) or keys.get(TOKEN)
     if "regionalFeatureImportances" in keys:
-        return regional(rows, ATTRIBUTE, keys["regionalFeatureImportances"], f"Mean size of scores{about}")
+        return regional(rows, ATTRIBUTE, keys["regionalFeatureImportances"], "avgAbs", about)
     if "nlp_explanation" in keys:
         return tokens_plot(rows, keys["nlp_explanation"])
-    if size and part and "roundTimestamp" in keys:
-        return over_time(rows, keys["roundTimestamp"], part, size, f"Importance over time{about}")
-    if size and part:
-        return regional(rows, part, size, f"Mean size of scores{about}")
+    if mean and part and "roundTimestamp" in keys:
+        return over_time(rows, keys, part, mean, about)
+    if mean and part:
+        return regional(rows, part, keys[mean], mean, about)
     if SCORE in keys and ATTRIBUTE in keys:
         return scores_plot(rows, keys, about)
     raise InvalidRequest(NO_PICTURE, "/select")
@@ -149,7 +153,7 @@ def role_of(item: Mapping[str, Any]) -> str:
         return str(item["property"])
     function = str(item["function"])
     of_scores = (item.get("parameters") or {}).get("property") == SCORE
-    return function if function not in SIZES or of_scores else f"{function} of something else"
+    return function if function not in MEANS or of_scores else f"{function} of something else"
 
 
 def key_of(item: Mapping[str, Any]) -> str:
@@ -180,9 +184,11 @@ def pinned(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], keys: Map
     raise InvalidRequest(f"scores of several kinds may be mixed here: filter by one {name} (comparator eq)", "/filter")
 
 
-def regional(rows: Sequence[Mapping[str, Any]], part: str, size: str, title: str) -> Plot:
-    bars = [Bar(str(row[part]), number(row[size])) for row in rows]
-    return regional_plot(title, bars, axis="mean |score|")
+def regional(rows: Sequence[Mapping[str, Any]], part: str, key: str, mean: str, about: str) -> Plot:
+    """Bars from zero for sizes; to both sides of it for means, which have a sign."""
+    title, _, axis = MEANS[mean]
+    bars = [Bar(str(row[part]), number(row[key])) for row in rows]
+    return (regional_plot if mean == "avgAbs" else bar_plot)(f"{title}{about}", bars, axis=axis)
 
 
 def scores_plot(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], about: str) -> Plot:
@@ -208,12 +214,13 @@ def values_of(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
     return np.array([number(row.get(name)) for row in rows])
 
 
-def over_time(rows: Sequence[Mapping[str, Any]], time: str, part: str, size: str, title: str) -> Plot:
-    known = {(row[time], str(row[part])): number(row[size]) for row in rows if row[time] is not None}
+def over_time(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], part: str, mean: str, about: str) -> Plot:
+    time, value, (_, title, axis) = keys["roundTimestamp"], keys[mean], MEANS[mean]
+    known = {(row[time], str(row[part])): number(row[value]) for row in rows if row[time] is not None}
     times = sorted({moment for moment, _ in known})
     names = dict.fromkeys(name for _, name in known)
     lines = [Line(name, tuple(known.get((moment, name), math.nan) for moment in times)) for name in names]
-    return line_plot(title, [datetime.fromisoformat(moment) for moment in times], lines, axis="mean |score|")
+    return line_plot(f"{title}{about}", [datetime.fromisoformat(moment) for moment in times], lines, axis=axis)
 
 
 def tokens_plot(rows: Sequence[Mapping[str, Any]], key: str) -> Plot:

@@ -35,7 +35,7 @@ from app.explorer.regions import (
     tokens_query,
 )
 from app.explorer.session import PageRequest, counted_page_router, page_router
-from app.explorer.trials import given_from, most_inputs, sliders
+from app.explorer.trials import as_stored, given_from, has_breaks, most_inputs, outcome, sliders
 from app.media_types import SVG
 from app.monitored import Monitored, list_active
 from app.on_demand import explain_inference, what_if
@@ -108,7 +108,7 @@ def prediction_routes() -> list[BaseRoute]:
     counted.get(f"{PATH}/rows")(more_rows)
     counted.get(f"{PATH}/one")(one)
     counted.get(f"{PATH}/scores")(scores)
-    keyed.get(f"{PATH}/explained")(explained)
+    keyed.post(f"{PATH}/explained")(explained)
     keyed.post(f"{PATH}/what-if")(tried)
     return [*counted.routes, *keyed.routes]
 
@@ -263,7 +263,7 @@ async def one(
     rest = {name: value for name, value in row.items() if name not in inputs and name not in outputs}
     return page(
         request, "inference.html", here="Predictions", region=region, state=state, inference=inference, inputs=inputs,
-        outputs=outputs, rest=rest, computes=caller.may("explain"), sliders=sliders(region.inputs, row),
+        outputs=outputs, rest=rest, computes=caller.may("explain") and state.works, sliders=sliders(region.inputs, row),
         most_inputs=most_inputs(), algorithms=algorithms(region.model), all_outputs=outputs_of(region.model),
     )  # fmt: skip
 
@@ -276,25 +276,19 @@ async def scores(
     inference: Text,
 ) -> Response:
     """The stored scores of an inference: bars, or the heat map of its text."""
-    region, _ = await region_of(server, caller, asked)
+    region, state = await region_of(server, caller, asked)
     body = (tokens_query if region.is_text else bars_query)(region, inference)
     shown = await query_shown(request, server, caller, region, body, "scores")
-    missing = shown.plot is None and caller.may("explain")
+    missing = shown.plot is None and caller.may("explain") and state.works
     said = {"model": region.model.id, "inference": inference, "output": region.output, "algorithm": region.algorithm}
-    compute = f"{PATH}/explained?{urlencode(said)}" if missing else ""
-    return part(request, "picture.html", inference, shown=shown, compute=compute)
+    return part(request, "picture.html", inference, shown=shown, compute=said if missing else {})
 
 
-async def explained(
-    request: Request,
-    server: ServerState,
-    caller: Asker,
-    asked: AskedFor,
-    inference: Text,
-    plot: Text = "",
-) -> Response:
+async def explained(request: Request, server: ServerState, caller: Asker) -> Response:
     """The scores of an inference, computed where they are not stored: a waterfall where they add up to the output."""
-    region, _ = await region_of(server, caller, asked)
+    fields = await fields_of(request)
+    inference, plot = fields.get("inference", ""), fields.get("plot", "")
+    region, _ = await region_of(server, caller, asked_in(fields))
     id = str(region.model.id)
     work = explain_inference(server.explainer_for(caller), caller.tenant, id, inference, region.algorithm, None)
     found = await while_connected(request, work)
@@ -315,13 +309,21 @@ def behind_explanation(request: Request, region: Region, inference: str, plot: s
     return Behind(plot or "explained", "The explanation by GET", json.dumps(whole, indent=2, ensure_ascii=False), line)
 
 
+async def fields_of(request: Request) -> dict[str, str]:
+    """What a form says, but for files."""
+    assert isinstance(request, PageRequest)  # noqa: S101 - the route makes it one
+    return {name: value for name, value in (await request.fields()).items() if isinstance(value, str)}
+
+
+def asked_in(fields: Mapping[str, str]) -> Asked:
+    return Asked(fields.get("model", ""), fields.get("output", ""), fields.get("algorithm", ""))
+
+
 async def tried(request: Request, server: ServerState, caller: Asker) -> Response:
     """What the model says of other inputs, against the inference that they were changed from. Nothing is stored."""
-    assert isinstance(request, PageRequest)  # noqa: S101 - the route makes it one
-    fields = {name: value for name, value in (await request.fields()).items() if isinstance(value, str)}
-    asked = Asked(fields.get("model", ""), fields.get("output", ""), fields.get("algorithm", ""))
-    region, _ = await region_of(server, caller, asked)
-    given = given_from(region.inputs, fields)
+    fields = await fields_of(request)
+    region, _ = await region_of(server, caller, asked_in(fields))
+    given = await given_in(server, caller, region, fields)
     work = what_if(
         server.explainer_for(caller), caller.tenant, str(region.model.id), given, algorithm=region.algorithm,
         original=fields.get("inference", ""),
@@ -331,9 +333,20 @@ async def tried(request: Request, server: ServerState, caller: Asker) -> Respons
         explanation_plot, found.explanation, "the changed row", dict(given), output=region.output
     )
     changes = [None] * len(found.outputs) if found.change is None else found.change.tolist()
-    outputs = list(zip(found.outputs, found.predicted.tolist(), changes, strict=True))
+    told = map(outcome, found.predicted.tolist(), changes)
+    outputs = [(name, *each) for name, each in zip(found.outputs, told, strict=True)]
     shown = Shown(drawing, behind_trial(request, region, given, fields.get("inference", "")))
     return part(request, "trial.html", "What if?", outputs=outputs, output=region.output, shown=shown)
+
+
+async def given_in(server: Server, caller: Caller, region: Region, fields: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """The inputs in a form; a text in which nothing but line breaks is other than stored is the stored one."""
+    given = given_from(region.inputs, fields)
+    if not any(isinstance(value, str) and has_breaks(value) for _, value in given):
+        return given
+    id, inference = str(region.model.id), fields.get("inference", "")
+    row = await stored_inference(server.explainer.database, caller.tenant, id, inference)
+    return [(name, as_stored(value, row.get(name))) for name, value in given]
 
 
 def behind_trial(request: Request, region: Region, given: Sequence[tuple[str, Any]], inference: str) -> Behind:

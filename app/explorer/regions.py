@@ -28,6 +28,11 @@ MOST_COLUMNS = 6
 """Inputs beside the outputs in the table; the page of one inference has them all."""
 MOST_SWARM = 2_000
 """Inferences in one beeswarm."""
+MOST_SCORES = 100_000
+MOST_CELLS = 500_000
+"""Scores in one, and values in its rows: each score comes beside all inputs."""
+MOST_COLOURED = 50
+"""Inputs, with more of which the dots are not coloured: their values would be most of what is read."""
 MOST_WORDS = 20
 
 
@@ -128,10 +133,26 @@ SIZE = {"function": "avgAbs", "alias": "size", "parameters": {"property": "expla
 
 def swarm_query(region: Region) -> Query:
     """Scores of the latest inferences, each beside the values of the inputs, which colour the dots."""
-    select = [named("explainer_attribute"), named("explainer_score"), *(named(each.name) for each in region.inputs)]
+    inputs = region.inputs
+    beside = inputs if len(inputs) <= MOST_COLOURED else ()
+    select = [named("explainer_attribute"), named("explainer_score"), *(named(each.name) for each in beside)]
     latest = [{"property": "inference_timestamp", "direction": "desc"}]
     whole = {"select": select, "from": "enriched", "filter": [*region.filter, *region.of_scores], "order_by": latest}
-    return whole | {"limit": MOST_SWARM * len(region.inputs)}
+    return whole | {"limit": most_swarm(len(inputs)) * len(inputs)}
+
+
+def most_swarm(inputs: int) -> int:
+    """How many inferences are in a beeswarm at most: whole ones, each with a score for every input."""
+    width = 2 + (inputs if inputs <= MOST_COLOURED else 0)
+    return max(1, min(MOST_SWARM, MOST_SCORES // max(1, inputs), MOST_CELLS // max(1, inputs * width)))
+
+
+def swarm_words(region: Region) -> str:
+    """Which inferences are in the beeswarm."""
+    count = most_swarm(len(region.inputs))
+    words = "Of the latest inference." if count == 1 else f"Of the latest {count} inferences that have scores, at most."
+    wide = len(region.inputs) > MOST_COLOURED
+    return words + (f" With more than {MOST_COLOURED} inputs the dots have no colours." if wide else "")
 
 
 def regional_query(region: Region) -> Query:
@@ -169,16 +190,17 @@ def time_query(region: Region) -> Query:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One way to look at many inferences; `texts` and `tables`: for which models."""
+    """One way to look at many inferences; `texts` and `tables`: for which models; `words`: which inferences."""
 
     label: str
     query: Callable[[Region], Query]
     texts: bool = True
     tables: bool = True
+    words: Callable[[Region], str] | None = None
 
 
 PICTURES: Mapping[str, Picture] = {
-    "beeswarm": Picture("Beeswarm", swarm_query, texts=False),
+    "beeswarm": Picture("Beeswarm", swarm_query, texts=False, words=swarm_words),
     "regional": Picture("Regional importance", regional_query, texts=False),
     "words": Picture("Words that matter", words_query, tables=False),
     "time": Picture("Importance over time", time_query),

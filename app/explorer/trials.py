@@ -16,6 +16,8 @@ PREFIX = "input."
 """Before the names of inputs in the form, which has fields of its own."""
 OTHERS = 10
 """Fields beside the inputs, at most."""
+NOISE = 1e-6
+"""How much of an output a change is to be at least: models that count in 32 bits know no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def slider(attribute: Attribute, value: Any) -> Slider:
     if attribute.value_type in ("FLOAT", "INTEGER") and value is not None:
         low, high = (written(end) for end in range_of(attribute, float(value)))
         return Slider(name, field, shown, low, high, "1" if attribute.value_type == "INTEGER" else "any")
-    return Slider(name, field, shown, long=attribute.value_type == "UNSTRUCTURED_TEXT")
+    return Slider(name, field, shown, long=attribute.value_type == "UNSTRUCTURED_TEXT" or has_breaks(shown))
 
 
 def options_of(attribute: Attribute, shown: str) -> tuple[str, ...]:
@@ -99,3 +101,36 @@ def value_of(attribute: Attribute, text: str) -> Any:
         if math.isfinite(number):
             return int(number) if attribute.value_type == "INTEGER" and number.is_integer() else number
     raise InvalidRequest(f"'{attribute.name}' must be a {'number' if attribute.is_number else 'value'}")
+
+
+def has_breaks(text: str) -> bool:
+    return "\n" in text or "\r" in text
+
+
+def as_stored(value: Any, stored: Any) -> Any:
+    """A text with the line breaks of the stored one, and that one itself where nothing else is changed.
+
+    Browsers send breaks as they please, whatever they were given.
+    """
+    if not isinstance(value, str) or not isinstance(stored, str):
+        return value
+    if plain_breaks(value) == plain_breaks(stored):
+        return stored
+    return plain_breaks(value).replace("\n", "\r\n") if "\r\n" in stored else plain_breaks(value)
+
+
+def plain_breaks(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def outcome(now: float, change: float | None) -> tuple[str, str | None]:
+    """An output and its change, written; a change that is nothing beside the output is 0."""
+    if change is None:
+        return figure(now), None
+    size = max(abs(now), abs(now - change))
+    return figure(now), "0" if abs(change) <= NOISE * size else figure(change, "+")
+
+
+def figure(value: float, sign: str = "-") -> str:
+    """Four digits that count, and all before the point."""
+    return f"{value:{sign}.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:{sign}.4g}"

@@ -27,9 +27,17 @@ class Line:
     values: tuple[float, ...]  # (n,)
 
     @property
+    def known(self) -> list[float]:
+        return [value for value in self.values if math.isfinite(value)]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.known) / max(1, len(self.known))
+
+    @property
     def size(self) -> float:
-        known = [value for value in self.values if math.isfinite(value)]
-        return sum(known) / len(known) if known else 0.0
+        """How much it matters, to whichever side."""
+        return sum(map(abs, self.known)) / max(1, len(self.known))
 
 
 def line_plot(title: str, times: Sequence[datetime], lines: Sequence[Line], *, axis: str, most: int = MOST) -> Plot:
@@ -48,7 +56,7 @@ def line_plot(title: str, times: Sequence[datetime], lines: Sequence[Line], *, a
         draw_line(canvas, place, line, [across(second) for second in seconds], up, times)
     name_lines(canvas, shown, up)
     left_out = f"; the {len(shown)} largest of {len(lines)}" if len(shown) < len(lines) else ""
-    listing = listed([f"{line.name} {line.size:.3g} on average" for line in shown])
+    listing = listed([f"{line.name} {line.mean:.3g} on average" for line in shown])
     words = f"{len(times)} times from {stamp(times[0])} to {stamp(times[-1])}: {listing}{left_out}."
     values = zip(*(line.values for line in shown), strict=True)
     rows = [(stamp(moment), *map(written, each)) for moment, each in zip(times, values, strict=True)]

@@ -221,8 +221,11 @@ ASKS: Mapping[str, Sequence[Ask]] = {
     f"GET {PREDICTIONS}": (nothing, of_region("monitored"), of_region("partner")),
     f"GET {PREDICTIONS}/rows": (of_region("monitored"), of_region("partner")),
     **{f"GET {PREDICTIONS}/{name}": (of_region("monitored", inference=True),) for name in (
-        "one", "scores", "explained",
+        "one", "scores",
     )},
+    f"POST {PREDICTIONS}/explained": (
+        lambda n: {"data": {"model": n["monitored"], "inference": n["inference"]}},
+    ),
     f"POST {PREDICTIONS}/what-if": (
         lambda n: {"data": {"model": n["monitored"], "inference": n["inference"]} | TRIED},
     ),

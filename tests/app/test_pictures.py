@@ -19,9 +19,10 @@ from app.media_types import SVG
 from app.pictures import NO_PICTURE, query_plot
 from explainers.errors import InvalidRequest
 from tests.app import predictors
-from tests.app.conftest import Running
+from tests.app.conftest import ADMIN_KEY, Running
 from tests.app.predictors import INPUTS, definition, records, rows
 from tests.app.test_explainability import created, enabled, referenced, registered, sent, settled
+from tests.app.test_explorer_pages import browsing
 
 PICTURE = {"Accept": SVG}
 LEAVES = [
@@ -142,6 +143,29 @@ async def test_importance_over_time(running: Running, table: str) -> None:
         assert f"{row['explainer_attribute']}, {row['day'][:10]}: {row['size']:.4g}" in picture
 
 
+def named_rows(*means: float, **more: Any) -> list[dict[str, Any]]:
+    return [{"explainer_attribute": name, "mean": mean, **more} for name, mean in zip(INPUTS, means, strict=True)]
+
+
+def test_means_of_scores_keep_their_signs() -> None:
+    """Unlike their sizes: a mean may be below zero, on its own and over time."""
+    mean = MEAN | {"function": "avg", "alias": "mean"}
+    body: dict[str, Any] = {"select": [SCORES[0], mean], "filter": LEAVES}
+    plot = query_plot(body, named_rows(0.25, -0.5, 0.125))
+    assert plot.title == "Mean score for leaves, shap" and "|score|" not in plot.body and "mean score" in plot.body
+    assert [row[1] for row in plot.rows] == ["-0.5", "+0.25", "+0.125"]
+    bars = {kind: float(width) for width, kind in re.findall(r'width="([\d.]+)" height="18" class="(\w+)"', plot.body)}
+    assert bars["down"] == pytest.approx(4 * bars["up"], abs=0.5)  # the last one that is up is a quarter
+    days = [{"day": f"2026-03-0{day}T00:00:00Z"} for day in (1, 2)]
+    rows = [row for day in days for row in named_rows(0.25, -0.5, 0.125, **day)]
+    lines = query_plot(body | {"select": [DAY, SCORES[0], mean]}, rows)
+    assert lines.title == "Mean score over time for leaves, shap" and "|score|" not in lines.body
+    listed = [f"{INPUTS[place]} {mean} on average" for place, mean in ((1, -0.5), (0, 0.25), (2, 0.125))]
+    assert "; ".join(listed) in lines.description  # what matters most comes first
+    sizes = query_plot(body | {"select": [SCORES[0], MEAN | {"alias": "mean"}]}, named_rows(0.25, 0.5, 0.125))
+    assert sizes.title == "Mean size of scores for leaves, shap" and "mean |score|" in sizes.body
+
+
 @pytest.mark.anyio
 async def test_what_is_no_picture(running: Running, table: str) -> None:
     count = {"function": "count"}
@@ -189,13 +213,51 @@ async def test_a_key_that_may_only_read_computes_nothing(running: Running, table
     for key, computes in ((reader, False), (both, True)):
         whole = await running.client.get(f"{path}/one", params=asked, headers=key)
         assert whole.status_code == 200 and ("what-if" in whole.text) is computes is ("/explained" in whole.text)
+        assert "Explanations are" not in whole.text
         stored = await running.client.get(f"{path}/scores", params=asked, headers=key)
         assert "Scores for leaves, shap" in stored.text
         missing = await running.client.get(f"{path}/scores", params=asked | {"algorithm": "tree_shap"}, headers=key)
         assert "nothing to draw" in missing.text and ("/explained" in missing.text) is computes
-    computed = await running.client.get(f"{path}/explained", params=asked, headers=reader)
+    computed = await running.client.post(f"{path}/explained", data=asked, headers=reader)
     tried = await running.client.post(f"{path}/what-if", data=asked, headers=reader)
     assert (computed.status_code, tried.status_code) == (403, 403)
+
+
+@pytest.mark.anyio
+async def test_scores_are_computed_for_a_form_of_the_page_alone(running: Running, table: str) -> None:
+    """They are stored and take the model's time, so that an address alone must not have them computed."""
+    asked, path = {"model": table, "inference": "u-2", "algorithm": "lime"}, "/explorer/predictions"
+    async with browsing(running, ADMIN_KEY) as browser:
+        form = asked | {"csrf": await browser.csrf()}
+        for data, headers in (
+            (asked, {}),
+            (asked | {"csrf": "wrong"}, {}),
+            (form, {"Sec-Fetch-Site": "same-site"}),
+            (form, {"Sec-Fetch-Site": "cross-site"}),
+            (form, {"Origin": "http://evil"}),
+        ):
+            assert (await browser.post(f"{path}/explained", data=data, headers=headers)).status_code == 403, headers
+        assert (await browser.get(f"{path}/explained", params=asked)).status_code == 405
+        missing = (await browser.get(f"{path}/scores", params=asked)).text
+        assert "nothing to draw" in missing
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', missing[missing.index("/explained") :]))
+        assert fields == form | {"output": "leaves"}
+        done = await browser.post(f"{path}/explained", data=fields, headers={"Sec-Fetch-Site": "same-origin"})
+        assert done.status_code == 200 and "leaves of u-2, lime" in done.text
+        assert "nothing to draw" not in (await browser.get(f"{path}/scores", params=asked)).text
+
+
+@pytest.mark.anyio
+async def test_a_model_that_is_not_explained_offers_no_computing(running: Running) -> None:
+    id = await created(running, definition(f"plain-{uuid4()}"))
+    values = dict.fromkeys(INPUTS, 0.5) | {"stays": 0.5, "leaves": 0.5}
+    record = {"partner_inference_id": "p", "inference_timestamp": predictors.WHEN, "inference_data": values}
+    await sent(running, id, [record])
+    path, asked = "/explorer/predictions", {"model": id, "inference": "p"}
+    for place in ("one", "scores"):
+        page = await running.client.get(f"{path}/{place}", params=asked)
+        assert page.status_code == 200 and "/explained" not in page.text and "what-if" not in page.text, place
+        assert ("Explanations are disabled for this model" in page.text) is (place == "one")
 
 
 @pytest.mark.anyio

@@ -202,7 +202,7 @@ def test_scores_that_are_not_stored_are_computed_when_asked_for(page: Page, api:
     scores = ((name, api.get(f"{PATH}/scores", params=asked | {"inference": name}).text) for name in names)
     missing = next(name for name, text in scores if "nothing to draw" in text)
     page.goto(f"{PATH}/one?inference={missing}&model=demo-tabular&algorithm=tree_shap")
-    page.get_by_role("link", name="Compute the scores").click()
+    page.get_by_role("button", name="Compute the scores").click()
     assert "mean_radius" in drawn(page.locator("#scores"))
     page.reload()
     assert "mean_radius" in drawn(page.locator("#scores"))
@@ -217,6 +217,9 @@ def test_without_scripts_the_same_can_be_done(browser: Browser, url: str, signed
     page.locator("#rows tbody a").first.click()
     page.get_by_role("link", name="To the picture").first.click()
     assert "Scores for malignant" in drawn(page.locator("main"))
+    page.go_back()
+    page.get_by_role("button", name="To the picture").click()
+    assert "malignant of patient-" in drawn(page.locator("main"))
     page.go_back()
     page.get_by_role("button", name="Ask the model").click()
     assert "the changed row" in drawn(page.locator("main")) and page.locator("#outcome").count() == 1
@@ -269,7 +272,7 @@ FIELDS = (
 def test_nothing_that_an_address_says_makes_the_server_fail(api: httpx.Client) -> None:
     """Each field in turn is odd; the others are right."""
     right = {"model": "demo-text", "inference": "message-001", "property": "urgent", "value": "0.5"}
-    for path in ("", "/rows", "/one", "/scores", "/explained"):
+    for path in ("", "/rows", "/one", "/scores"):
         for name in FIELDS if path == "" else ("model", "output", "inference", "number"):
             for odd in ODD if path == "" else ODD[1:3]:
                 answer = api.get(PATH + path, params=right | {name: odd})
@@ -286,6 +289,11 @@ def test_nothing_that_a_form_says_makes_the_server_fail(api: httpx.Client) -> No
     row |= {f"input.{name}": "1.5" for name in inputs}
     right = api.post(f"{PATH}/what-if", data=row)
     assert right.status_code == 200 and "malignant" in right.text
+    assert api.post(f"{PATH}/explained", data=row).status_code == 200
+    for name in ("model", "output", "algorithm", "inference", "plot"):
+        for odd in ODD:
+            answer = api.post(f"{PATH}/explained", data=row | {name: odd})
+            assert answer.status_code in (200, 400, 404), (name, odd, answer.status_code, answer.text)
     for name in list(row)[:4]:
         for odd in ODD:
             answer = api.post(f"{PATH}/what-if", data=row | {name: odd})
