@@ -69,6 +69,7 @@ def without(names: Mapping[str, str], answer: httpx.Response) -> tuple[Any, ...]
 async def rows_of(server: Running, tenant: Tenant) -> dict[str, Any]:
     """Number and digest of the tenant's rows in every table that has tenants."""
     found = {}
+    await server.server.audit.flush()  # outcomes are written a moment after their answers
     async with server.server.explainer.database.transaction(tenant.name) as session:
         for name in Table.metadata.tables:
             query = f"SELECT count(*), md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {name} t"  # noqa: S608
