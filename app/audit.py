@@ -27,7 +27,8 @@ from storage.errors import DatabaseUnavailable, StorageError
 
 log = logging.getLogger(__name__)
 
-TOGETHER_SECONDS = 0.02
+TOGETHER_SECONDS = 0.008
+"""Soon enough to be done before the model has answered the next request of the same client."""
 
 Level: TypeAlias = Literal["off", "changes", "computations", "all"]
 KEPT: Mapping[Level, tuple[Kind, ...]] = {
