@@ -88,12 +88,13 @@ class Audit:
 
     async def write_due(self) -> None:
         async with self.writing:
-            due, self.due = self.due, []
-            outcomes: dict[str, list[tuple[Entry, int]]] = {}
-            for tenant, entry, status in due:
-                outcomes.setdefault(tenant, []).append((entry, status))
-            for tenant, theirs in outcomes.items():
-                await self.write(tenant, theirs)
+            while self.due:  # more may come while these are written, and rely on this
+                due, self.due = self.due, []
+                outcomes: dict[str, list[tuple[Entry, int]]] = {}
+                for tenant, entry, status in due:
+                    outcomes.setdefault(tenant, []).append((entry, status))
+                for tenant, theirs in outcomes.items():
+                    await self.write(tenant, theirs)
 
     async def write(self, tenant: str, outcomes: Sequence[tuple[Entry, int]]) -> None:
         try:

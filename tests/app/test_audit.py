@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from app.audit import prune
-from storage.audit import Listed
+from app.audit import command, prune
+from storage.audit import Entry, Listed
 from storage.errors import InvalidValue
 from tests.app.conftest import PROMPT, TARGET, Running, Start
 
@@ -88,6 +88,27 @@ async def test_outcomes_of_one_moment_are_written_together_each_for_its_tenant(r
             found = await rows(running, tenant)
             assert sorted(f"/explanations/{row.object['id']}" for row in found) == sorted(paths)
             assert {row.status for row in found} == {404}
+
+
+async def test_what_comes_while_others_are_written_is_not_left_behind(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without another request to take it along."""
+    log, write = running.server.audit, running.server.audit.write
+    written: list[tuple[Entry, int]] = []
+
+    async def write_long(tenant: str, outcomes: Sequence[tuple[Entry, int]]) -> None:
+        if not written:
+            await log.conclude(tenant, command("late"), 404)
+        written.extend(outcomes)
+        await write(tenant, outcomes)
+
+    monkeypatch.setattr(log, "write", write_long)
+    async with as_tenant(running, "read") as (_, tenant):
+        await log.conclude(tenant, command("early"), 404)
+        assert log.flushing is not None
+        await log.flushing
+    assert [entry.route for entry, _ in written] == ["whence early", "whence late"] and log.due == []
 
 
 async def test_what_has_no_tenant_is_not_written(running: Running) -> None:
