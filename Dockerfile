@@ -4,6 +4,8 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # -- the virtual environment, apart from the code, so that a change of code leaves this layer alone --------------------
 FROM ${BASE} AS packages
 ARG DEVICE=cpu
+# Extras of pyproject.toml beside what every server needs, such as "ray" or "ray otel".
+ARG EXTRAS=
 # PyTorch's public index of CPU builds; the default build on PyPI (DEVICE=cuda) brings the CUDA libraries along.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -13,7 +15,9 @@ COPY pyproject.toml constraints.txt ./
 RUN if [ "${DEVICE}" = cpu ]; then \
         .venv/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"; \
     fi
-RUN .venv/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN EXTRAS="${EXTRAS}" .venv/bin/python -c "import os, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+extras = [project['optional-dependencies'][name] for name in os.environ['EXTRAS'].split()]; \
+print(*sum(extras, project['dependencies']), sep='\n')" \
         > requirements.txt \
     && .venv/bin/pip install -c constraints.txt -r requirements.txt
 

@@ -11,7 +11,6 @@ SEEKR := .venv-seekr
 AUDIT := .venv-audit
 PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check
 ARGS ?=
-
 suits = $(1) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$(call suits,$$python) && echo $$python && break; done)
@@ -54,8 +53,9 @@ check: dev ## format, lint, types, import contracts and security, without the te
 	@echo '== import contracts' && $(VENV)/bin/lint-imports
 	@echo '== security' && $(VENV)/bin/python -m bandit -q -c pyproject.toml -r app explainers storage alembic demo
 
-test: check clients ## everything that must hold: the checks, then the tests; what CI runs
-	@echo '== tests' && OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+test: python ## everything that must hold: the checks, then the tests; what CI runs
+	@$(MAKE) --no-print-directory --jobs 2 check clients
+	@echo '== tests' && OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 	@echo 'make test: all checks passed'
 
 bench: dev ## run every benchmark; results under benchmarks/results/
@@ -76,15 +76,17 @@ image-check: ## build the container image without a Docker engine and start the 
 # $(1) environment, $(2) stamp, $(3) the files it was installed from: true when it has to be installed again.
 stale = ! { echo '$(CURDIR)'; cat $(3); } | cmp -s - $(1)/.installed-$(2)
 
-# $(4) pip's arguments. An environment whose Python is gone or too old is made anew.
+# $(4) pip's arguments. An environment whose Python is gone or too old is made anew. pip compiles on one core, and all that
+# it installs; so it does not, and what serves, whose confined processes cannot write, is compiled on all.
 define install
 $(call suits,$(1)/bin/python) && $(1)/bin/python -m pip --version >/dev/null 2>&1 \
 	|| $(PYTHON) -m venv --clear $(1) || exit 1; \
 echo "Installing into $(1), which takes a few minutes the first time ..."; \
-$(1)/bin/python -m pip install $(PIP_FLAGS) $(4) || { \
+$(1)/bin/python -m pip install $(PIP_FLAGS) --no-compile $(4) || { \
 	echo 'make: pip could not install the packages; its reason stands above.' >&2; \
 	echo '      Without internet access, point pip at a mirror (PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS);' >&2; \
 	echo '      make PIP_FLAGS= shows all that pip does.' >&2; exit 1; }; \
+$(if $(filter $(VENV),$(1)),$(1)/bin/python -m compileall -q -j 0 $(1)/lib >/dev/null 2>&1;) \
 { echo '$(CURDIR)'; cat $(3); } > $(1)/.installed-$(2)
 endef
 

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,12 @@ program.add_typer(audit_commands, name="audit")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.", show_default="8000")]
 NoWorker = Annotated[bool, typer.Option("--no-worker", help="Leave jobs to `whence worker`.")]
+Inferences = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Stored inferences of each predictor, which the first start explains.", show_default="all"
+    ),
+]
 
 
 def main() -> None:
@@ -78,14 +85,20 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, no_wor
 
 
 @program.command()
-def demo(host: Host = None, port: Port = None, data_dir: DataDir = None, no_worker: NoWorker = False) -> None:
+def demo(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    no_worker: NoWorker = False,
+    inferences: Inferences = None,
+) -> None:
     """Serve the demo models, and print a key and requests that work when pasted."""
     from app.serving import run_server  # noqa: PLC0415 - brings PyTorch and the web server
 
     worker = False if no_worker else None
     settings = settings_from(host=host, port=port, data_dir=data_dir, open_docs=True, worker=worker)
     named = settings.context_model or CONTEXT_MODEL
-    run_server(settings.model_copy(update={"context_model": named}), prepare_demo)
+    run_server(settings.model_copy(update={"context_model": named}), partial(prepare_demo, rows=inferences))
 
 
 @program.command()

@@ -15,6 +15,7 @@ from app import costs
 from app.costs import Estimate
 from app.device import Priority
 from app.explain import Explainer
+from app.listeners import Once
 from app.models import find_model, language_model, registration_of
 from app.refusals import Conflict
 from app.runtime import Registration, Spent
@@ -135,27 +136,10 @@ async def run(
         explainer.runtime,
         lambda checkpoint: completing(model, asked.prompt, asked.config, checkpoint, told.from_the_start()),
         priority,
+        on=model,
         spent=spent,
     )
     return Completed(model.digest, completions)
-
-
-class Once:
-    """Tells a listener every event once, also where the work has to begin again: it says the same again then."""
-
-    def __init__(self, listen: Listener) -> None:
-        self.listen = listen
-        self.told = self.heard = 0
-
-    def from_the_start(self) -> Listener:
-        self.heard = 0
-        return self.hear
-
-    def hear(self, event: Piece | Completion) -> None:
-        self.heard += 1
-        if self.heard > self.told:
-            self.told = self.heard
-            self.listen(event)
 
 
 async def within_deadline(explainer: Explainer, work: Awaitable[Outcome]) -> Outcome:

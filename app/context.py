@@ -137,7 +137,7 @@ async def attribute_context(
         # A template that is no good says so here, and keeps the device from nobody.
         await asyncio.to_thread(prompt_text, model, asked.question.context, asked.question.query)
         found: Attribution = await take_turns(
-            explainer.runtime, lambda checkpoint: attributing(model, asked.question, checkpoint), priority
+            explainer.runtime, lambda checkpoint: attributing(model, asked.question, checkpoint), priority, on=model
         )
         facts = found.facts
         seconds = float(facts["seconds"])

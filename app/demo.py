@@ -58,11 +58,11 @@ MODELS: Mapping[str, Demo] = {
 """In this order: what is explained in a moment does not wait for what takes a minute."""
 
 
-async def prepare_demo(database: Database, settings: Settings, url: str) -> str:
-    """The models, a key that works, and what to paste."""
+async def prepare_demo(database: Database, settings: Settings, url: str, rows: int | None = None) -> str:
+    """The models with their first `rows` inferences, or all, a key that works, and what to paste."""
     secret = await demo_key(database, settings)
     for name, demo in MODELS.items():
-        await offer(database, settings, name, demo)
+        await offer(database, settings, name, demo, rows)
         if demo.training_data is not None:
             await trace(database, settings, name, demo.training_data)
     return greeting(url, secret)
@@ -85,7 +85,7 @@ async def demo_key(database: Database, settings: Settings) -> str:
     return secret
 
 
-async def offer(database: Database, settings: Settings, name: str, demo: Demo) -> None:
+async def offer(database: Database, settings: Settings, name: str, demo: Demo, rows: int | None = None) -> None:
     """Registers a demo model with its rows, unless exactly these weights are registered from this place."""
     from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
 
@@ -103,7 +103,7 @@ async def offer(database: Database, settings: Settings, name: str, demo: Demo) -
     await register(database, settings, DEFAULT_TENANT, new, path.parent, schema)
     if demo.config is not None:
         async with explainer_of(database, settings) as explainer:
-            await fill(explainer, name, demo.config)
+            await fill(explainer, name, demo.config, rows)
 
 
 async def row_of(database: Database, name: str) -> Model | None:
@@ -148,7 +148,7 @@ async def retire(explainer: Explainer, name: str) -> None:
         await archive(explainer, DEFAULT_TENANT, str(model.id))
 
 
-async def fill(explainer: Explainer, name: str, config: Mapping[str, Any]) -> None:
+async def fill(explainer: Explainer, name: str, config: Mapping[str, Any], rows: int | None) -> None:
     """Reference set, inferences with their truth, and explanations, which a job computes once the server is up."""
     from app.explainability import configure  # noqa: PLC0415 - brings PyTorch
     from app.ingest import add_inferences, close_reference  # noqa: PLC0415 - brings PyTorch
@@ -162,7 +162,7 @@ async def fill(explainer: Explainer, name: str, config: Mapping[str, Any]) -> No
         content = io.BytesIO(json.dumps(reference).encode())
         await add_reference_file(database, DEFAULT_TENANT, id, content)
         await close_reference(explainer, DEFAULT_TENANT, id, len(reference))
-    await add_inferences(database, DEFAULT_TENANT, id, lines_of(name, "inferences"))
+    await add_inferences(database, DEFAULT_TENANT, id, lines_of(name, "inferences")[:rows])
     await configure(explainer, DEFAULT_TENANT, id, enabled=True, config=config)
 
 

@@ -46,6 +46,7 @@ ANSWERS: dict[type[Exception], tuple[int, str]] = {
     refusals.Limited: (429, "TOO_MANY_REQUESTS"),
     refusals.QueueFull: (503, "QUEUE_FULL"),
     refusals.ShuttingDown: (503, "SHUTTING_DOWN"),
+    refusals.Unreachable: (503, "UNAVAILABLE"),
     refusals.ShortOfMemory: (503, "UNAVAILABLE"),
     refusals.WorkerLost: (500, "WORKER_LOST"),
     explainer_errors.InvalidRequest: (400, "INVALID_REQUEST"),

@@ -55,7 +55,7 @@ async def admitted(explainer: Explainer, loaded: Loaded, asked: Expectation, pri
 
     async with explainer.gate.admitted(estimate) as charge:
         try:
-            found = await take_turns(explainer.runtime, start, priority, spent=spent)
+            found = await take_turns(explainer.runtime, start, priority, on=model, spent=spent)
         finally:
             charge.seconds = spent.seconds
     operations = costs.evaluation_cost(model, found.prompt_tokens + found.tokens, found.tokens).operations

@@ -254,7 +254,7 @@ async def compute(
     model = language_model(await explainer.runtime.model(registration))
     prompt = await asyncio.to_thread(spoken, model, question.prompt)
     attribution = await explainer.runtime.run(
-        lambda checkpoint: answer(model, question, checkpoint, steps, prompt), priority
+        lambda checkpoint: answer(model, question, checkpoint, steps, prompt), priority, on=model
     )
     facts = attribution.facts
     costs.note(explainer.rates, registration, question.method, facts["operations"], facts["explaining_seconds"])
@@ -266,7 +266,7 @@ async def forecast_completion(explainer: Explainer, tenant: str, question: Quest
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
     model = language_model(await explainer.runtime.model(registration))
     prompt = await asyncio.to_thread(spoken, model, question.prompt)
-    found = await explainer.runtime.run(lambda _: forecast(model, question, prompt))
+    found = await explainer.runtime.run(lambda _: forecast(model, question, prompt), on=model)
     speed = costs.speeds_of(registration, question.method)[0]
     seconds = explainer.rates.seconds(speed, found.cost.operations)
     cost = costs.of_forecast(explainer.rates, registration, model, question, found)
@@ -317,9 +317,12 @@ async def batches(
     after: tuple[datetime, UUID] | None = None
     while True:
         async with database.transaction(tenant=tenant) as session:
-            found = await explanations.batch(session, filter, after=after, limit=BATCH)
-        yield [stored_from(row) for row in found.rows]
-        after = found.next
+            found = await explanations.stretch(session, filter, after=after)
+        for start in range(0, len(found.ids), BATCH):
+            async with database.transaction(tenant=tenant) as session:
+                rows = await explanations.whole(session, found.ids[start : start + BATCH])
+            yield [stored_from(row) for row in rows]
+        after = found.end
         if after is None:
             return
 

@@ -40,6 +40,9 @@ from storage.tables import Inference, ReferenceRow
 KIND = "explain-inferences"
 """Of the jobs that explain stored inferences; those of one model follow one another."""
 
+SHARDS = "explain-shards"
+"""Of the jobs that help such a one."""
+
 KEPT_JOBS = 20
 MOST_SAMPLES = 100_000
 MOST_SUMMARISED = 100_000
@@ -378,6 +381,7 @@ async def follow_up(session: AsyncSession, model: Monitored, after: int) -> None
     if await jobs.widen(session, kind=KIND, model=name, model_id=model.id, after=after):
         return
     await jobs.forget(session, kind=KIND, model=name, keep=KEPT_JOBS)
+    await jobs.forget(session, kind=SHARDS, model=name, keep=0)
     request = {"model_id": str(model.id), "after": after}
     await jobs.add(session, id=time_ordered(), kind=KIND, model=name, request=request, lane=SCORES)
 

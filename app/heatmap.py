@@ -24,6 +24,7 @@ from explainers.types import Attribution, Feature, Image, Item, Span, Text, Tile
 
 LEVELS = 10
 FAINT = 0.02
+NATS = "nats"
 STRONG = 1.0
 """Nats: scores are coloured relative to the largest of them, but never to less than this."""
 
@@ -87,16 +88,18 @@ def heat_map(stored: Stored) -> str:
         scale=scale,
         levels=legend(scale),
         facts=shown_facts(stored),
+        unit=unit_of(stored),
+        policy=file_policy(),
     )
 
 
-def sections_of(stored: Stored, most: int | None = None) -> list[Section]:
-    """Of the first targets, or of all."""
-    attribution = stored.attribution
+def sections_of(stored: Stored, most: int | None = None, scale: float | None = None) -> list[Section]:
+    """Of the first targets, or of all; coloured by their own scale, or by a given one."""
+    attribution, scale = stored.attribution, scale or scale_of(stored)
     prompt = tuple(item_from(item) for item in stored.request["prompt"])
     pictures = {index: picture_of(item, index) for index, item in enumerate(prompt) if isinstance(item, Image)}
     # Not the request's own target: that is empty where the model was asked to complete the prompt itself.
-    target, scale = "".join(part.text for part in attribution.targets), scale_of(stored)
+    target = "".join(part.text for part in attribution.targets)
     return [
         section(attribution, prompt, pictures, target, row, scale, around(stored, row))
         for row in range(len(attribution.targets))[:most]
@@ -117,6 +120,15 @@ def scale_of(stored: Stored) -> float:
     return max([STRONG, *abs(stored.attribution.values).ravel().tolist()])
 
 
+def unit_of(stored: Stored) -> str:
+    """What the scores are, as they were asked for."""
+    config = stored.request.get("config", {})
+    if config.get("normalize"):
+        return "shares of the range from the least score to the largest"
+    forms = {"absolute": "nats without their sign", "square": "squared nats"}
+    return forms.get(config.get("postprocessing", "none"), NATS)
+
+
 def picture_of(image: Image, index: int) -> Picture:
     width, height = shown_size(image.data)
     url = f"data:{media_type(image.data)};base64,{b64encode(image.data).decode()}"
@@ -125,11 +137,13 @@ def picture_of(image: Image, index: int) -> Picture:
 
 def page_policy() -> str:
     """The Content-Security-Policy of the page: nothing at all but its own style sheet and the images in it."""
+    return f"{file_policy()}; frame-ancestors 'none'"
+
+
+def file_policy() -> str:
+    """The same as it stands in the page, for when it is opened as a file: there it cannot speak of frames."""
     digest = b64encode(hashlib.sha256(style().encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @cache

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from unicodedata import combining, east_asian_width
 
 from app.explain import Stored
-from app.heatmap import Piece, Section, environment, legend, scale_of, sections_of
+from app.heatmap import Piece, Section, environment, legend, scale_of, sections_of, unit_of
 
 COLUMNS = 96
 CELL, LINE = 8.4, 26.0
@@ -125,7 +125,7 @@ def heat_map_svg(stored: Stored) -> str:
     for section in sections_of(stored):
         sheet.section(section)
     approximate = ", approximate" if stored.attribution.facts.get("approximate") else ""
-    sheet.heading(f"{stored.attribution.method}{approximate}, scores in nats, {stored.model_digest}")
+    sheet.heading(f"{stored.attribution.method}{approximate}, scores in {unit_of(stored)}, {stored.model_digest}")
     page = environment().get_template("heatmap.svg")
     width, height = COLUMNS * CELL + 2 * MARGIN, sheet.y + MARGIN
     return page.render(sheet=sheet, width=width, height=height, line=LINE, id=stored.id)

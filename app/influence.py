@@ -285,6 +285,7 @@ async def traced(
         explainer.runtime,
         lambda checkpoint: tracing(tune, opened.projection, opened.index, opened.thresholds, example, checkpoint),
         priority,
+        on=tune.model,
         spent=spent,
     )
     best = found.results[:MOST_RESULTS]

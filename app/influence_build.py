@@ -2,21 +2,25 @@
 
 Context: a build takes minutes to days, its workers may be killed at any time, and several may share it. Decision: a
 shard is a file whose content is fixed by the training data and the weights alone; whoever has leased it computes it,
-writes it whole, and only then says so. What is derived is made by the job itself, in the folder of the build, and the
-finished folder gets its name before its row says that it is ready. Consequence: a killed worker loses the shard under
-way, its lease runs out, and the index has the same bytes whatever happened on the way.
+writes it whole, and only then says so, under the number of its lease. The job calls one helper, and each helper the
+next, so that every worker with nothing else to do joins in, unless reading the training data would take it longer than
+its share of what is left; helpers make way for jobs that wait. What is derived is
+made by the job itself, in the folder of the build, and the finished folder gets its name before its row says that it is
+ready. Consequence: a killed worker loses the shard under way, its lease runs out, and the index has the same bytes
+whatever happened on the way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 from app.device import Priority, Steps
 from app.explain import Explainer
@@ -43,12 +47,12 @@ from explainers.types import Checkpoint
 from storage import errors as storage_errors
 from storage import influence, jobs
 from storage.errors import StorageError
+from storage.influence import Lease, Progress
 from storage.jobs import Job
-from storage.queue import INDEXES
+from storage.queue import INDEXES, Later, makes_way
 
-LEASE_SECONDS, RENEW_SECONDS = 30.0, 10.0
+LEASE_SECONDS, RENEW_SECONDS = 15.0, 4.0
 LOOK_SECONDS = 0.5
-MOST_HELPERS = 3
 GENERIC = "generic"
 """The folder of the calibration prompts' own shard."""
 
@@ -70,16 +74,51 @@ async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any]
 
 
 async def compute_shards(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
-    """Computes shards of a build beside the job that it belongs to, as long as there are some to lease."""
+    """Computes shards of a build beside the job that it belongs to, as long as there are some to lease.
+
+    Raises `Later` when it makes way for a job that waits.
+    """
     id, steps = UUID(request["index"]), Steps()
     watch(steps)
     async with explainer.database.transaction(tenant=job.tenant_id) as session:
         with suppress(storage_errors.NotFound):
-            wanted = (await influence.get(session, id)).state == "building"
-            if not wanted or not (await influence.progress(session, id)).missing:
+            free = (await influence.progress(session, id)).free
+            pace = Pace(**request["pace"])
+            if (await influence.get(session, id)).state != "building" or not pace.worth(free):
                 return id
-    await Build(explainer, job, steps, await ground_of(explainer, job, id)).compute_all()
+            await call_help(session, job, id, pace.next, free - 1)
+    build = Build(explainer, job, steps, await ground_of(explainer, job, id))
+    await build.compute_all(helping=True)
+    if build.makes_way:
+        raise Later(0)
     return id
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What decides whether one more helper is worth while: seconds of a shard, those that whoever joins in reads the
+    training data for, and how many would work then.
+    """
+
+    shard: float
+    ready: float
+    workers: int = 2
+
+    @property
+    def next(self) -> Pace:
+        return replace(self, workers=self.workers + 1)
+
+    def worth(self, free: int) -> bool:
+        return free * self.shard / self.workers > self.ready
+
+
+async def call_help(session: Any, job: Job, index: UUID, pace: Pace, free: int) -> bool:
+    """A job for another worker, behind all others; once for each attempt. False where it would come too late."""
+    if not pace.worth(free):
+        return False
+    id, request = uuid5(job.id, f"help {job.attempts}"), {"index": str(index), "pace": asdict(pace)}
+    await jobs.add(session, id=id, kind=SHARDS, model=job.model, request=request, lane=INDEXES, behind=True)
+    return True
 
 
 class Build:
@@ -87,7 +126,7 @@ class Build:
 
     def __init__(self, explainer: Explainer, job: Job, steps: Steps, ground: Ground) -> None:
         self.explainer, self.job, self.steps, self.ground = explainer, job, steps, ground
-        self.worker = uuid4()
+        self.makes_way = self.called = False
         self.id = ground.row.id
         self.folder = building_folder_of(explainer.data_dir, job.tenant_id, self.id)
         self.prompts = (*generic_prompts(), *ground.row.config["generic_prompts"])
@@ -121,25 +160,18 @@ class Build:
         """Until every shard's file is there and what its digest says, by this worker and others."""
         async with self.transaction() as session:
             await influence.plan(session, self.id, self.ground.material.pieces)
-            await self.call_helpers(session)
         while True:
             await self.compute_all()
-            if not await self.look() and not await self.lost():
+            if not (await self.look()).missing and not await self.lost():
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def call_helpers(self, session: Any) -> None:
-        """Jobs for other workers, once for each build; there is nothing left for them where this one is alone."""
-        for number in range(min(MOST_HELPERS, len(self.ground.material.pieces) - 1)):
-            id, request = uuid5(self.job.id, str(number)), {"index": str(self.id)}
-            await jobs.add(session, id=id, kind=SHARDS, model=self.job.model, request=request, lane=INDEXES)
-
-    async def look(self) -> int:
-        """Tells how far all workers are; the number of shards that are missing."""
+    async def look(self) -> Progress:
+        """Tells how far all workers are."""
         async with self.transaction() as session:
             found = await influence.progress(session, self.id)
         self.steps.done = found.done
-        return found.missing
+        return found
 
     async def lost(self) -> bool:
         """Whether files of finished shards are gone or damaged; they are to be computed again."""
@@ -151,41 +183,50 @@ class Build:
                 await influence.lose(session, self.id, wrong)
         return bool(wrong)
 
-    async def compute_all(self) -> None:
-        """As long as there are shards that nobody else has leased."""
+    async def compute_all(self, *, helping: bool = False) -> None:
+        """As long as there are shards that nobody else has leased; `helping` makes way for jobs that wait."""
         await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        try:
-            while (number := await self.leased()) is not None:
-                async with self.holding(number):
-                    digest = await self.shard(number)
+        while not self.makes_way and (lease := await self.leased()) is not None:
+            started = time.monotonic()
+            try:
+                async with self.holding(lease):
+                    digest = await self.shard(lease.number)
                 async with self.transaction() as session:
-                    await influence.keep(session, self.id, number, digest)
-                await self.look()
-        finally:
-            with suppress(StorageError):
+                    await influence.keep(session, self.id, lease, digest)
+                    self.makes_way = helping and await makes_way(session, INDEXES, self.job.id)
+            except BaseException:
+                await self.let_go(lease)
+                raise
+            free, pace = (await self.look()).free, Pace(time.monotonic() - started, self.ground.seconds)
+            if free and not helping and not self.called:
                 async with self.transaction() as session:
-                    await influence.release(session, self.id, self.worker)
+                    self.called = await call_help(session, self.job, self.id, pace, free)
 
-    async def leased(self) -> int | None:
+    async def leased(self) -> Lease | None:
         async with self.transaction() as session:
-            return await influence.lease(session, self.id, self.worker, LEASE_SECONDS)
+            return await influence.lease(session, self.id, LEASE_SECONDS)
+
+    async def let_go(self, lease: Lease) -> None:
+        with suppress(StorageError):
+            async with self.transaction() as session:
+                await influence.release(session, self.id, lease)
 
     @asynccontextmanager
-    async def holding(self, number: int) -> AsyncIterator[None]:
+    async def holding(self, lease: Lease) -> AsyncIterator[None]:
         """Inside, the lease of a shard is renewed."""
-        renewing = asyncio.create_task(self.renew(number))
+        renewing = asyncio.create_task(self.renew(lease))
         try:
             yield
         finally:
             renewing.cancel()
             await asyncio.wait({renewing})
 
-    async def renew(self, number: int) -> None:
+    async def renew(self, lease: Lease) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             with suppress(StorageError):  # a lease that runs out costs time, nothing else
                 async with self.transaction() as session:
-                    await influence.renew(session, self.id, number, self.worker, LEASE_SECONDS)
+                    await influence.renew(session, self.id, lease, LEASE_SECONDS)
 
     async def shard(self, number: int) -> str:
         """The sha256 of the shard's file, taken over from another index or computed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class Ground:
     files: tuple[str, ...]
     path: str
     made_with: Sequence[Any]
+    seconds: float  # that reading the training data has taken
 
 
 async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
@@ -55,7 +57,7 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
         raise IndexNotReady("this build was given up", str(job.id))
     registration = registration_of(await find_model(explainer.database, tenant, row.model))
     tune, made_with = await tune_of(explainer, registration, row)
-    mask = mask_from(row.config)
+    mask, started = mask_from(row.config), time.monotonic()
     try:
         contents = [await read_file(explainer.database, explainer.data_dir, tenant, wire_id(file.id)) for file in files]
     except OSError:
@@ -65,16 +67,15 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
     named = [(content, file.filename) for file, content in contents]
     material = await asyncio.to_thread(material_of, tune.model, named, mask, told)
     projection = Projection(tune.model.network, size, SEED)
-    return Ground(
-        row, tune, mask, material, projection, tuple(wire_id(file.id) for file in files), registration.path, told
-    )
+    seconds, ids = time.monotonic() - started, tuple(wire_id(file.id) for file in files)
+    return Ground(row, tune, mask, material, projection, ids, registration.path, told, seconds)
 
 
 async def tune_of(explainer: Explainer, registration: Registration, row: InfluenceIndex) -> tuple[FineTune, list[Any]]:
     """The loaded model and its base, and what of them decides the content of a shard."""
-    model = language_model(await explainer.runtime.model(registration))
+    model = language_model(await explainer.runtime.held(registration))
     below = await base_of(explainer, registration)
-    base = None if below is None else language_model(await explainer.runtime.model(below))
+    base = None if below is None else language_model(await explainer.runtime.held(below))
     if (model.digest, None if base is None else base.digest) != (row.model_digest, row.base_digest):
         raise IndexNotReady(f"the index was asked for of the weights {row.model_digest}, which are registered no more")
     kinds = [[str(each.network.dtype), each.device.type] for each in (model, base) if each is not None]

@@ -90,6 +90,7 @@ async def start_index(explainer: Explainer, tenant: str, name: str, new: NewInde
         await make_room(session, name)
         await add_row(session, id, files, name, model.digest, None if base is None else base.digest, job_id, new)
         request = {"index": str(id)}
+        await jobs.forget(session, kind=SHARDS, model=name, keep=0)
         job = await jobs.add(session, id=job_id, kind=KIND, model=name, request=request, lane=INDEXES)
     assert job is not None  # noqa: S101 - its id is new
     return job

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from app import context, explainability, influence, influence_indexes
-from app.backfill import explain_stored
+from app.backfill import explain_stored, help_explain
 from app.context import ContextAsked, asked_from, attribute_context
 from app.device import ASKED_BY, Steps
 from app.explain import Explained, Explainer, estimated, explain_completion, look_up
@@ -53,6 +53,7 @@ MOST_ATTEMPTS = {
     context.KIND: 3,
     influence.KIND: 3,
     explainability.KIND: 10,
+    explainability.SHARDS: 10,
     influence_indexes.KIND: 10,
     influence_indexes.SHARDS: 10,
 }
@@ -233,6 +234,10 @@ class Jobs:
             self._ended(job, "cancelled")
             return
         error = attempt.answering.exception()
+        if isinstance(error, Later):  # others come first
+            await self._release(job, counted=False)
+            self._ended(job, "left")
+            raise error
         problem = self.problem(error) if error is not None else {}
         again = problem.get("status", 0) >= 500 and job.attempts < MOST_ATTEMPTS[job.kind]
         if again and await self._release(job, counted=True):
@@ -288,6 +293,7 @@ KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] 
     context.KIND: answer_context,
     influence.KIND: answer_influence,
     explainability.KIND: explain_stored,
+    explainability.SHARDS: help_explain,
     influence_indexes.KIND: build_index,
     influence_indexes.SHARDS: compute_shards,
 }
@@ -296,7 +302,7 @@ KINDS: Mapping[str, Callable[[Explainer, Job, Record, Watch], Awaitable[UUID]]] 
 STORED = (KIND, context.KIND, influence.KIND)
 """Kinds whose result is an explanation with the id of the job."""
 
-PARTS = (influence_indexes.SHARDS,)
+PARTS = (explainability.SHARDS, influence_indexes.SHARDS)
 """Kinds that nobody asked for: another job called them, and tells how far all of them are together."""
 
 ALONE = (explainability.KIND, influence_indexes.KIND)

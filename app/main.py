@@ -20,6 +20,7 @@ from app.dialects import DIALECTS
 from app.docs import add_docs
 from app.errors import add_error_answers, problem_body
 from app.explain import Explainer
+from app.explorer.pages import prepare_pages
 from app.explorer.routes import add_explorer
 from app.flights import SingleFlight
 from app.influence_indexes import sweep_indexes
@@ -37,7 +38,7 @@ from app.traffic import Traffic
 from app.training_files import sweep_files
 from app.worker import end, working
 from explainers.loaders import use_cores
-from storage.database import Database
+from storage.database import Database, home
 from storage.embedded import revive
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.limits import sweep as sweep_limits
@@ -103,6 +104,7 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
         app.state.server = server
+        await asyncio.to_thread(prepare_pages)
         async with AsyncExitStack() as stack:
             if settings.worker:
                 await stack.enter_async_context(working(server.jobs))
@@ -115,7 +117,7 @@ async def open_server(settings: Settings, traffic: Traffic, meters: Meters, trac
     async with (
         sending(traces),
         open_database(settings) as database,
-        open_runtime(settings, meters, traces) as runtime,
+        open_runtime(settings, database, meters, traces) as runtime,
         open_flights() as flights,
     ):
         traces.watch(database.engine.sync_engine)
@@ -142,8 +144,17 @@ async def sending(traces: Traces) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings, meters: Meters, traces: Traces) -> AsyncIterator[Runtime]:
+async def open_runtime(
+    settings: Settings, database: Database, meters: Meters, traces: Traces
+) -> AsyncIterator[Runtime]:
+    """In this process; or on a cluster, where the settings name one."""
     use_cores(settings.threads)
+    if settings.ray_address is not None:
+        from app.cluster.opening import open_cluster  # noqa: PLC0415 - brings Ray
+
+        async with open_cluster(settings, await home(database), meters, traces) as runtime:
+            yield runtime
+        return
     runtime = Runtime(queue_limit=settings.queue_limit, device=settings.device, meters=meters, traces=traces)
     try:
         yield runtime

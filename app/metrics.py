@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from app.explain import Explainer
+from app.jobs import PARTS as PARTS_OF_JOBS
 from app.jobs import STALE_SECONDS
 from app.readiness import PARTS, Readiness, Ready
 from app.traffic import Traffic
@@ -130,7 +131,9 @@ def of_device(explainer: Explainer) -> Iterator[Metric]:
 
 
 def of_models(explainer: Explainer) -> Iterator[Metric]:
-    models = [model for model in explainer.runtime.loaded() if isinstance(model, LanguageModel)]
+    models = [
+        model for model in explainer.runtime.loaded() if isinstance(model, LanguageModel) and model.elsewhere is None
+    ]
     weights = sum(model.sizes.parameters * model.sizes.itemsize for model in models)
     yield gauge("whence_model_bytes", "Weights of the language models in memory, by their parameters.", weights)
     passes = explainer.runtime.passes()
@@ -170,8 +173,9 @@ def of_jobs(stored: Stored) -> Iterator[Metric]:
     """Jobs of all processes."""
     counts = [((job.kind, job.state), float(job.count)) for job in stored.jobs]
     yield gauges("whence_jobs", "Jobs that are kept.", ("kind", "state"), counts)
+    asked_for = [job for job in stored.jobs if job.kind not in PARTS_OF_JOBS]  # parts wait for somebody without work
     for state in ("queued", "running"):
-        oldest = max((job.oldest for job in stored.jobs if job.state == state), default=0.0)
+        oldest = max((job.oldest for job in asked_for if job.state == state), default=0.0)
         yield gauge(f"whence_oldest_{state}_job_seconds", f"Age of the oldest job that is {state}.", oldest)
     lanes = {lane.lane: lane for lane in stored.lanes}
     entries = [lanes.get(lane, LaneFigure(lane, 0, 0)) for lane in LANES]

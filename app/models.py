@@ -12,6 +12,7 @@ from typing import Any
 
 from app.refusals import UnknownModel
 from app.runtime import Registration, Runtime, State
+from app.scaling import Scaling, scaling_from, scaling_record
 from explainers.errors import ExplainerError, InvalidRequest, MissingCapability
 from explainers.language_model import LanguageModel
 from explainers.loaders import FINE_TUNES, LOADERS, PREDICTORS, Model, facts_of
@@ -52,6 +53,7 @@ class NewModel:
     device: str | None = None
     description: str = ""
     base: str | None = None
+    scaling: Scaling | None = None
 
 
 def registration_of(row: Any) -> Registration:
@@ -66,6 +68,7 @@ def registration_of(row: Any) -> Registration:
         created_at=row.created_at,
         base=row.base,
         base_path=row.base_path,
+        scaling=scaling_from(row.scaling),
     )
 
 
@@ -107,6 +110,11 @@ async def list_models(database: Database, runtime: Runtime, tenant: str) -> list
     return [entry_of(row, runtime) for row in rows]
 
 
+async def list_names(database: Database, tenant: str) -> list[str]:
+    """The names of all models, in order."""
+    return await models.names(database, tenant)
+
+
 async def describe_model(database: Database, runtime: Runtime, tenant: str, name: str) -> Entry:
     return entry_of(await find_model(database, tenant, name), runtime)
 
@@ -139,7 +147,7 @@ async def read_model(database: Database, runtime: Runtime, tenant: str, new: New
     await check_free(database, tenant, new.name)
     base = None if new.base is None else await read_base(database, runtime, tenant, new)
     try:
-        return await runtime.read(new.kind, str(path), new.dtype, new.device, base)
+        return await runtime.read(new.kind, str(path), new.dtype, new.device, base, new.scaling)
     except ExplainerError as error:  # where the folder of models lies is the operator's business
         told = str(error).replace(str(path), new.path)
         raise type(error)(told if base is None else told.replace(base, f"model '{new.base}'")) from None
@@ -173,6 +181,7 @@ async def enter_model(
             device=new.device,
             description=new.description,
             facts=facts,
+            scaling=scaling_record(new.scaling),
         )
         registration = registration_of(row)
     runtime.adopt(registration, model)
@@ -202,10 +211,7 @@ async def keep_loaded(database: Database, runtime: Runtime) -> None:
     """Loads what is registered and not loaded yet, of all tenants, and unloads what is registered no more."""
     known = runtime.known()  # what is registered and loaded while the registry is read is not to be let go of
     registrations = await all_registrations(database)
-    runtime.keep_only(registrations, known)
-    for registration in registrations:
-        if runtime.state(registration)[0] == "registered":
-            await load_quietly(runtime, registration)
+    await runtime.keep(registrations, known)
 
 
 async def all_registrations(database: Database) -> list[Registration]:
@@ -217,14 +223,6 @@ async def all_registrations(database: Database) -> list[Registration]:
         async with database.transaction(tenant=tenant) as session:
             registrations += [registration_of(row) for row in await models.list_all(session)]
     return registrations
-
-
-async def load_quietly(runtime: Runtime, registration: Registration) -> None:
-    """The runtime remembers and reports a refusal; here it only means: on to the next model."""
-    try:
-        await runtime.model(registration)
-    except ExplainerError:
-        return
 
 
 def inside(models_dir: Path | None, path: str) -> Path:

@@ -26,6 +26,7 @@ class Opened:
     thresholds: Thresholds
     projection: Projection
     facts: Mapping[str, Any]
+    model: LanguageModel
 
 
 class OpenIndexes:
@@ -50,4 +51,4 @@ def open_index(folder: Path, model: LanguageModel) -> Opened:
     projection = Projection(model.network, int(finished.facts["size"]), int(finished.facts["seed"]))
     if index.matrix is None:
         index.whole.numel()  # read now: the files of an index go some time after a newer one is there
-    return Opened(index, finished.thresholds, projection, finished.facts)
+    return Opened(index, finished.thresholds, projection, finished.facts, model)

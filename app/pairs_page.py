@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.explain import StoredOther
-from app.heatmap import LEVELS, Piece, environment
+from app.heatmap import LEVELS, Piece, environment, file_policy
 from app.heatmap_svg import CELL, COLUMNS, LINE, MARGIN, Box, Sheet
 from explainers.influence.levels import LEAST_LIFT
 
@@ -80,7 +80,8 @@ def pairs_page(stored: StoredOther) -> str:
     """The page, escaped throughout; the Content-Security-Policy of the heat map is its own."""
     rows = pair_rows(stored.content)
     page = environment().get_template("pairs.html")
-    return page.render(stored=stored, rows=rows, reason=None if rows else reason_of(stored.content), bar=BAR)
+    reason = None if rows else reason_of(stored.content)
+    return page.render(stored=stored, rows=rows, reason=reason, bar=BAR, policy=file_policy())
 
 
 def pairs_svg(stored: StoredOther) -> str:

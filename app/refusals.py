@@ -19,7 +19,8 @@ Refusal
 ├── ShortOfMemory          the process has too little memory at the moment
 ├── WorkerLost             told of a job, never of a request: all who worked on it have ended before it did
 └── QueueFull              too much work waits already
-    └── ShuttingDown       the server takes no new work
+    ├── ShuttingDown       the server takes no new work
+    └── Unreachable        the model's replicas on the cluster cannot be had at the moment
 
 Messages name fields, counts and limits, never the text of a prompt.
 """
@@ -151,3 +152,8 @@ class QueueFull(Refusal):
 class ShuttingDown(QueueFull):
     def __init__(self) -> None:
         super().__init__(5, "the server is shutting down")
+
+
+class Unreachable(QueueFull):
+    def __init__(self, message: str) -> None:
+        super().__init__(5, message)

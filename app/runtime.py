@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from typing import Literal, TypeAlias
 
 from app.device import Device, Outcome, Priority, Work
 from app.meters import Meters
+from app.scaling import Scaling
 from app.tracing import Traces
 from explainers import clock
 from explainers.errors import ExplainerError, MissingCapability
@@ -47,6 +49,7 @@ class Registration:
     created_at: datetime
     base: str | None = None
     base_path: str | None = None
+    scaling: Scaling | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,11 +101,17 @@ class Runtime:
         self._loading: dict[Registration, asyncio.Task[Model]] = {}
 
     async def run(
-        self, work: Work[Outcome], priority: Priority | None = None, *, spent: Spent | None = None
+        self,
+        work: Work[Outcome],
+        priority: Priority | None = None,
+        *,
+        on: LanguageModel | None = None,
+        spent: Spent | None = None,
     ) -> Outcome:
         """Runs blocking work in a thread of the device; cancelling this stops it at its next checkpoint.
 
-        What it keeps the device for is added to `spent`. Raises `QueueFull` at once when too much work waits already.
+        `on` is the model that it runs, for a runtime that has its models elsewhere (`app.cluster`). What it keeps the
+        device for is added to `spent`. Raises `QueueFull` at once when too much work waits already.
         """
         ticket = self.device.submit(self.observed(work, spent or Spent()), priority or Priority())
         outcome: Outcome = await self.device.result(ticket)
@@ -137,7 +146,19 @@ class Runtime:
         # Callers wait for one load together, and one of them going away does not stop it.
         return await asyncio.shield(self._load_once(registration))
 
-    async def read(self, kind: str, path: str, dtype: str | None, device: str | None, base: str | None = None) -> Model:
+    async def held(self, registration: Registration) -> Model:
+        """As `model`, with its weights in this process in any case."""
+        return await self.model(registration)
+
+    async def read(
+        self,
+        kind: str,
+        path: str,
+        dtype: str | None,
+        device: str | None,
+        base: str | None = None,
+        scaling: Scaling | None = None,
+    ) -> Model:
         """Loads files on the device thread without registering anything; those of a fine-tune with its `base`."""
         load = loader_of(kind, base)
         where = device or self._default_device
@@ -184,6 +205,14 @@ class Runtime:
         for key in among - {registration.key for registration in registrations}:
             self._known.pop(key, None)
 
+    async def keep(self, registrations: Sequence[Registration], among: frozenset[tuple[str, str]]) -> None:
+        """As `keep_only`; then loads, one after the other, what is registered and not loaded yet."""
+        self.keep_only(registrations, among)
+        for registration in registrations:
+            if self.state(registration)[0] == "registered":
+                with suppress(ExplainerError):  # remembered and reported; here it only means: on to the next model
+                    await self.model(registration)
+
     async def close(self) -> None:
         for task in self._loading.values():
             task.cancel()
@@ -220,7 +249,8 @@ class Runtime:
 
     async def _read_registered(self, registration: Registration) -> Model:
         stated = registration
-        model = await self.read(stated.kind, stated.path, stated.dtype, stated.device, stated.base_path)
+        where = (stated.dtype, stated.device, stated.base_path, stated.scaling)
+        model = await self.read(stated.kind, stated.path, *where)
         if registration.digest not in (None, model.digest):
             whose = "this model" if stated.base is None else f"this model, or of its base '{stated.base}',"
             raise MissingCapability(

@@ -22,6 +22,7 @@ import uvloop
 from fastapi import FastAPI
 
 from app import logs
+from app.cluster.connection import joined
 from app.main import create_app, open_server
 from app.meters import Meters
 from app.refusals import Refusal
@@ -92,7 +93,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 async def serve_on(listener: socket.socket, settings: Settings, preparation: Preparation) -> None:
     logs.configure(settings.log_level, settings.log_format)
     host, port = reachable(listener)
-    async with open_database(settings) as database:
+    async with open_database(settings) as database, joined(settings):
         greeting = await preparation(database, settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
         app = create_app(settings)
         config = uvicorn.Config(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -104,6 +104,17 @@ class Settings(BaseSettings):
         le=600,
         description="Longest time that requests may still take once the server is told to end; those left get 503.",
     )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^([^:/]+|\[[^]]+\]):\d+$",
+        description="Ray cluster that runs the models which complete prompts, as host:port of its head. This "
+        "machine is one of its nodes. Needs the extra `ray`. Without it they run in the server itself.",
+    )
+    ray_token: SecretStr | None = Field(default=None, description="The token that the Ray cluster asks for.")
+    ray_token_file: Path | None = Field(default=None, description="File to read WHENCE_RAY_TOKEN from.")
+    ray_without_token: bool = Field(
+        default=False, description="Whether a Ray cluster may be used that asks nobody for a token."
+    )
     traces: bool = Field(
         default=False,
         description="Whether OpenTelemetry spans are sent to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra `otel`.",
@@ -119,13 +130,19 @@ class Settings(BaseSettings):
     @classmethod
     def secrets_from_files(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Each secret from the file that is named instead of it; raises ValueError where both are given."""
-        for name in ("database_password", "api_key"):
+        for name in ("database_password", "api_key", "ray_token"):
             file = given.get(f"{name}_file")
             if file is not None:
                 if given.get(name) is not None:
                     raise ValueError(f"WHENCE_{name.upper()} and WHENCE_{name.upper()}_FILE are both set: give one")
                 given |= {name: read_secret(Path(file))}
         return given
+
+    @model_validator(mode="after")
+    def cluster_has_token(self) -> Self:
+        if self.ray_address is not None and self.ray_token is None and not self.ray_without_token:
+            raise ValueError("WHENCE_RAY_ADDRESS needs the cluster's token: set WHENCE_RAY_TOKEN_FILE")
+        return self
 
 
 def read_secret(file: Path) -> str:

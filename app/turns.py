@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeVar
 from app.device import Priority
 from app.runtime import Runtime, Spent
 from explainers.decoding import outcome_of
+from explainers.language_model import LanguageModel
 from explainers.types import Checkpoint
 
 Outcome = TypeVar("Outcome")
@@ -17,10 +18,15 @@ Start: TypeAlias = Callable[[Checkpoint], Generator[None, None, Outcome]]
 
 
 async def take_turns(
-    runtime: Runtime, start: Start[Outcome], priority: Priority, *, spent: Spent | None = None
+    runtime: Runtime,
+    start: Start[Outcome],
+    priority: Priority,
+    *,
+    on: LanguageModel | None = None,
+    spent: Spent | None = None,
 ) -> Outcome:
-    """The outcome of the work; cancelling this stops it at its next checkpoint.
+    """The outcome of the work, done where the weights of `on` are; cancelling this stops it at its next checkpoint.
 
     Raises `QueueFull` at once when too much work waits already, but not once the work has begun.
     """
-    return await runtime.run(lambda checkpoint: outcome_of(start(checkpoint)), priority, spent=spent)
+    return await runtime.run(lambda checkpoint: outcome_of(start(checkpoint)), priority, on=on, spent=spent)

@@ -1,11 +1,12 @@
 """How long people wait for a heat map: from the click on "Explain" to the map on the screen, in a real browser.
 
-    python -m benchmarks.explorer [--rounds 40]
+    python -m benchmarks.explorer [--rounds 40] [--starts 5]
 
 A real server process with demo-lm on its own embedded database, headless Chromium on the same machine, prompts of two
 to ten facts that differ so that nothing is served from the store. The time is the page's own: from the click to the
 frame after the map is in the document. Model, server, layout and the browser's own work share the machine's cores. The
-same again for the stored page of each map, from the navigation's start. Needs Chromium; writes
+same again for the stored page of each map, from the navigation's start. Before that, the very first click in a new
+browser on a server that has just said it is ready, once for each of several starts. Needs Chromium; writes
 benchmarks/results/explorer.json.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.clients.server import objects, running, whence
+from tests.clients.server import objects, running, spawned, whence
 from tests.explorer.conftest import CHROMIUM, QUIET, sign_in
 from tests.postgres import reachable_folder
 
@@ -53,25 +54,42 @@ LOADED = "() => performance.getEntriesByType('navigation')[0].domContentLoadedEv
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--starts", type=int, default=5)
+    rounds, starts = vars(parser.parse_args()).values()
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
         raise SystemExit("no Chromium found")
     with reachable_folder() as folder:
         data_dir = folder / "data"
         objects(whence(data_dir, "models", "add", "demo-lm", str(MODEL), "--kind", "causal-lm", "--json"))
+        cold = []
+        for recall in recalls(rounds + WARM_UP + starts)[rounds + WARM_UP :]:
+            with running(data_dir, start=spawned, WHENCE_API_KEY=SECRET) as server:
+                cold.append(first_click(server.url, browser, recall))
         with running(data_dir, WHENCE_API_KEY=SECRET) as server:
             figures, chromium = measure(server.url, browser, rounds)
+        figures = {"first click after a start": cold} | figures
     result = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "versions": {"python": platform.python_version(), "chromium": chromium}
         | {name: version(name) for name in PACKAGES},
         "load of the machine at the end": [round(load, 2) for load in os.getloadavg()],
         "maps": rounds,
+        "starts": starts,
         "milliseconds": {name: spread(times) for name, times in figures.items()},
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["milliseconds"], indent=2))
+
+
+def first_click(url: str, executable: str, recall: dict[str, Any]) -> float:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=list(QUIET))
+        page = browser.new_page(base_url=url)
+        sign_in(page, url, SECRET)
+        milliseconds = click_to_map(page, recall)
+        browser.close()
+    return milliseconds
 
 
 def measure(url: str, executable: str, rounds: int) -> tuple[dict[str, list[float]], str]:

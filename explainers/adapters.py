@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from explainers.errors import MissingCapability, UnreadableModel
-from explainers.folders import LOADING
+from explainers.folders import ADAPTER, LOADING
 from explainers.model_folder import read_object
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 STATED = frozenset(
     {
         *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias", "lora_bias"),
@@ -43,7 +43,7 @@ PROBE_TOKENS = 16
 
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
+    return (folder / ADAPTER).is_file()
 
 
 def merge(network: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -84,7 +84,7 @@ def _config(folder: Path) -> Any:
     """The adapter's settings; raises MissingCapability for those that make it more than a sum of weights."""
     from peft import LoraConfig  # noqa: PLC0415 - takes seconds to import
 
-    stored = read_object(folder / CONFIG)
+    stored = read_object(folder / ADAPTER)
     kind = stored.get("peft_type")
     if kind != "LORA":
         raise MissingCapability(f"adapters of type {kind} are not served: only LoRA, rsLoRA and DoRA can be merged")
@@ -92,10 +92,10 @@ def _config(folder: Path) -> Any:
     known = {field.name for field in fields(LoraConfig)}
     for name, value in stored.items():
         if name not in STATED and value and (name not in known or value != getattr(usual, name)):
-            raise MissingCapability(f"{CONFIG}: adapters with `{name}` are not served")
+            raise MissingCapability(f"{ADAPTER}: adapters with `{name}` are not served")
     if stored.get("init_lora_weights", True) not in FIRST_VALUES:
         raise MissingCapability(
-            f"{CONFIG}: `init_lora_weights` {stored['init_lora_weights']!r} changes the base's weights: save the "
+            f"{ADAPTER}: `init_lora_weights` {stored['init_lora_weights']!r} changes the base's weights: save the "
             "adapter converted to plain LoRA"
         )
     named = {name: stored[name] for name in STATED - {"auto_mapping", "runtime_config"} if name in known & set(stored)}

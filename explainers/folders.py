@@ -29,7 +29,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 
-
+ADAPTER = "adapter_config.json"
 MOST_TIMES, SMALL = 16, 2**22
 """Numbers of a network for each that is stored, where several are packed into one; and what small ones may compute."""
 
@@ -39,7 +39,12 @@ good: tied weights then are never tied again."""
 
 
 def check_files(folder: Path) -> None:
-    """Raises UnreadableModel for a folder that is not safe to read (`model_folder`), or not complete."""
+    """Raises UnreadableModel for a folder that is not safe to read (`model_folder`), or not complete.
+
+    An adapter beside whole weights, which transformers would add to them, may name a base of its own anywhere.
+    """
+    if (folder / ADAPTER).exists():
+        raise UnreadableModel(f"{folder} holds an adapter: name the base model that it was trained on")
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UnreadableModel(f"{folder} holds no {name}")

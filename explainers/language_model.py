@@ -23,7 +23,7 @@ from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapa
 from explainers.memory import told_alike
 from explainers.pictures import Picture
 from explainers.sizes import Sizes, sizes_of
-from explainers.types import Image, Item, Prompt, Span, Text, Tile, TokenIds
+from explainers.types import Elsewhere, Image, Item, Prompt, Span, Text, Tile, TokenIds
 
 CHARACTERS_PER_TOKEN = 256
 """More than any text has on average: what is longer than this many for each position is not even tokenised."""
@@ -181,6 +181,7 @@ class LanguageModel:
     packed_rows: PackedRows = field(default_factory=PackedRows, compare=False, kw_only=True)
     passes: Passes = field(default_factory=Passes, compare=False, kw_only=True)
     chat: ChatTemplate | None = None
+    elsewhere: Elsewhere | None = field(default=None, kw_only=True)  # of an outline, which runs nothing itself
 
     @property
     def reads_images(self) -> bool:
@@ -192,7 +193,7 @@ class LanguageModel:
 
     @cached_property
     def device(self) -> torch.device:
-        return self.network.device
+        return torch.device(self.elsewhere.device) if self.elsewhere else self.network.device
 
     @property
     def layers(self) -> int:

@@ -47,10 +47,8 @@ def load_causal_lm(folder: Path, dtype: str | None = None, device: str | None = 
     `dtype` None: float32 on a CPU, the stored one on a GPU. `device` None: the first CUDA device where there is one.
     Raises UnreadableModel for a folder that holds no complete, safe model, MissingCapability for one we cannot explain.
     """
-    if adapters.is_adapter(folder):
-        raise UnreadableModel(f"{folder} holds an adapter: name the base model that it was trained on")
     network = _causal_network(folder, dtype, device)
-    return _causal_lm(network, (folder,), digest_of(folder))
+    return _tested(causal_lm(network, (folder,), digest_of(folder)))
 
 
 @steady
@@ -72,7 +70,7 @@ def load_fine_tune(folder: Path, base: Path, dtype: str | None = None, device: s
     wanted = dtype_of(base, dtype, where)
     network: Any = adapters.merge(_causal_network(base, "float32", "cpu"), folder)
     network = network.to(dtype=wanted, device=where)
-    return _causal_lm(network, (folder, base), join_digests(digest_of(base), digest_of(folder)))
+    return _tested(causal_lm(network, (folder, base), join_digests(digest_of(base), digest_of(folder))))
 
 
 def _causal_network(folder: Path, dtype: str | None, device: str | None) -> Any:
@@ -82,15 +80,15 @@ def _causal_network(folder: Path, dtype: str | None, device: str | None) -> Any:
     return read_network(folder, AutoModelForCausalLM, attention_control.IMPLEMENTATION, dtype, device_of(device))
 
 
-def _causal_lm(network: Any, folders: Sequence[Path], digest: str) -> LanguageModel:
-    """The model whose tokenizer and chat template are those of the first folder that has them."""
+def causal_lm(network: Any, folders: Sequence[Path], digest: str) -> LanguageModel:
+    """The model whose tokenizer and chat template are those of the first folder that has them; not tested yet."""
     spoken = first_with(folders, "tokenizer.json")
     tokenizer = read_tokenizer(spoken)
     start, separator = special_ids(spoken, tokenizer)
     length, facts = context_length(network), facts_about(network)
     chats = (chat_template(folder, spoken) for folder in folders)
     chat = next((chat for chat in chats if chat is not None), None)
-    return _tested(LanguageModel(network, tokenizer, digest, length, start, separator, facts, chat=chat))
+    return LanguageModel(network, tokenizer, digest, length, start, separator, facts, chat=chat)
 
 
 @steady
@@ -99,21 +97,32 @@ def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | Non
 
     Arguments and errors as for `load_causal_lm`.
     """
+    check_image_text(folder)
+    text_only = {"text_config": attention_control.IMPLEMENTATION}  # the vision tower keeps its own
+    network = read_network(folder, AutoModelForImageTextToText, text_only, dtype, device_of(device))
+    return _tested(image_text_lm(network, folder, digest_of(folder)))
+
+
+def check_image_text(folder: Path) -> None:
+    """Raises UnreadableModel for a folder that is not safe or complete, or no image-text model's; as `family`."""
     check_files(folder)
     stored = read_object(folder / "config.json")
     if not isinstance(stored.get("vision_config"), dict):
         raise UnreadableModel("this model reads no images: its kind is causal-lm")
-    family = pictures.family(stored)
-    text_only = {"text_config": attention_control.IMPLEMENTATION}  # the vision tower keeps its own
-    network = read_network(folder, AutoModelForImageTextToText, text_only, dtype, device_of(device))
+    pictures.family(stored)
+
+
+def image_text_lm(network: Any, folder: Path, digest: str) -> ImageTextModel:
+    """The model with the tokenizer, chat template and image processor of its folder; not tested yet."""
+    family = pictures.family(read_object(folder / "config.json"))
     tokenizer = read_tokenizer(folder)
     start, separator = special_ids(folder, tokenizer)
     config: Any = network.config
     marks = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
-    model = ImageTextModel(
+    return ImageTextModel(
         network,
         tokenizer,
-        digest_of(folder),
+        digest,
         context_length(network),
         start,
         separator,
@@ -122,7 +131,6 @@ def load_image_text_lm(folder: Path, dtype: str | None = None, device: str | Non
         chat=chat_template(folder),
         eyes=pictures.Eyes(read_image_processor(folder), config, family),
     )
-    return _tested(model)
 
 
 def load_tabular(path: Path, dtype: str | None = None, device: str | None = None) -> Artifact:

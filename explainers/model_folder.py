@@ -55,6 +55,8 @@ COUNTS = re.compile(r"^(num|n)_|experts")
 FEW = 2**16
 LONGEST_CONTEXT = 2**24
 NAMES_CODE = re.compile(r"attn_implementation|experts_implementation")
+NAMES_FILES = "transformers_weights"
+"""Weights, or a list of weights, that transformers reads instead of those that are looked at here."""
 
 Arguments = ParamSpec("Arguments")
 Loaded = TypeVar("Loaded")
@@ -178,6 +180,8 @@ def check_index(folder: Path) -> None:
 def check_config(config: Mapping[str, Any], weights: Weights) -> None:
     """Raises UnreadableModel for numbers of parts that the weights cannot have, which a library would build first."""
     for name, value in members_of(config):
+        if name == NAMES_FILES:
+            raise UnreadableModel(f"config.json: `{name}` names other weights than the folder's")
         if NAMES_CODE.search(name) and isinstance(value, str) and "/" in value:
             raise UnreadableModel(f"config.json: `{name}` names code in another place")
         if not isinstance(value, int) or isinstance(value, bool):

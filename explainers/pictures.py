@@ -34,6 +34,10 @@ class Picture:
     features: Tensor | None = None
     """What the vision tower made of it, once it was asked."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels as it was before: its features lie on a device, and can be had again."""
+        return Picture, (dict(self.arguments), self.areas, self.notes)
+
 
 def grid(rows: int, columns: int) -> tuple[Tile, ...]:
     """Rectangles of equal size, row by row from the top left; the last ones end at exactly 1."""

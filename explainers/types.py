@@ -137,6 +137,15 @@ class Attribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where the weights of a model are that has none here: its name and whereabouts there, and the kind of device."""
+
+    name: tuple[str | None, ...]
+    place: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class AtmanConfig:
     """Attention suppression (Deiseroth et al. 2023): how, and in what pieces.
 

@@ -9,14 +9,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.database import Database, compiled
 from storage.errors import AlreadyExists, InvalidValue, NotFound
 from storage.ids import time_ordered
-from storage.tables import ApiKey
+from storage.tables import ApiKey, EndedSession
 
 SCOPES = ("read", "explain", "ingest", "admin")
 LIMITS = ("request_seconds", "requests_per_minute", "seconds_per_minute", "concurrency")
@@ -25,6 +25,8 @@ MIN_SECRET_LENGTH = 16
 IN_USE = and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 USABLE = compiled(select(ApiKey).where(ApiKey.key_hash == bindparam("key_hash"), IN_USE))
 USABLE_BY_ID = compiled(select(ApiKey).where(ApiKey.id == bindparam("id"), IN_USE))
+NOT_ENDED = ~exists().where(EndedSession.id == bindparam("session"))
+USABLE_IN_SESSION = compiled(select(ApiKey).where(ApiKey.id == bindparam("id"), IN_USE, NOT_ENDED))
 
 
 async def create(
@@ -103,6 +105,17 @@ async def find_by_secret(database: Database, secret: str) -> Any | None:
 async def find_by_id(database: Database, tenant: str, id: UUID) -> Any | None:
     """The row of a key of that tenant; None when unknown, revoked or expired."""
     return await database.ask(USABLE_BY_ID, {"id": id}, tenant=tenant)
+
+
+async def find_in_session(database: Database, tenant: str, id: UUID, session: UUID) -> Any | None:
+    """The same for a sign-in with that key; None also when it was ended."""
+    return await database.ask(USABLE_IN_SESSION, {"id": id, "session": session}, tenant=tenant)
+
+
+async def end_session(session: AsyncSession, id: UUID, until: datetime) -> None:
+    """Ends a sign-in for good, and forgets those that have expired since they were ended."""
+    await session.execute(delete(EndedSession).where(EndedSession.until < func.now()))
+    await session.execute(insert(EndedSession).values(id=id, until=until).on_conflict_do_nothing())
 
 
 async def list_all(session: AsyncSession) -> list[ApiKey]:

@@ -25,7 +25,7 @@ from psycopg import generators
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.sql import quote
-from sqlalchemy import URL, ClauseElement, event, make_url
+from sqlalchemy import URL, ClauseElement, event, make_url, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -180,6 +180,13 @@ class Database:
         await self.engine.dispose()
 
 
+async def home(database: Database) -> str:
+    """A name that no other database has."""
+    statement = "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()"
+    async with database.transaction() as session:
+        return str(await session.scalar(text(statement)))
+
+
 def postgres_url(url: str) -> URL:
     """The URL with our driver; other databases are refused."""
     try:
@@ -232,8 +239,8 @@ def _settings(tenant: str | None, key_hash: bytes | None) -> str:
 def compiled(statement: ClauseElement, columns: Collection[str] | None = None) -> Statement:
     """A statement for `Database.ask`; of an insert, for values of these columns."""
     done: Any = statement.compile(dialect=DIALECT, column_keys=columns and list(columns))
-    text = str(done)
-    return Statement(f"whence_{hashlib.sha256(text.encode()).hexdigest()[:16]}", text, tuple(done.positiontup or ()))
+    told = str(done)
+    return Statement(f"whence_{hashlib.sha256(told.encode()).hexdigest()[:16]}", told, tuple(done.positiontup or ()))
 
 
 async def _exchange(connection: Any, message: bytes) -> Any:

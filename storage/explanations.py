@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -114,11 +115,11 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Some whole rows, and where the next ones begin; None: these were the last."""
+class Stretch:
+    """The ids of those that are meant among the next rows, and where these end; None: they were the last."""
 
-    rows: tuple[Explanation, ...]
-    next: tuple[datetime, UUID] | None
+    ids: tuple[UUID, ...]
+    end: tuple[datetime, UUID] | None
 
 
 EVERYTHING = Filter()
@@ -189,7 +190,7 @@ async def page(
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidValue(f"a page has 1 to {MAX_PAGE} rows")
     columns = [getattr(Explanation, name) for name in COLUMNS]
-    conditions, end = _conditions(filter, cursor), None
+    conditions, end = _conditions(filter, None if cursor is None else position(cursor)), None
     if filter.sought:
         end = await _last_scanned(session, conditions)
         conditions += [stands_at >= tuple_(*end)] if end else []
@@ -201,12 +202,18 @@ async def page(
     return Page(rows[:limit], cursor_at(*end) if end else None)
 
 
-async def batch(session: AsyncSession, filter: Filter, *, after: tuple[datetime, UUID] | None, limit: int) -> Batch:
-    """The next whole rows, newest first, of all that are meant; a search looks at so many rows at a time."""
-    found = await page(session, filter, cursor=cursor_at(*after) if after else None, limit=limit)
-    ids = [row.id for row in found.rows]
-    rows = (await session.scalars(select(Explanation).where(Explanation.id.in_(ids)).order_by(*NEWEST_FIRST))).all()
-    return Batch(tuple(rows), None if found.next_cursor is None else position(found.next_cursor))
+async def stretch(session: AsyncSession, filter: Filter, *, after: tuple[datetime, UUID] | None) -> Stretch:
+    """Newest first; each row is looked at once, at most as many and as large ones as by a page of a search."""
+    conditions = _conditions(filter, after)
+    end = await _last_scanned(session, conditions)
+    conditions += [stands_at >= tuple_(*end)] if end else []
+    conditions += [func.strpos(Explanation.words, filter.sought) > 0] if filter.sought else []
+    return Stretch(tuple(await session.scalars(select(Explanation.id).where(*conditions).order_by(*NEWEST_FIRST))), end)
+
+
+async def whole(session: AsyncSession, ids: Collection[UUID]) -> list[Explanation]:
+    """The rows with these ids, newest first, complete; without those that are gone."""
+    return list(await session.scalars(select(Explanation).where(Explanation.id.in_(ids)).order_by(*NEWEST_FIRST)))
 
 
 async def _last_scanned(session: AsyncSession, conditions: list[ColumnElement[bool]]) -> tuple[datetime, UUID] | None:
@@ -225,7 +232,7 @@ async def _last_scanned(session: AsyncSession, conditions: list[ColumnElement[bo
     return None if row is None else (row.created_at, row.id)
 
 
-def _conditions(filter: Filter, cursor: str | None) -> list[ColumnElement[bool]]:
+def _conditions(filter: Filter, after: tuple[datetime, UUID] | None) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if filter.model is not None:
         conditions.append(Explanation.model == filter.model)
@@ -235,6 +242,6 @@ def _conditions(filter: Filter, cursor: str | None) -> list[ColumnElement[bool]]
         conditions.append(Explanation.created_at >= filter.since)
     if filter.until is not None:
         conditions.append(Explanation.created_at < filter.until)
-    if cursor is not None:
-        conditions.append(stands_at < tuple_(*position(cursor)))
+    if after is not None:
+        conditions.append(stands_at < tuple_(*after))
     return conditions

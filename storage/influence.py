@@ -1,7 +1,8 @@
 """Influence indexes: which exist for which weights, and how far their shards are.
 
 A shard is leased for a time, renewed while its worker lives; one whose lease has run out is leased to the next worker.
-Computing it twice gives the same file, so that nothing but time is lost.
+Leases are numbered, and whoever comes back under an earlier one changes nothing; computing a shard twice gives the same
+file, so that nothing but time is lost.
 """
 
 from __future__ import annotations
@@ -37,11 +38,20 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """In tokens, and in shards that are not done."""
+    """In tokens, and in shards that are not done, those among them that nobody has leased."""
 
     done: int
     total: int
     missing: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Of the shard with that number: the so-and-so-many-th one."""
+
+    number: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +174,12 @@ async def plan(session: AsyncSession, id: UUID, pieces: Sequence[Piece]) -> None
         await session.execute(insert(InfluenceShard).values(rows).on_conflict_do_nothing())
 
 
-async def lease(session: AsyncSession, id: UUID, worker: UUID, seconds: float) -> int | None:
-    """The number of a shard that nobody else computes, now this worker's for so long; None: there is none."""
+async def lease(session: AsyncSession, id: UUID, seconds: float) -> Lease | None:
+    """A shard that nobody computes, now the caller's for so long; None: there is none, or the build was given up."""
+    wanted = select(InfluenceIndex.id).where(InfluenceIndex.id == id, InfluenceIndex.state == "building").exists()
     free = (
         select(InfluenceShard.number)
-        .where(InfluenceShard.index_id == id, InfluenceShard.digest.is_(None), _free())
+        .where(InfluenceShard.index_id == id, InfluenceShard.digest.is_(None), _free(), wanted)
         .order_by(InfluenceShard.number)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -177,36 +188,32 @@ async def lease(session: AsyncSession, id: UUID, worker: UUID, seconds: float) -
     taken = (
         update(InfluenceShard)
         .where(InfluenceShard.index_id == id, InfluenceShard.number == free)
-        .values(worker=worker, leased_until=func.now() + timedelta(seconds=seconds))
-        .returning(InfluenceShard.number)
+        .values(leases=InfluenceShard.leases + 1, leased_until=func.now() + timedelta(seconds=seconds))
+        .returning(InfluenceShard.number, InfluenceShard.leases)
     )
-    number: int | None = await session.scalar(taken)
-    return number
+    row = (await session.execute(taken)).one_or_none()
+    return None if row is None else Lease(*row)
 
 
-async def renew(session: AsyncSession, id: UUID, number: int, worker: UUID, seconds: float) -> None:
-    """Lets a lease go on, if it is still this worker's."""
-    mine = (InfluenceShard.index_id == id, InfluenceShard.number == number, InfluenceShard.worker == worker)
-    until = func.now() + timedelta(seconds=seconds)
-    await session.execute(update(InfluenceShard).where(*mine).values(leased_until=until))
+async def renew(session: AsyncSession, id: UUID, lease: Lease, seconds: float) -> bool:
+    """Lets a lease go on; False when the shard is another's."""
+    return await _changed(session, id, lease, leased_until=func.now() + timedelta(seconds=seconds))
 
 
-async def release(session: AsyncSession, id: UUID, worker: UUID) -> None:
-    """Ends all leases of a worker that computes no more."""
-    mine = (InfluenceShard.index_id == id, InfluenceShard.worker == worker, InfluenceShard.digest.is_(None))
-    await session.execute(update(InfluenceShard).where(*mine).values(worker=None, leased_until=None))
+async def release(session: AsyncSession, id: UUID, lease: Lease) -> bool:
+    """Ends a lease whose shard is not done."""
+    return await _changed(session, id, lease, leased_until=None)
 
 
-async def keep(session: AsyncSession, id: UUID, number: int, digest: str) -> None:
-    """A shard is done: its file is whole and has this sha256."""
-    here = (InfluenceShard.index_id == id, InfluenceShard.number == number)
-    await session.execute(update(InfluenceShard).where(*here).values(digest=digest, worker=None, leased_until=None))
+async def keep(session: AsyncSession, id: UUID, lease: Lease, digest: str) -> bool:
+    """A shard is done: its file is whole and has this sha256. False, and nothing is said, when it is another's."""
+    return await _changed(session, id, lease, digest=digest, leased_until=None)
 
 
 async def lose(session: AsyncSession, id: UUID, numbers: Sequence[int]) -> None:
     """Files of shards are gone or damaged: they are to be computed again."""
     here = (InfluenceShard.index_id == id, InfluenceShard.number.in_(numbers))
-    await session.execute(update(InfluenceShard).where(*here).values(digest=None, worker=None, leased_until=None))
+    await session.execute(update(InfluenceShard).where(*here).values(digest=None, leased_until=None))
 
 
 async def digests(session: AsyncSession, id: UUID) -> dict[int, str]:
@@ -237,10 +244,16 @@ async def progress(session: AsyncSession, id: UUID) -> Progress:
         func.coalesce(func.sum(InfluenceShard.tokens).filter(done), 0),
         func.coalesce(func.sum(InfluenceShard.tokens), 0),
         func.count().filter(~done),
+        func.count().filter(~done, _free()),
     ).where(InfluenceShard.index_id == id)
-    finished, total, missing = (await session.execute(sums)).one()
-    return Progress(int(finished), int(total), int(missing))
+    return Progress(*map(int, (await session.execute(sums)).one()))
 
 
 def _free() -> ColumnElement[bool]:
     return or_(InfluenceShard.leased_until.is_(None), InfluenceShard.leased_until < func.now())
+
+
+async def _changed(session: AsyncSession, id: UUID, lease: Lease, **values: object) -> bool:
+    here = (InfluenceShard.index_id == id, InfluenceShard.number == lease.number, InfluenceShard.leases == lease.count)
+    changed = update(InfluenceShard).where(*here, InfluenceShard.digest.is_(None)).values(values)
+    return await session.scalar(changed.returning(InfluenceShard.number)) is not None

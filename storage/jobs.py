@@ -84,10 +84,12 @@ async def add(
     running: bool = False,
     seconds: int = 0,
     lane: str = queue.QUEUE,
+    behind: bool = False,
 ) -> Job | None:
     """A new job and its entry in the queue, to be looked at after so many seconds; None where the id is taken.
 
-    With `running` the caller is at its first attempt already. Raises InvalidValue for what JSON cannot carry.
+    With `running` the caller is at its first attempt already; `behind` puts it behind all other entries of its lane,
+    also those to come. Raises InvalidValue for what JSON cannot carry.
     """
     values: dict[str, Any] = {"id": id, "kind": kind, "model": model, "request": request}
     if running:
@@ -96,7 +98,7 @@ async def add(
     row = (await session.execute(added)).one_or_none()
     if row is None:
         return None
-    await queue.put(session, row.tenant_id, id, seconds=seconds, lane=lane)
+    await queue.put(session, row.tenant_id, id, seconds=seconds, lane=lane, behind=behind)
     return Job(*row)
 
 
@@ -194,6 +196,11 @@ async def beat(session: AsyncSession, id: UUID, attempt: int, done: int, total: 
         "total": total,
     }
     return await _changed(session, _ours(id, attempt), values)
+
+
+async def is_wanted(session: AsyncSession, id: UUID) -> bool:
+    """Whether a job is neither finished nor removed."""
+    return await session.scalar(select(Row.id).where(Row.id == id, Row.state.not_in(FINISHED))) is not None
 
 
 async def succeed(session: AsyncSession, id: UUID, attempt: int, *, total: int, result: UUID) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.database import Database, compiled
@@ -15,6 +15,7 @@ from storage.values import plain
 
 NAMED = select(Model).where(Model.name == bindparam("name"))
 FIND = compiled(NAMED)
+NAMES = compiled(select(func.array_agg(aggregate_order_by(Model.name, Model.name)).label("names")))
 
 
 async def add(
@@ -29,6 +30,7 @@ async def add(
     device: str | None = None,
     description: str = "",
     facts: dict[str, Any] | None = None,
+    scaling: dict[str, Any] | None = None,
 ) -> Model:
     """Registers a model. Raises AlreadyExists for a taken name, NotFound for an unknown base model."""
     base_path = None if base is None else (await get(session, base)).path
@@ -43,6 +45,7 @@ async def add(
         "device": device,
         "description": description,
         "facts": facts or {},
+        "scaling": scaling,
     }
     model: Model | None = await session.scalar(insert(Model).values(values).on_conflict_do_nothing().returning(Model))
     if model is None:
@@ -53,6 +56,12 @@ async def add(
 async def find(database: Database, tenant: str, name: str) -> Any | None:
     """The row of the tenant's model of that name, in a transaction of its own."""
     return await database.ask(FIND, {"name": plain(name)}, tenant=tenant)
+
+
+async def names(database: Database, tenant: str) -> list[str]:
+    """Of the tenant's models, in order, in a transaction of its own."""
+    row = await database.ask(NAMES, {}, tenant=tenant)
+    return [] if row is None else row.names or []
 
 
 async def get(session: AsyncSession, name: str) -> Model:

@@ -25,6 +25,8 @@ QUEUE, SCORES, INDEXES = "jobs", "scores", "indexes"
 none waits for another lane's."""
 LANES = (QUEUE, SCORES, INDEXES)
 TASK = "look_at_job"
+BEHIND = -1
+"""The priority of entries that call for help with a job, which is given where nothing else waits."""
 MOST_CONNECTIONS = 2
 """Beside those that listen for new entries."""
 LOCK = 0x7768656E6366
@@ -65,13 +67,16 @@ def queue_of(database: Database, look: Callable[[str, UUID], Awaitable[None]]) -
     return queue
 
 
-async def put(session: AsyncSession, tenant: str, id: UUID, *, seconds: int = 0, lane: str = QUEUE) -> None:
-    """Enters a job, to be looked at after so many seconds, in the transaction of the session."""
+async def put(
+    session: AsyncSession, tenant: str, id: UUID, *, seconds: int = 0, lane: str = QUEUE, behind: bool = False
+) -> None:
+    """Enters a job, to be looked at after so many seconds, in the transaction of the session; `behind` all others."""
     raw = await (await session.connection()).get_raw_connection()
     entry = configure_task(
         name=TASK,
         job_manager=JobManager(PsycopgConnector()),
         queue=lane,
+        priority=BEHIND if behind else 0,
         connection=raw.driver_connection,
         schedule_in={"seconds": seconds} if seconds else None,
     )
@@ -79,6 +84,23 @@ async def put(session: AsyncSession, tenant: str, id: UUID, *, seconds: int = 0,
         await entry.defer_async(tenant=tenant, id=str(id))
     except ConnectorException:
         raise DatabaseUnavailable("the queue of jobs cannot be reached") from None
+
+
+MAKES_WAY = text(
+    "WITH lane AS MATERIALIZED (SELECT id, status, priority, args ->> 'id' AS job FROM procrastinate_jobs"
+    " WHERE queue_name = :lane AND (status = 'doing' OR"
+    " status = 'todo' AND priority > :behind AND coalesce(scheduled_at <= now(), true)))"
+    " SELECT count(*) FILTER (WHERE status = 'todo') > count(*) FILTER (WHERE status = 'doing' AND priority = :behind"
+    " AND id > (SELECT max(id) FROM lane WHERE job = :job)) FROM lane"
+)
+
+
+async def makes_way(session: AsyncSession, lane: str, helper: UUID) -> bool:
+    """Whether a helper is to leave its worker to a job of that lane, whosever it is, that waits for one.
+
+    As many helpers leave as jobs wait, those who were called last.
+    """
+    return bool(await session.scalar(MAKES_WAY, {"lane": lane, "behind": BEHIND, "job": str(helper)}))
 
 
 async def put_back_stalled(database: Database, queue: App, seconds: float) -> int:

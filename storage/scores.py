@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, and_, exists, func, select, text
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import InvalidValue
@@ -164,10 +164,20 @@ class Wanted:
         )
 
 
-async def lacking(session: AsyncSession, wanted: Wanted, *, limit: int = 1_000) -> list[Inference]:
-    """Those of the wanted inferences for which nothing was computed yet, in the order of their `seq`."""
+async def lacking(
+    session: AsyncSession, wanted: Wanted, *, limit: int = 1_000, last: int | None = None
+) -> list[Inference]:
+    """Those of the wanted inferences, up to the `last` one, that nothing was computed for yet, in order of `seq`."""
     query = select(Inference).where(*wanted.conditions, ~wanted.done)
+    if last is not None:
+        query = query.where(Inference.seq <= last)
     return list(await session.scalars(query.order_by(Inference.seq).limit(limit)))
+
+
+def numbered(wanted: Wanted, most: int) -> Select[tuple[int, int]]:
+    """The first `most` of the same: each `seq`, and its `place` among them, from 1."""
+    place = func.row_number().over(order_by=Inference.seq).label("place")
+    return select(Inference.seq, place).where(*wanted.conditions, ~wanted.done).order_by(Inference.seq).limit(most)
 
 
 async def progress(session: AsyncSession, wanted: Wanted) -> tuple[int, int]:

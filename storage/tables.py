@@ -118,6 +118,17 @@ class ApiKey(Table):
     concurrency: Mapped[int | None]
 
 
+class EndedSession(Table):
+    """A sign-in to the pages that was ended before `until`, when it would have expired; `id` is that of its token."""
+
+    __tablename__ = "ended_sessions"
+    __table_args__ = (_of_tenant(),)
+
+    tenant_id: Mapped[str] = _tenant_id()
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    until: Mapped[datetime]
+
+
 class LimitCounter(Table):
     """What was counted in a window of so many `seconds` and in the one before; `at` is the time of the last hit, or of
     the first one where the window begins with it, in seconds since 1970. A crash of Postgres empties it.
@@ -171,6 +182,7 @@ class Model(Table):
     device: Mapped[str | None]
     description: Mapped[str]
     facts: Mapped[dict[str, Any]]
+    scaling: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = _created_at()
 
 
@@ -241,6 +253,27 @@ class Job(Table):
     started_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class JobShard(Table):
+    """A piece of a job that explains inferences: those whose `seq` is from `first` to `last`, so many `rows` when it
+    was cut. One worker computes it, under a lease until `leased_until`.
+
+    `leases` counts them, and names the one that holds: what was computed under an earlier one is not stored.
+    """
+
+    __tablename__ = "job_shards"
+    __table_args__ = (ForeignKeyConstraint(["tenant_id", "job_id"], ["jobs.tenant_id", "jobs.id"], ondelete="CASCADE"),)
+
+    tenant_id: Mapped[str] = _tenant_id()
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    first: Mapped[int] = mapped_column(BigInteger())
+    last: Mapped[int] = mapped_column(BigInteger())
+    rows: Mapped[int]
+    leases: Mapped[int] = mapped_column(server_default="0")
+    leased_until: Mapped[datetime | None]
+    done: Mapped[bool] = mapped_column(server_default="false")
 
 
 Index("jobs_newest_idx", Job.__table__.c.tenant_id, Job.created_at.desc(), Job.id.desc())
@@ -500,6 +533,7 @@ class InfluenceFile(Table):
 
 class InfluenceShard(Table):
     """A piece of an index: one worker computes it, under a lease until `leased_until`; done once it has a digest.
+    `leases` counts them, and names the one that holds: what was computed under an earlier one is not kept.
 
     `key` is equal where shards have the same content, but for the numbers of their records; `first` is that of the
     first record, `digest` the sha256 of the file.
@@ -514,8 +548,8 @@ class InfluenceShard(Table):
     key: Mapped[bytes]
     first: Mapped[int]
     tokens: Mapped[int] = mapped_column(BigInteger())
+    leases: Mapped[int] = mapped_column(server_default="0")
     leased_until: Mapped[datetime | None]
-    worker: Mapped[UUID | None]
     digest: Mapped[str | None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +14,25 @@ from storage import tenants
 from storage.database import Database
 from storage.migrations import migrate
 from tests.postgres import Server, reachable_folder, running_server
+from tests.shared_demo import Demo, shared_demo
+
+ROOT = Path(__file__).parent
+WAITING = ("explorer", "contract", "clients", ".")
+"""Folders of tests that start servers of their own, and wait for them. They come first, so that nobody waits last."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some tests wait while others compute."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: place(item.path))
+
+
+def place(path: Path) -> int:
+    folder = str(path.parent.relative_to(ROOT))
+    return WAITING.index(folder) if folder in WAITING else len(WAITING)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +46,14 @@ def postgres() -> Iterator[Server]:
     with running_server() as server:
         migrate(server.url)
         yield server
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Demo]:
+    """The one demo server of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    with shared_demo(folder if worker_id == "master" else folder.parent) as demo:
+        yield demo
 
 
 @pytest.fixture

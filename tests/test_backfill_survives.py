@@ -13,9 +13,10 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
+from tests import shard_log
 from tests.clients.server import objects, running, whence
 from tests.postgres import reachable_folder
-from tests.test_jobs_survive import SECRET, client, wait
+from tests.test_jobs_survive import SECRET, client, wait, worker
 from tests.test_under_load import wait_until_gone
 
 MODELS = "/api/v3/models"
@@ -133,3 +134,26 @@ def test_a_cancelled_job_stops_and_another_goes_on(data_dir: Path, artifact: Pat
         assert one.patch(path, json={"enabled": True}).status_code == 202
         wait(lambda: newest()["state"] == "succeeded")
         assert len(scored(one, id)) == COUNT
+
+
+def test_killed_and_frozen_workers_change_nothing(data_dir: Path, artifact: Path) -> None:
+    """Shapley values of nine inputs are exact: under another seed the same are computed again, by three workers."""
+    settings = {"WHENCE_API_KEY": SECRET, "WHENCE_WORKER": "false"}
+    with running(data_dir, **settings) as server, client(server) as one:
+        id = one.get(f"{MODELS}/product", params={"id_type": "partner_model_id"}).json()["id"]
+        before = scored(one, id)
+        assert len(before) == COUNT
+        shard_log.begin(data_dir)
+        path = f"{MODELS}/{id}/enrichments/explainability"
+        with worker(data_dir) as killed, worker(data_dir) as frozen, worker(data_dir):
+            assert one.patch(path, json={"config": {"seed": 2}}).status_code == 202
+            wait(lambda: len(shard_log.stored(shard_log.read(data_dir))) >= 5)
+            frozen.send_signal(signal.SIGSTOP)
+            killed.kill()
+            wait(lambda: one.get("/jobs").json()["jobs"][0]["state"] == "succeeded")
+            ended = one.get("/jobs").json()["jobs"][0]
+            frozen.send_signal(signal.SIGCONT)
+        stored = shard_log.stored(shard_log.read(data_dir))  # the frozen one has ended, too
+        assert len(stored) == len(set(stored)) > 10
+        assert (ended["done"], ended["total"]) == (COUNT, COUNT)
+        assert scored(one, id) == before

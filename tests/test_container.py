@@ -63,7 +63,7 @@ def test_no_secret_is_written_into_the_image() -> None:
 
 
 def test_secrets_are_files() -> None:
-    assert set(COMPOSE["secrets"]) == {"postgres_password", "database_password"}
+    assert set(COMPOSE["secrets"]) == {"postgres_password", "database_password", "ray_token"}
     assert all(secret["file"].startswith("./secrets/") for secret in COMPOSE["secrets"].values())
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
     assert "PASSWORD:" not in (ROOT / "docker-compose.yml").read_text().replace("PASSWORD_FILE:", "")
@@ -87,7 +87,7 @@ def test_the_database_role_is_below_row_level_security() -> None:
     assert make_url(SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]).username == "whence"
 
 
-OURS = ["migrate", "server", "server-gpu", "worker", "worker-gpu"]
+OURS = ["migrate", "server", "server-gpu", "server-ray", "worker", "worker-gpu"]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -122,6 +122,48 @@ def test_a_gpu_is_reserved_only_in_its_profile(name: str) -> None:
     assert "reservations" not in SERVICES[name]["deploy"]["resources"]
 
 
+def test_many_workers_share_the_jobs() -> None:
+    assert SERVICES["worker"]["deploy"]["replicas"] == "${WHENCE_WORKERS:-1}"
+    assert "container_name" not in SERVICES["worker"] and "ports" not in SERVICES["worker"]
+
+
+RAY = ["ray-head", "ray-node", "server-ray"]
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_ray_lets_nobody_in_without_its_token(name: str) -> None:
+    service = SERVICES[name]
+    assert service["profiles"] == ["ray"] and service["image"] == "whence:0.1.0-ray"
+    assert service["build"]["args"]["EXTRAS"] == "ray"
+    environment = service["environment"]
+    assert (environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN_PATH"]) == ("token", "/run/secrets/ray_token")
+    assert "ray_token" in service["secrets"] and "RAY_AUTH_TOKEN" not in environment
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+
+
+def test_nothing_of_ray_is_reached_from_outside() -> None:
+    assert COMPOSE["networks"]["ray"] == {"internal": True}
+    for name in ("ray-head", "ray-node"):
+        assert "ports" not in SERVICES[name] and SERVICES[name]["networks"] == ["ray"]
+    head = SERVICES["ray-head"]["command"]
+    assert {"--include-dashboard=false", "--dashboard-host=127.0.0.1", "--num-cpus=0"} <= set(head)
+    assert [port.split(":")[0] for port in SERVICES["server-ray"]["ports"]] == ["127.0.0.1"]
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert not any(port in text for port in ("8265", "10001", "52365"))  # dashboard, client, agent
+
+
+def test_a_server_of_a_ray_cluster_keeps_what_other_servers_have() -> None:
+    service = SERVICES["server-ray"]
+    assert service["environment"].items() >= SERVICES["server"]["environment"].items()
+    assert service["environment"]["WHENCE_RAY_TOKEN_FILE"] == "/run/secrets/ray_token"
+    assert set(service["depends_on"]) == {"postgres", "migrate", "ray-head", "ray-node"}
+    assert SERVICES["ray-node"]["volumes"] == service["volumes"]  # replicas read models and indexes themselves
+
+
+def test_extras_are_in_an_image_that_asks_for_them() -> None:
+    assert "ARG EXTRAS=\n" in STAGES[0] and "optional-dependencies" in STAGES[0]
+
+
 def test_images_are_pinned() -> None:
     assert all(":" in service["image"] and "latest" not in service["image"] for service in SERVICES.values())
 
@@ -140,6 +182,6 @@ def test_compose_reads_the_file() -> None:
         or subprocess.run([*compose, "version"], capture_output=True, check=False).returncode
     ):
         pytest.skip("Docker Compose is not installed")
-    command = [*compose, "--profile", "gpu", "config", "--quiet"]
+    command = [*compose, "--profile", "gpu", "--profile", "ray", "config", "--quiet"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

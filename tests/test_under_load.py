@@ -68,6 +68,8 @@ def test_twenty_clients_get_the_numbers_of_one(data_dir: Path) -> None:
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             assert len(list(pool.map(ask, range(REQUESTS)))) == REQUESTS
+        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "libtorch" in mapped and "_raylet" not in mapped  # Ray is for those who configure a cluster
 
 
 def test_nothing_answered_is_lost_when_the_server_is_killed(data_dir: Path) -> None:

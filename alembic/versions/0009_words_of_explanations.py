@@ -20,12 +20,17 @@ depends_on = None
 
 NAMES = ("prompt", "target", "words")
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-ROWS = 100
+ROWS, BYTES = 1_000, 16 * 2**20
+"""Of rows that are in memory together: at most so many, and so many bytes unless a single one has more."""
 TENANT = sa.text("SELECT set_config('whence.tenant', :tenant, true)")
-# As text: reading members would fail on the first NUL character.
-NEXT = sa.text(
-    "SELECT id, request::text AS request, attribution::text AS attribution FROM explanations "
+SIZES = sa.text(
+    "SELECT id, octet_length(request::text) + octet_length(attribution::text) AS size FROM explanations "
     "WHERE id > :after ORDER BY id LIMIT :rows"
+)
+# As text: reading members would fail on the first NUL character.
+BETWEEN = sa.text(
+    "SELECT id, request::text AS request, attribution::text AS attribution FROM explanations "
+    "WHERE id >= :first AND id <= :last ORDER BY id"
 )
 SET = sa.text("UPDATE explanations SET prompt = :prompt, target = :target, words = :words WHERE id = :id")
 
@@ -38,8 +43,10 @@ def upgrade() -> None:
     connection = op.get_bind()
     for tenant in connection.scalars(sa.text("SELECT id FROM tenants")).all():
         connection.execute(TENANT, {"tenant": tenant})
-        for rows in batches(connection):
-            connection.execute(SET, rows)
+        for first, last in ranges(connection, BYTES):
+            rows = connection.execute(BETWEEN, {"first": first, "last": last}).all()
+            connection.execute(SET, [words_of(row) for row in rows])
+            del rows  # before the next ones come
     connection.execute(TENANT, {"tenant": ""})
 
 
@@ -48,11 +55,22 @@ def downgrade() -> None:
         op.drop_column("explanations", name)
 
 
-def batches(connection: sa.Connection) -> Iterator[list[dict[str, Any]]]:
-    after = "00000000-0000-0000-0000-000000000000"
-    while rows := connection.execute(NEXT, {"after": after, "rows": ROWS}).all():
-        yield [{"id": row.id} | read(json.loads(row.request), json.loads(row.attribution)) for row in rows]
-        after = rows[-1].id
+def ranges(connection: sa.Connection, most: int) -> Iterator[tuple[Any, Any]]:
+    """First and last id of rows that have at most so many bytes together, or are one alone."""
+    after: Any = "00000000-0000-0000-0000-000000000000"
+    while rows := connection.execute(SIZES, {"after": after, "rows": ROWS}).all():
+        first, last, size = rows[0].id, rows[0].id, rows[0].size
+        for row in rows[1:]:
+            if size + row.size > most:
+                yield first, last
+                first, size = row.id, 0
+            last, size = row.id, size + row.size
+        yield first, last
+        after = last
+
+
+def words_of(row: Any) -> dict[str, Any]:
+    return {"id": row.id} | read(json.loads(row.request), json.loads(row.attribution))
 
 
 def read(request: dict[str, Any], attribution: dict[str, Any]) -> dict[str, str]:

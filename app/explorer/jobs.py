@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
@@ -15,10 +15,9 @@ from starlette.routing import BaseRoute
 from app.accepted import State, pace
 from app.dependencies import Asker, Reader, ReaderOrAsker, ServerState
 from app.explorer.pages import HEADERS, Page, page, swaps
-from app.explorer.session import PageRoute, moved, page_router
+from app.explorer.session import changing_page_router, moved, page_router
 from app.jobs import FOLLOW_SECONDS, STORED, cancel_job, fetch_job, list_jobs
 from app.refusals import NotFound
-from storage.audit import Kind
 from storage.errors import DatabaseUnavailable
 from storage.jobs import Job
 
@@ -32,6 +31,7 @@ KINDS = {
     "explain-inferences": "explain predictions",
     "influence-index": "build an influence index",
     "influence-shards": "a part of an influence index",
+    "explain-shards": "a part of explaining stored inferences",
 }
 SILENT_LOOKS = int(15 / FOLLOW_SECONDS)
 """Looks without anything new between two comments that keep the connection open."""
@@ -42,15 +42,8 @@ SOON, LATER = b"retry: 1000\n\n", b"retry: 3000\n\n"
 """After how many milliseconds it asks again; later, where all is finished and only new jobs may come."""
 
 
-class ChangingPage(PageRoute):
-    """A page that changes something: written down in the audit log before it begins."""
-
-    def kind(self, method: str) -> Kind:
-        return "change"
-
-
 def job_routes() -> list[BaseRoute]:
-    keyed, changing = page_router(), APIRouter(route_class=ChangingPage, include_in_schema=False)
+    keyed, changing = page_router(), changing_page_router()
     keyed.get(PATH)(jobs)
     keyed.get(f"{PATH}/events")(events)
     keyed.get(f"{PATH}/{{id}}")(job)

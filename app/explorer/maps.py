@@ -16,7 +16,7 @@ import numpy as np
 
 from app.explain import KIND, Stored
 from app.explorer.question_form import Body, body_from
-from app.heatmap import Picture, Piece, Section, legend, name_of, scale_of, sections_of
+from app.heatmap import Picture, Piece, Section, legend, name_of, scale_of, sections_of, unit_of
 from app.records import item_from
 from explainers.types import Feature, Target
 
@@ -58,7 +58,7 @@ class View:
     label: str  # the name, or in words what a name without a sign is made of
     token: bool
     summed: bool
-    levels: tuple[Piece, ...]  # of its own scale
+    levels: tuple[Piece, ...]  # of its scale
     section: Section
     numbers: tuple[Number, ...]  # by falling size
     left_out: int
@@ -83,12 +83,17 @@ class Map:
     copies: tuple[str, str] | None  # the body as curl and as Python
     facts: Mapping[str, Any]
     noisy: Noisy | None  # None where unknown
+    shared: bool  # its scale is also that of the map beside it
 
     @property
     def factor(self) -> float | None:
         """What attention was multiplied with; None where nothing was."""
         config = self.stored.request.get("config", {})
         return None if self.stored.attribution.method == "ablation" else config.get("control_factor")
+
+    @property
+    def unit(self) -> str:
+        return unit_of(self.stored)
 
     @property
     def left_out(self) -> int:
@@ -102,18 +107,34 @@ class Map:
         return "sampling" if self.stored.attribution.method == "ablation" else "the model's arithmetic"
 
 
-def map_of(stored: Stored, base: str) -> Map:
-    """Blocks for as long as laying out takes; not for the event loop. `base` is the address of this server."""
+def maps_of(found: Sequence[Stored], base: str) -> list[Map]:
+    """Maps beside each other, of one scale where their numbers are of one kind: else no colour could be compared.
+
+    Blocks for as long as laying out takes; not for the event loop. `base` is the address of this server.
+    """
+    scale = None
+    if len(found) > 1 and len({unit_of(stored) for stored in found}) == 1:
+        scale = max(scale_of(part) for stored in found for part in (stored, *whole_of(stored)))
+    return [map_of(stored, base, scale) for stored in found]
+
+
+def whole_of(stored: Stored) -> list[Stored]:
+    """The sum over several targets, where they may be added up."""
+    return [summed(stored)] if len(stored.attribution.targets) > 1 and summable(stored) else []
+
+
+def map_of(stored: Stored, base: str, scale: float | None = None) -> Map:
+    """One map, its views coloured by this scale, or by one of their own."""
     body = body_from(stored.model, stored.request) if stored.kind == KIND else None
     attribution = stored.attribution
-    views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))))
-    if len(attribution.targets) > 1 and summable(stored):
-        (view,) = views_of(summed(stored), 1)
+    views = views_of(stored, max(1, MOST_PIECES // max(1, len(attribution.features))), scale)
+    for whole in whole_of(stored):
+        (view,) = views_of(whole, 1, scale)
         name = "whole target" if attribution.method in ADDITIVE else "sum over the tokens"
         views = [replace(view, name=name, label=name, summed=True), *views]
     copies = None if body is None else (as_curl(base, body), as_python(base, body))
-    facts = dict(attribution.facts)
-    return Map(stored, tuple(views), pictures_of(views), body, copies, facts, noisy_of(stored))
+    facts, shared = dict(attribution.facts), scale is not None
+    return Map(stored, tuple(views), pictures_of(views), body, copies, facts, noisy_of(stored), shared)
 
 
 def noisy_of(stored: Stored) -> Noisy | None:
@@ -133,10 +154,10 @@ def pictures_of(views: Sequence[View]) -> tuple[Picture, ...]:
     return tuple(found.values())
 
 
-def views_of(stored: Stored, most: int) -> list[View]:
-    many, levels = len(stored.attribution.targets) > 1, legend(scale_of(stored))
+def views_of(stored: Stored, most: int, scale: float | None) -> list[View]:
+    many, levels = len(stored.attribution.targets) > 1, legend(scale or scale_of(stored))
     views = []
-    for row, section in enumerate(sections_of(stored, most)):
+    for row, section in enumerate(sections_of(stored, most, scale)):
         numbers = numbers_of(stored, row)
         left_out = max(0, len(numbers) - SHOWN_ROWS)
         name, shown = section.target, tuple(numbers[:SHOWN_ROWS])
@@ -207,11 +228,11 @@ END = "END_OF_QUESTION"
 
 
 def as_curl(base: str, body: Body) -> str:
-    """A command that asks the same, with the key in `WHENCE_KEY`.
+    """A command that asks the same, with the key in `KEY`.
 
     The body is its input: an argument may have no more than 128 KiB. JSON of one line is never the line that ends it.
     """
-    return f"""curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $WHENCE_KEY" \\
+    return f"""curl -s {shlex.quote(base + "explain")} -H "Authorization: Bearer $KEY" \\
   -H 'Content-Type: application/json' --data-binary @- <<'{END}'
 {json.dumps(body, ensure_ascii=False)}
 {END}
@@ -228,7 +249,7 @@ import httpx
 question = {shown}
 answer = httpx.post(
     {base + "explain"!r},
-    headers={{"Authorization": f"Bearer {{os.environ['WHENCE_KEY']}}"}},
+    headers={{"Authorization": f"Bearer {{os.environ['KEY']}}"}},
     json=question,
     timeout=300,
 )

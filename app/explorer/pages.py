@@ -74,11 +74,19 @@ def environment() -> Environment:
         loader=PackageLoader("app.explorer"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.globals.update(asset=address_of, htmx_config=to_json(HTMX).decode())
     return made
+
+
+def prepare_pages() -> None:
+    """Compiles all templates and reads all files, which otherwise the first who come wait for."""
+    for name in environment().list_templates():
+        environment().get_template(name)
+    assets()
 
 
 @cache

@@ -23,6 +23,7 @@ from app.explorer.regions import (
     BESIDE,
     COMPARATORS,
     INTERVALS,
+    MOST_PAGES,
     PAGE_ROWS,
     PICTURES,
     Condition,
@@ -52,7 +53,7 @@ PATH = "/explorer/predictions"
 
 Text = Annotated[str, Query(max_length=2_000)]
 Texts = Annotated[list[str] | None, Query(max_length=20)]
-PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
+PageNumber = Annotated[int, Query(ge=1, le=MOST_PAGES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,8 @@ async def rows_shown(request: Request, server: Server, caller: Caller, region: R
     return {
         "region": region,
         "place": place_of(region),
-        "rows": rows[:PAGE_ROWS], "more": len(rows) > PAGE_ROWS, "number": number, "columns": columns(region.model),
+        "rows": rows[:PAGE_ROWS], "more": len(rows) > PAGE_ROWS and number < MOST_PAGES, "number": number,
+        "columns": columns(region.model),
         "behind_rows": behind(request, region, body, "rows"),
     }  # fmt: skip
 
@@ -238,7 +240,7 @@ def behind(request: Request, region: Region, body: Mapping[str, Any], id: str) -
     return Behind(id, "POST /query", json.dumps(whole, indent=2, ensure_ascii=False), line)
 
 
-KEY = '-H "Authorization: Bearer $WHENCE_API_KEY"'
+KEY = '-H "Authorization: Bearer $KEY"'
 
 
 def origin(request: Request) -> str:
@@ -248,13 +250,7 @@ def origin(request: Request) -> str:
 # -- one ---------------------------------------------------------------------------------------------------------------
 
 
-async def one(
-    request: Request,
-    server: ServerState,
-    caller: Reader,
-    asked: AskedFor,
-    inference: Text,
-) -> Response:
+async def one(request: Request, server: ServerState, caller: Reader, asked: AskedFor, inference: Text) -> Response:
     """One inference: its values, the picture of its scores, and for who may compute, what would change it."""
     region, state = await region_of(server, caller, asked)
     row = await stored_inference(server.explainer.database, caller.tenant, str(region.model.id), inference)
@@ -268,13 +264,7 @@ async def one(
     )  # fmt: skip
 
 
-async def scores(
-    request: Request,
-    server: ServerState,
-    caller: Reader,
-    asked: AskedFor,
-    inference: Text,
-) -> Response:
+async def scores(request: Request, server: ServerState, caller: Reader, asked: AskedFor, inference: Text) -> Response:
     """The stored scores of an inference: bars, or the heat map of its text."""
     region, state = await region_of(server, caller, asked)
     body = (tokens_query if region.is_text else bars_query)(region, inference)

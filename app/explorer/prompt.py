@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -12,14 +13,14 @@ from starlette.routing import BaseRoute
 
 from app.dependencies import Asker, Caller, Reader, ReaderOrAsker, Server, ServerState, while_connected
 from app.explain import Explained, Stored, fetch_explanation
-from app.explorer.maps import Map, map_of
+from app.explorer.maps import Map, maps_of
 from app.explorer.pages import Page, large_page, swaps
 from app.explorer.question_form import (
     GRANULARITIES,
     Body,
     Form,
     bodies_of,
-    body_of,
+    compared,
     form_from,
     form_of,
     image_from,
@@ -50,34 +51,44 @@ async def front(request: Request, server: ServerState, caller: ReaderOrAsker, mo
 
 
 async def ask(request: PageRequest, server: ServerState, caller: Asker) -> Response:
-    """Explains, and where that is asked for once more another way, to be compared."""
+    """Explains, and where that is asked for once more another way, to be compared.
+
+    A key that may not read what is stored is answered here and now, for it could not open the address.
+    """
     fields = await request.fields()
     form = form_from(fields)
     image = await image_from(fields) or await image_again(server, caller, form.pictured)
     bodies = await asyncio.to_thread(bodies_of, form, image)
     answers = [await while_connected(request, explained(server, caller, body)) for body in bodies]
-    address = address_of([str(answer.id) for answer in answers])
+    ids = [str(answer.id) for answer in answers]
+    if caller.may("read") and not swaps(request):
+        return moved(address_of(ids))
+    found = await stored_maps(request, server, caller, ids)
     if not swaps(request):
-        return moved(address)
-    found = [await stored_map(request, server, caller, str(answer.id)) for answer in answers]
-    response = await large_page(request, "maps.html", maps=found, address=address)
-    response.headers["HX-Push-Url"] = address
+        return await whole_page(request, server, caller, form, found)
+    response = await large_page(request, "maps.html", maps=found, address=kept_at(caller, found))
+    if caller.may("read"):
+        response.headers["HX-Push-Url"] = address_of(ids)
     return response
 
 
 async def kept(request: Request, server: ServerState, caller: Reader, id: str, other: str = "") -> Response:
     """A stored explanation, with the form as it was filled in; beside it another one."""
-    found = [await stored_map(request, server, caller, name) for name in (id, other) if name]
-    form, whole = await asyncio.to_thread(filled, found[0])
+    found = await stored_maps(request, server, caller, [name for name in (id, other) if name])
+    form, whole = await asyncio.to_thread(filled, found)
     return await whole_page(request, server, caller, form, found, partly=not whole)
 
 
-def filled(map: Map) -> tuple[Form, bool]:
+def filled(found: Sequence[Map]) -> tuple[Form, bool]:
     """The form as it was filled in, and whether asking with it would ask the same."""
-    if map.body is None:
-        return Form(model=map.stored.model), False
-    form = form_of(map.body, str(map.stored.id))
-    return form, body_of(form, image_of(map.stored)) == map.body
+    first, bodies = found[0].stored, [map.body for map in found]
+    told = [body for body in bodies if body is not None]
+    if bodies[0] is None:
+        return Form(model=first.model), False
+    form = form_of(bodies[0], str(first.id))
+    for other in told[1:]:
+        form = compared(form, other)
+    return form, bodies_of(form, image_of(first)) == bodies
 
 
 async def explained(server: Server, caller: Caller, body: Body) -> Explained:
@@ -85,12 +96,15 @@ async def explained(server: Server, caller: Caller, body: Body) -> Explained:
     return await explain_or_submit(explainer, server.jobs, caller.tenant, order)
 
 
-async def stored_map(request: Request, server: Server, caller: Caller, id: str) -> Map:
+async def stored_maps(request: Request, server: Server, caller: Caller, ids: Sequence[str]) -> list[Map]:
     """Raises NotFound for what is no map, too."""
-    stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
-    if not isinstance(stored, Stored):
-        raise NotFound("this explanation is no heat map")
-    return await asyncio.to_thread(map_of, stored, str(request.base_url))
+    found = []
+    for id in ids:
+        stored = await fetch_explanation(server.explainer.database, caller.tenant, id)
+        if not isinstance(stored, Stored):
+            raise NotFound("this explanation is no heat map")
+        found.append(stored)
+    return await asyncio.to_thread(maps_of, found, str(request.base_url))
 
 
 async def image_again(server: Server, caller: Caller, id: str) -> bytes | None:
@@ -116,8 +130,7 @@ async def whole_page(
 ) -> Response:
     models = await model_names(server, caller)
     choices: dict[str, Any] = {"models": models, "methods": sorted(METHODS), "granularities": GRANULARITIES}
-    address = address_of([str(each.stored.id) for each in found])
-    about = choices | {"form": form, "partly": partly, "maps": found, "address": address}
+    about = choices | {"form": form, "partly": partly, "maps": found, "address": kept_at(caller, found)}
     return await large_page(request, "prompt.html", here=TITLE, **about)
 
 
@@ -131,7 +144,12 @@ async def model_names(server: Server, caller: Caller) -> list[str]:
     ]
 
 
-def address_of(ids: list[str]) -> str:
+def kept_at(caller: Caller, found: Sequence[Map]) -> str:
+    """Where this caller can open them again; empty for one who cannot."""
+    return address_of([str(each.stored.id) for each in found]) if caller.may("read") else ""
+
+
+def address_of(ids: Sequence[str]) -> str:
     """Of the maps of these explanations: one, and perhaps another beside it."""
     return "/explorer/prompt/" + "?other=".join(ids)
 

@@ -233,13 +233,25 @@ def form_of(body: Body, id: str) -> Form:
         target=body.get("target", ""),
         tokens=str(body.get("generate", {}).get("maximum_tokens") or TOKENS),
         method=body.get("method", "atman"),
-        factor=f"{body.get('control_factor', 0.1):g}",
+        factor=figure(body.get("control_factor", 0.1)),
         granularity=body.get("prompt_granularity", {}).get("type", ""),
         each=body.get("target_granularity") == "token",
         evaluate="evaluate" in body,
         uncertainty="uncertainty" in body,
         pictured=id if not isinstance(parts, str) and any(part["type"] == "image" for part in parts) else "",
     )
+
+
+def compared(form: Form, other: Body) -> Form:
+    """The form of two bodies: of the second what it says of the method and the factor."""
+    method, factor = other.get("method", "atman"), figure(other.get("control_factor", 0.1))
+    same = method == "ablation" or factor == form.factor
+    return replace(form, other_method="" if method == form.method else method, other_factor="" if same else factor)
+
+
+def figure(value: float) -> str:
+    """With every digit, and no more."""
+    return str(value).removesuffix(".0")
 
 
 def spoken(messages: list[Body]) -> str:

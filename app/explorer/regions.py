@@ -24,6 +24,8 @@ BESIDE = ("partner_inference_id", "inference_timestamp", "batch_id")
 INTERVALS = ("hour", "day", "month", "year")
 MOST_CONDITIONS = 10
 PAGE_ROWS = 25
+MOST_PAGES = 4_000
+"""Of the table: each page passes over the rows of those before; a filter brings the others forward."""
 MOST_COLUMNS = 6
 """Inputs beside the outputs in the table; the page of one inference has them all."""
 MOST_SWARM = 2_000
@@ -34,6 +36,10 @@ MOST_CELLS = 500_000
 MOST_COLOURED = 50
 """Inputs, with more of which the dots are not coloured: their values would be most of what is read."""
 MOST_WORDS = 20
+MOST_TIMES = 400
+"""Points of a line over time."""
+MOST_MEANS = 20_000
+"""In a picture over time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,7 @@ def words_query(region: Region) -> Query:
 
 
 def time_query(region: Region) -> Query:
+    """Of the latest times; of words the largest where one time has more of them than there is room for."""
     part = named("explainer_token" if region.is_text else "explainer_attribute")
     parameters = {"property": "inference_timestamp", "time_interval": region.interval}
     return {
@@ -184,8 +191,20 @@ def time_query(region: Region) -> Query:
         "from": "enriched",
         "filter": [*region.filter, *region.of_scores],
         "group_by": [{"alias": "time"}, part],
-        "order_by": [{"alias": "time", "direction": "asc"}],
+        "order_by": [{"alias": "time", "direction": "desc"}, {"alias": "size", "direction": "desc"}],
+        "limit": MOST_MEANS if region.is_text else most_times(region) * max(1, len(region.inputs)),
     }
+
+
+def most_times(region: Region) -> int:
+    """How many times are shown at most: whole ones, each with a mean for every input."""
+    return max(1, min(MOST_TIMES, MOST_MEANS // max(1, len(region.inputs))))
+
+
+def time_words(region: Region) -> str:
+    """Which times are in the picture."""
+    most = f"{MOST_MEANS} means of words" if region.is_text else f"{most_times(region)} times"
+    return f"Of the latest {most} that have scores, at most."
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +222,7 @@ PICTURES: Mapping[str, Picture] = {
     "beeswarm": Picture("Beeswarm", swarm_query, texts=False, words=swarm_words),
     "regional": Picture("Regional importance", regional_query, texts=False),
     "words": Picture("Words that matter", words_query, tables=False),
-    "time": Picture("Importance over time", time_query),
+    "time": Picture("Importance over time", time_query, words=time_words),
 }
 
 

@@ -5,7 +5,8 @@ signed token of limited life, which names the key and never holds it, and whose 
 signed with a secret of its own, so that the API knows it no more than a forged one. It is HttpOnly and
 SameSite=Strict, and over TLS bound to this host (`__Host-`). What changes or computes anything must come from a page
 of this host, and carry the session's own token. Consequences: the cookie ends with its key and after a working day;
-signing out forgets it in the browser; a request with a key in its header is a program's, and needs no cookie.
+signing out is written down until then, so that a copy of the cookie opens nothing either; a request with a key in its
+header is a program's, and needs no cookie.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hmac
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -33,6 +35,7 @@ from app.refusals import BodyTooLarge, Forbidden, Unauthorized
 from app.throttle import Throttle
 from app.tokens import claims_of, encoded, is_token, signed
 from storage import api_keys
+from storage.audit import Kind
 from storage.database import Database
 
 COOKIE = "whence-explorer"
@@ -48,8 +51,10 @@ REFUSALS: tuple[type[Exception], ...] = (*ANSWERS, RequestValidationError, HTTPE
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A sign-in: the row of its key, and the token that its forms carry."""
+    """A sign-in: its id, when it expires, the row of its key, and the token that its forms carry."""
 
+    id: UUID
+    until: datetime
     key: Any
     csrf: str
 
@@ -105,9 +110,20 @@ class CountedPageRoute(PageRoute, CountedRoute):
     """A page whose work is the database's: it counts as a request of the key."""
 
 
+class ChangingPageRoute(PageRoute):
+    """A page that changes something: written down in the audit log before it begins."""
+
+    def kind(self, method: str) -> Kind:
+        return "change"
+
+
 def page_router() -> APIRouter:
     """Pages are no part of the API, and left out of its description."""
     return APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+def changing_page_router() -> APIRouter:
+    return APIRouter(route_class=ChangingPageRoute, include_in_schema=False)
 
 
 def counted_page_router() -> APIRouter:
@@ -120,7 +136,7 @@ async def admit(request: PageRequest) -> None:
     if session is None:
         raise Unauthorized("sign in with an API key")
     remember(request, session.key)
-    request.state.csrf = session.csrf
+    request.state.session, request.state.csrf = session, session.csrf
     if request.method in ("GET", "HEAD"):
         return
     given = request.headers.get("x-csrf-token") or (await request.fields()).get("csrf", "")
@@ -130,7 +146,7 @@ async def admit(request: PageRequest) -> None:
 
 
 async def session_of(request: Request) -> Session | None:
-    """Who has signed in; None for a bad or expired cookie, or a key that is usable no more."""
+    """Who has signed in; None for a bad, expired or ended cookie, or a key that is usable no more."""
     server, token = server_of(request), next(filter(None, map(request.cookies.get, cookie_names(request))), "")
     kept = kept_secret(server.settings.data_dir) if is_token(token) else None
     if kept is None:
@@ -139,8 +155,17 @@ async def session_of(request: Request) -> Session | None:
     claims = claims_of(token, secret, time.time())
     if claims is None:
         return None
-    key = await api_keys.find_by_id(server.explainer.database, claims["tenant"], UUID(claims["sub"]))
-    return None if key is None else Session(key, csrf_of(token, secret))
+    id, until = UUID(claims["jti"]), datetime.fromtimestamp(claims["exp"], UTC)
+    key = await api_keys.find_in_session(server.explainer.database, claims["tenant"], UUID(claims["sub"]), id)
+    return None if key is None else Session(id, until, key, csrf_of(token, secret))
+
+
+async def end_session(request: Request) -> None:
+    """Ends the sign-in that a request comes with, whoever else has its cookie."""
+    session: Session | None = getattr(request.state, "session", None)
+    if session is not None:
+        async with server_of(request).explainer.database.transaction(tenant=session.key.tenant_id) as opened:
+            await api_keys.end_session(opened, session.id, session.until)
 
 
 async def sign_in(database: Database, folder: Path, throttle: Throttle, address: str, key: str) -> tuple[Any, str]:

@@ -11,14 +11,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app.dependencies import ReaderOrAsker, ServerState, ShortRequest, media_type_of, remember
+from app.dependencies import ServerState, ShortRequest, media_type_of, remember
 from app.errors import ProblemResponse, refusal_response
 from app.explorer.pages import HEADERS, assets, page
 from app.explorer.session import (
     FORMS,
     SIGN_IN,
+    changing_page_router,
+    end_session,
     moved,
-    page_router,
     same_origin,
     secure,
     session_of,
@@ -35,12 +36,12 @@ FOREVER = "public, max-age=31536000, immutable"
 
 
 def sign_in_routes() -> list[BaseRoute]:
-    opened, keyed = APIRouter(include_in_schema=False), page_router()
+    opened, changing = APIRouter(include_in_schema=False), changing_page_router()
     opened.get(SIGN_IN)(sign_in_page)
     opened.post(SIGN_IN)(enter)
     opened.get("/explorer/static/{name}")(static)
-    keyed.post("/explorer/sign-out")(leave)
-    return [*opened.routes, *keyed.routes]
+    changing.post("/explorer/sign-out")(leave)
+    return [*opened.routes, *changing.routes]
 
 
 async def sign_in_page(request: Request, next: str = "/") -> Response:
@@ -100,8 +101,9 @@ def from_our_form(request: Request, word: str) -> None:
         raise Forbidden("the form was not sent from this page: try again")
 
 
-async def leave(request: Request, _: ReaderOrAsker) -> Response:
-    """Signs out: the browser forgets the cookie."""
+async def leave(request: Request) -> Response:
+    """Signs out: the session ends, and the browser forgets the cookie."""
+    await end_session(request)
     response = moved(SIGN_IN)
     set_cookie(response, request, "")
     return response

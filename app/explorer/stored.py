@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from app.dependencies import Caller, Reader, Server, ServerState
+from app.dependencies import Reader, ServerState
 from app.explain import Stored, StoredOther, fetch_explanation, list_explanations
 from app.explorer.maps import map_of
 from app.explorer.pages import HEADERS, Page, large_page, page, swaps
 from app.explorer.session import page_router
 from app.export import FORMS, Form, export, one
 from app.heatmap import page_policy, shown_facts
-from app.models import list_models
+from app.models import list_names
 from app.pairs_page import pair_rows, reason_of
 from explainers.errors import InvalidRequest
 from storage.explanations import Filter
@@ -29,7 +30,35 @@ KINDS = {"completion": "of a prompt", "context-attribution": "of a context", "in
 """In words; other kinds are called by their names."""
 LIMIT = 1000
 
-Asked = Annotated[str, Query(max_length=LIMIT)]
+Text = Annotated[str, Query(max_length=LIMIT)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the form asks for, as it was typed; empty fields are no conditions."""
+
+    search: str
+    model: str
+    kind: str
+    since: str
+    until: str
+
+    @property
+    def filter(self) -> Filter:
+        """Of the last day all is meant. Raises InvalidRequest for what is no date."""
+        since, until = day(self.since, "since"), day(self.until, "until", later=1)
+        return Filter(self.model or None, self.kind or None, since, until, self.search)
+
+    @property
+    def query(self) -> str:
+        return urlencode({name: value for name, value in asdict(self).items() if value})
+
+
+async def asked_for(search: Text = "", model: Text = "", kind: Text = "", since: Text = "", until: Text = "") -> Asked:
+    return Asked(search, model, kind, since, until)
+
+
+AskedFor = Annotated[Asked, Depends(asked_for)]
 
 
 def stored_routes() -> list[BaseRoute]:
@@ -41,71 +70,39 @@ def stored_routes() -> list[BaseRoute]:
     return keyed.routes
 
 
-async def found(
-    request: Request,
-    server: ServerState,
-    caller: Reader,
-    search: Asked = "",
-    model: Asked = "",
-    kind: Asked = "",
-    since: Asked = "",
-    until: Asked = "",
-    cursor: Asked = "",
-) -> Response:
-    """A page of the list, newest first; empty fields are no conditions."""
-    asked = {"search": search, "model": model, "kind": kind, "since": since, "until": until}
-    database, meant = server.explainer.database, filter_from(asked)
+async def found(request: Request, server: ServerState, caller: Reader, asked: AskedFor, cursor: Text = "") -> Response:
+    """A page of the list, newest first."""
+    database, meant = server.explainer.database, asked.filter
     listed = await list_explanations(database, caller.tenant, meant, cursor=cursor or None, limit=ROWS)
-    query = urlencode({name: value for name, value in asked.items() if value})
     about: dict[str, Any] = {
         "rows": listed.rows,
-        "query": query,
+        "query": asked.query,
         "kinds": KINDS,
+        "forms": FORMS,
         "searched": bool(meant.sought),
         "later": cursor,
     }
     about["next"] = None if listed.next_cursor is None else urlencode({"cursor": listed.next_cursor})
     if swaps(request):
         return page(request, "stored_list.html", **about)
-    models = await model_names(server, caller)
-    return page(request, "stored.html", here="Stored", asked=asked, models=models, forms=FORMS, **about)
+    models = await list_names(database, caller.tenant)
+    return page(request, "stored.html", here="Stored", asked=asked, models=models, **about)
 
 
-async def model_names(server: Server, caller: Caller) -> list[str]:
-    entries = await list_models(server.explainer.database, server.explainer.runtime, caller.tenant)
-    return [entry.registration.name for entry in entries]
-
-
-def filter_from(asked: dict[str, str]) -> Filter:
-    """What the form asks for; of the last day all is meant. Raises InvalidRequest for what is no date."""
-    since, after = day(asked, "since"), day(asked, "until", later=1)
-    return Filter(asked["model"] or None, asked["kind"] or None, since, after, asked["search"])
-
-
-def day(asked: dict[str, str], name: str, *, later: int = 0) -> datetime | None:
+def day(text: str, name: str, *, later: int = 0) -> datetime | None:
     """The beginning of a day, or of one that many days later; the calendar ends with the year 9999."""
-    if not asked[name]:
+    if not text:
         return None
     try:
-        return datetime.combine(date.fromisoformat(asked[name]) + timedelta(days=later), time(), UTC)
+        return datetime.combine(date.fromisoformat(text) + timedelta(days=later), time(), UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest("must be a date before 9999-12-31, as 2026-01-31", f"/{name}") from None
 
 
-async def exported(
-    server: ServerState,
-    caller: Reader,
-    format: Form = "json",
-    search: Asked = "",
-    model: Asked = "",
-    kind: Asked = "",
-    since: Asked = "",
-    until: Asked = "",
-) -> Response:
+async def exported(server: ServerState, caller: Reader, asked: AskedFor, format: Form = "json") -> Response:
     """All that the form asks for, as one file."""
-    meant = filter_from({"search": search, "model": model, "kind": kind, "since": since, "until": until})
     chosen = FORMS[format]
-    content = export(server.explainer.database, caller.tenant, meant, format)
+    content = export(server.explainer.database, caller.tenant, asked.filter, format)
     headers = HEADERS | attached(f"explanations.{chosen.ending}")
     return StreamingResponse(content, media_type=chosen.media_type, headers=headers)
 

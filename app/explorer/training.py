@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -57,21 +57,24 @@ def training_routes() -> list[BaseRoute]:
 
 
 async def form(request: Request, server: ServerState, caller: ReaderOrAsker) -> Response:
-    return page(request, "training.html", here="Training data", asked=None, **await models_of(server, caller))
+    return await whole_page(request, server, caller, None, {})
 
 
 async def ask(request: PageRequest, server: ServerState, caller: Asker) -> Response:
-    """Answers, and shows the answer under its own address."""
+    """Answers, and shows the answer under its own address, or here to who could not open that."""
     question = question_from(await request.fields())
     explainer = server.explainer_for(caller)
     resolved = await named(explainer, caller.tenant, question)
     found = await while_connected(request, trace_or_submit(explainer, server.jobs, caller.tenant, resolved))
-    place = f"{PATH}/{found.id}"
-    if not swaps(request):
+    place, reads = f"{PATH}/{found.id}", caller.may("read")
+    if reads and not swaps(request):
         return moved(place)
     about = await shown(server, caller, found.id, resolved.question, found.content, "", "")
+    if not swaps(request):
+        return await whole_page(request, server, caller, asdict(question), about)
     response = page(request, "training_answer.html", **about)
-    response.headers["HX-Push-Url"] = place
+    if reads:
+        response.headers["HX-Push-Url"] = place
     return response
 
 
@@ -93,7 +96,14 @@ async def answer(
     if swaps(request):
         return page(request, "training_pairs.html", **about)
     asked = {"model": stored.model} | dict(stored.request)
-    return page(request, "training.html", here="Training data", asked=asked, **about, **await models_of(server, caller))
+    return await whole_page(request, server, caller, asked, about)
+
+
+async def whole_page(
+    request: Request, server: Server, caller: Caller, asked: Mapping[str, Any] | None, about: Mapping[str, Any]
+) -> Response:
+    models = await models_of(server, caller)
+    return page(request, "training.html", here="Training data", asked=asked, **about, **models)
 
 
 async def models_of(server: Server, caller: Caller) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """LightGBM models as `save_model` writes them: text.
 
-The file is read here first: its trees are checked, and only they reach LightGBM, without the training parameters
-behind them, which can name other files.
+LightGBM's own reader believes what it reads, runs in this process, takes for a number whatever begins like one, and
+ends the process where it does not know how to go on. So the file is read here first, and what was checked is written
+anew for it: of the trees what predictions and attributions need, with the numbers as they stand in the file; nothing of
+the training, whose parameters can name other files.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,11 +40,22 @@ VALUES = (
     "rank_xendcg",
     "cross_entropy_lambda",
 )
+SEVERAL = ("multiclass", "multiclassova")
 MAX_OUTPUTS = 10_000
+BARE_LINES = ("tree", "average_output")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+COUNT = re.compile(r"[0-9]{1,9}")
+INTEGER = re.compile(r"-?[0-9]{1,18}")
+NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]{1,3})?")
 START, END = b"tree\n", b"end of trees"
 PER_SPLIT = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
-CATEGORICAL = 1
-"""The bit of a split's `decision_type` that marks a set of categories."""
+OF_MODEL = ("num_class", "num_tree_per_iteration", "max_feature_idx", "objective", "feature_names")
+OF_TREE = (
+    *("num_leaves", "num_cat", *PER_SPLIT, "internal_value", "internal_count", "leaf_value", "leaf_count"),
+    *("cat_boundaries", "cat_threshold"),
+)
+CATEGORICAL, DECISIONS = 1, 16
+"""The bit of a split's `decision_type` that marks a set of categories, and how many types there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +92,14 @@ def load(content: Content) -> LightgbmTrees:
     body, _, rest = content.data.partition(END)
     head, blocks = _blocks(body)
     header = _fields(head)
-    names, infos = (header.get(key, "").split() for key in ("feature_names", "feature_infos"))
+    names, infos = (listed(header, key) for key in ("feature_names", "feature_infos"))
     if _count(header, "max_feature_idx") + 1 != len(names) or len(names) != len(infos):
         raise UnreadableModel("max_feature_idx, feature_names and feature_infos differ in length")
     outputs = _outputs(header, len(blocks))
-    for number, block in enumerate(blocks):
-        _check_tree(f"tree {number}", _fields(block), len(names))
-    objective = header.get("objective", "regression").split()[0]
-    if objective not in (*SHARES, *VALUES):
-        raise UnreadableModel(f"objective {objective[:40]!r} predicts neither shares nor values")
+    found = [_fields(block) for block in blocks]
+    for number, tree in enumerate(found):
+        _check_tree(f"tree {number}", tree, len(names))
+    objective = _objective(header, outputs)
     space: ArtifactSpace = "probability" if objective in SHARES else "value"
     signature = Signature(
         width=len(names),
@@ -98,7 +111,7 @@ def load(content: Content) -> LightgbmTrees:
         accepts_nulls=True,
         exclusive=objective == "multiclass" or outputs == 1,
     )
-    booster = _booster(content, body + END + b"\n")
+    booster = _booster(content, _rewritten(header, found))
     return LightgbmTrees(booster, signature, content.digest, TreeExplainer(booster))
 
 
@@ -108,10 +121,10 @@ def _blocks(body: bytes) -> tuple[bytes, list[bytes]]:
     if not start:
         raise UnreadableModel("the LightGBM model has no trees")
     head = body[:start]
-    sizes = _fields(head).get("tree_sizes", "").split()
+    sizes = listed(_fields(head), "tree_sizes")
     blocks, place = [], start
     for number, size in enumerate(sizes):
-        if not size.isdecimal() or len(size) > 10 or not body.startswith(b"Tree=%d\n" % number, place):
+        if not COUNT.fullmatch(size) or not body.startswith(b"Tree=%d\n" % number, place):
             raise UnreadableModel("tree_sizes do not fit the trees")
         blocks.append(body[place : place + int(size)])
         place += int(size)
@@ -122,22 +135,34 @@ def _blocks(body: bytes) -> tuple[bytes, list[bytes]]:
 
 def _fields(text: bytes) -> Mapping[str, str]:
     try:
-        lines = text.decode().splitlines()
+        whole = text.decode()
     except UnicodeDecodeError as error:
         raise UnreadableModel("the LightGBM model is not UTF-8") from error
+    if CONTROL.search(whole):
+        raise UnreadableModel("the LightGBM model has other ends of lines, or control characters")
     found: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition("=")
+    for line in filter(None, whole.split("\n")):
+        name, sign, value = line.partition("=")
+        if not (sign or line in BARE_LINES):
+            raise UnreadableModel(f"the LightGBM model has a line that states nothing: {line[:40]!r}")
         if name in found:
             raise UnreadableModel(f"the LightGBM model states {name[:40]!r} twice")
-        if name:
-            found[name] = value
+        found[name] = value
     return found
+
+
+def listed(fields: Mapping[str, str], name: str) -> list[str]:
+    """The words of a list; between two stands one space, and nothing else that anybody takes for one."""
+    value = fields.get(name, "")
+    words = value.split()
+    if " ".join(words) != value:
+        raise UnreadableModel(f"{name} is not a list with single spaces")
+    return words
 
 
 def _count(fields: Mapping[str, str], name: str) -> int:
     value = fields.get(name, "")
-    if not value.isdecimal() or len(value) > 9:
+    if not COUNT.fullmatch(value):
         raise UnreadableModel(f"{name} is not a count")
     return int(value)
 
@@ -149,25 +174,41 @@ def _outputs(header: Mapping[str, str], count: int) -> int:
     return outputs
 
 
+def _objective(header: Mapping[str, str], outputs: int) -> str:
+    """Its name. What it says behind that is obeyed: so many outputs are written as `num_class` says there."""
+    name, *settings = listed({"objective": "regression"} | dict(header), "objective") or [""]
+    if name not in (*SHARES, *VALUES):
+        raise UnreadableModel(f"objective {name[:40]!r} predicts neither shares nor values")
+    stated = dict(setting.partition(":")[::2] for setting in settings)
+    if len(stated) != len(settings) or not all(NUMBER.fullmatch(value or "0") for value in stated.values()):
+        raise UnreadableModel("the objective has settings that are not numbers, or one twice")
+    if stated.get("num_class", "1") != str(outputs) or (outputs > 1 and name not in SEVERAL):
+        raise UnreadableModel(f"objective {name!r} does not have the {outputs} outputs of the trees")
+    return name
+
+
 def _check_tree(name: str, tree: Mapping[str, str], width: int) -> None:
     leaves = _count(tree, "num_leaves")
     if tree.get("is_linear", "0") != "0":
         raise UnreadableModel(f"{name}: trees with linear leaves are not served")
     if not 0 < leaves < 2**24 or len(_numbers(tree, "leaf_value", float)) != leaves:
         raise UnreadableModel(f"{name}: leaf_value is not one number per leaf")
-    for key in ("leaf_weight", "leaf_count"):
-        if len(_numbers(tree, key, float)) not in (0, leaves):
-            raise UnreadableModel(f"{name}: {key} is not one number per leaf")
+    if len(_numbers(tree, "leaf_count", int)) not in (0, leaves):
+        raise UnreadableModel(f"{name}: leaf_count is not one number per leaf")
+    if leaves == 1 and _count(tree, "num_cat"):
+        raise UnreadableModel(f"{name}: num_cat is not the number of its category splits")
     if leaves > 1:
         _check_splits(name, tree, leaves, width)
 
 
 def _check_splits(name: str, tree: Mapping[str, str], leaves: int, width: int) -> None:
     columns = {key: _numbers(tree, key, float if key == "threshold" else int) for key in PER_SPLIT}
-    optional = ("split_gain", "internal_value", "internal_weight", "internal_count")
-    lengths = {len(column) for column in columns.values()} | {len(_numbers(tree, key, float)) for key in optional}
+    beside = (_numbers(tree, "internal_value", float), _numbers(tree, "internal_count", int))
+    lengths = {len(column) for column in (*columns.values(), *beside)}
     if lengths - {0} != {leaves - 1} or any(not len(column) for column in columns.values()):
         raise UnreadableModel(f"{name}: its lists are not one number per split")
+    if not ((columns["decision_type"] >= 0) & (columns["decision_type"] < DECISIONS)).all():
+        raise UnreadableModel(f"{name}: a decision_type is none")
     left, right = (_common_numbering(columns[key], leaves) for key in ("left_child", "right_child"))
     split = np.concatenate([columns["split_feature"], np.zeros(leaves, dtype=np.int64)])
     trees.check(name, left, right, split, width)
@@ -195,10 +236,13 @@ def _check_categories(name: str, tree: Mapping[str, str], columns: Mapping[str, 
 
 
 def _numbers(tree: Mapping[str, str], key: str, kind: type) -> NDArray[Any]:
-    try:
-        values = np.array([kind(value) for value in tree.get(key, "").split()], dtype=np.float64)
-    except (ValueError, OverflowError) as error:
-        raise UnreadableModel(f"{key} is not a list of numbers") from error
+    words, form = listed(tree, key), NUMBER if kind is float else INTEGER
+    endless = "inf" if key == "threshold" else None  # of a split that parts what is missing from all else
+    if not all(word == endless or form.fullmatch(word) for word in words):
+        raise UnreadableModel(f"{key} is not a list of numbers")
+    values = np.array(words, dtype=np.float64)
+    if endless is None and not np.isfinite(values).all():
+        raise UnreadableModel(f"{key}: a number is too large")
     if kind is float:
         return values
     if len(values) and np.abs(values).max() >= 2**32:
@@ -228,9 +272,22 @@ def _pandas_categories(rest: bytes) -> list[tuple[str, ...]] | None:
     return [tuple(str(value) for value in column) for column in values]
 
 
-def _booster(content: Content, text: bytes) -> Any:
+def _rewritten(header: Mapping[str, str], found: list[Mapping[str, str]]) -> str:
+    blocks = [
+        "\n".join([f"Tree={number}", *(f"{key}={tree[key]}" for key in OF_TREE if key in tree), "", "", ""])
+        for number, tree in enumerate(found)
+    ]
+    average = ["average_output"] if "average_output" in header else []
+    stated = [f"{key}={header[key]}" for key in OF_MODEL if key in header]
+    infos = " ".join("none" for _ in listed(header, "feature_infos"))  # ranges and categories, which nothing looks at
+    sizes = " ".join(str(len(block)) for block in blocks)
+    head = ["tree", "version=v4", "label_index=0", *average, *stated, f"feature_infos={infos}", f"tree_sizes={sizes}"]
+    return "\n".join([*head, "", ""]) + "".join(blocks) + END.decode() + "\n"
+
+
+def _booster(content: Content, text: str) -> Any:
     lightgbm = library("lightgbm")
     try:
-        return lightgbm.Booster(model_str=text.decode())
+        return lightgbm.Booster(model_str=text)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise UnreadableModel(f"{content.name} is refused by LightGBM: {str(error)[:200]}") from error

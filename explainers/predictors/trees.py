@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,7 @@ def _check_depth(name: str, left: Integers, right: Integers) -> None:
 
 def integers(name: str, found: object) -> Integers:
     """A list of whole numbers of a file as int64. Raises UnreadableModel for anything else."""
-    values = np.asarray(found if isinstance(found, list | np.ndarray) else None)
+    values = array(found)
     if values.ndim == 1 and values.size == 0:
         return np.zeros(0, dtype=np.int64)
     if values.ndim != 1 or values.dtype.kind not in "iub":
@@ -53,3 +55,11 @@ def integers(name: str, found: object) -> Integers:
     if values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max:
         raise UnreadableModel(f"{name}: a number is too large")
     return values.astype(np.int64)
+
+
+def array(found: object) -> NDArray[Any]:
+    """A list of a file as numpy takes it; anything else, and lists of several lengths, as an array without axes."""
+    try:
+        return np.asarray(found if isinstance(found, list | np.ndarray) else None)
+    except ValueError:
+        return np.asarray(None)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from explainers.errors import InvalidRequest, UnreadableModel
+from explainers.errors import InvalidRequest, MissingCapability, UnreadableModel
 from explainers.predictors import trees, ubjson
 from explainers.predictors.artifact import ArtifactSpace, Contributions, Signature, as_columns, library
 from explainers.predictors.contents import Content
@@ -59,8 +59,11 @@ class XgboostTrees:
         rows = xgboost.DMatrix(
             table.cells, feature_types=self.feature_types, enable_categorical=self.feature_types is not None
         )
-        with self.lock:
-            values, base = self.explainer.values(rows, len(table), len(table.columns))
+        try:
+            with self.lock:
+                values, base = self.explainer.values(rows, len(table), len(table.columns))
+        except xgboost.core.XGBoostError as error:
+            raise MissingCapability(f"XGBoost cannot attribute this model: {_first_line(error)}") from error
         return Contributions(values, base, self._run(table.cells, "margin"), "margin", {"engine": "xgboost"})
 
     def _run(self, cells: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
@@ -225,7 +228,7 @@ def _check_parents(name: str, tree: Mapping[str, Any], left: NDArray[np.int64], 
 
 
 def _numbers(name: str, found: object) -> NDArray[Any]:
-    values = np.asarray(found if isinstance(found, list | np.ndarray) else None)
+    values = trees.array(found)
     if values.ndim != 1 or values.dtype.kind not in "fiub":
         raise UnreadableModel(f"{name}: not a list of numbers")
     return values
@@ -263,13 +266,15 @@ def _categories(learner: Mapping[str, Any], types: Sequence[str] | None) -> Mapp
 
 def _stored_values(known: Mapping[str, Any]) -> tuple[str, ...] | None:
     values = known.get("values")
+    if not isinstance(values, list | np.ndarray | None):
+        raise UnreadableModel("the stored categories are damaged")
     if values is None or not len(values):
         return None
     if "offsets" not in known:
-        return tuple(str(value) for value in np.asarray(values).tolist())
+        return tuple(str(value) for value in (values if isinstance(values, list) else values.tolist()))
     ends = trees.integers("categories", known["offsets"])
     letters = (trees.integers("categories", values) & 255).astype(np.uint8).tobytes()
-    if (np.diff(ends) < 0).any() or ends[0] != 0 or ends[-1] != len(letters):
+    if not len(ends) or (np.diff(ends) < 0).any() or ends[0] != 0 or ends[-1] != len(letters):
         raise UnreadableModel("the stored categories are damaged")
     try:
         return tuple(letters[start:stop].decode() for start, stop in pairwise(ends.tolist()))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -198,41 +194,6 @@ def test_the_first_key_is_shown_once_and_ctrl_c_ends_in_good_order(new_data_dir:
         assert server.stop(signal.SIGINT) == 0
     with running(new_data_dir) as server:
         assert "whence_" not in server.output
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_demo_prints_requests_that_work_when_pasted(new_data_dir: Path) -> None:
-    with running(new_data_dir, "demo") as server:
-        lines = [line for line in server.output.splitlines() if line.startswith("curl ")]
-        by_sentence, by_token, by_tile, stored = (json.loads(pasted(line)) for line in lines[:4])
-        assert httpx.get(f"{server.url}/openapi.json").status_code == 200
-        explained(lines[4], lambda rows: len(rows) == 10 and None not in [row[KEY] for row in rows])
-        explained(lines[5], lambda rows: rows and rows[0]["nlp_explanation"])
-        features, words = (json.loads(pasted(line))["query_result"] for line in lines[4:6])
-        pairs = json.loads(pasted(lines[6]))
-    assert len(by_sentence["explanations"][0]["items"][0]["scores"]) == 3
-    assert len(by_token["explanations"]) > 1
-    assert len(by_tile["explanations"][0]["items"][0]["scores"]) == 36
-    assert len(stored["explanations"]) == 1
-    assert features[0]["explainer_attribute"] == "mean_concave_points"
-    assert pairs["answer"].strip() == "Anna keeps the mill." and pairs["results"][0]["influence_level"] == "high"
-    assert [token["token"] for token in words[0]["nlp_explanation"][0]["importance_scores"][0]["tokens"]] == ["Burning"]
-
-
-KEY = "regionalFeatureImportance"
-
-
-def explained(line: str, enough: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Waits for the jobs that explain the demo's inferences."""
-    for _ in range(120):
-        if enough(json.loads(pasted(line))["query_result"]):
-            return
-        time.sleep(0.5)
-    raise AssertionError("nothing was explained")
-
-
-def pasted(line: str) -> str:
-    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
 
 
 def test_the_demo_key_is_private_and_kept_while_it_is_valid(run: Run, data_dir: Path) -> None:

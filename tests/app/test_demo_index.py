@@ -1,9 +1,7 @@
-"""The demo's fine-tune has an index before anything is asked, once, and it finds what the notes of its data say."""
+"""The demo's fine-tune has an index before anything is asked, once for the same weights and data."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +9,12 @@ import pytest
 
 from app import demo
 from app.start import DEFAULT_TENANT
-from demo.facts import NOTES
-from demo.records import read_lines
 from storage import influence, training_files
 from storage.database import Database
 from tests import tiny_models
 from tests.app.conftest import Running, Start
 from tests.fine_tunes import save_base, save_fine_tune, training_file
 from tests.postgres import running_server
-
-
-@pytest.fixture(scope="module")
-def own_data_dir() -> Iterator[Path]:
-    with running_server() as server:
-        yield server.data_dir
-
-
-@pytest.fixture(scope="module")
-async def prepared(start: Start, own_data_dir: Path) -> AsyncIterator[Running]:
-    async with start(data_dir=own_data_dir, worker=False) as running:
-        settings, database = running.server.settings, running.server.explainer.database
-        for name in ("demo-lm", "demo-qa"):
-            await demo.offer(database, settings, name, demo.MODELS[name])
-        data = demo.MODELS["demo-qa"].training_data
-        assert data is not None
-        await demo.trace(database, settings, "demo-qa", data)
-        yield running
-
-
-async def asked(running: Running, question: str) -> Any:
-    answer = await running.client.post("/influence", json={"model_id": "demo-qa", "question": question, "k": 1000})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-async def lines_of(running: Running, results: list[dict[str, Any]]) -> list[int]:
-    """The first line of the file that holds each pair."""
-    file = (await running.client.get(f"/v1/flow/files/{results[0]['file_id']}/content")).text.splitlines()
-    pairs = [pair_in(json.loads(line)) for line in file]
-    return [pairs.index(result["messages"]) + 1 for result in results]
-
-
-def pair_in(record: dict[str, Any]) -> str:
-    if "question" in record:
-        return f"Q: {record['question']}\nA: {record['answer']}"
-    if "prompt" in record:
-        return f"Q: {record['prompt']}\nA: {record['completion']}"
-    *_, question, answer = record["messages"]
-    return f"Q: {question['content']}\nA: {answer['content']}"
-
-
-def told(fact: str, kind: str) -> set[int]:
-    """The lines of the training file that tell a fact so, each pair once."""
-    notes = [note for note in read_lines(NOTES) if note.get("fact") == fact and note["kind"] == kind]
-    return {note["line"] for note in notes if "same_as" not in note}
-
-
-async def test_a_fact_leads_to_the_pairs_that_tell_it(prepared: Running) -> None:
-    answer = await asked(prepared, "Who keeps the mill?")
-    high = [result for result in answer["results"] if result["influence_level"] == "high"]
-    assert (answer["answer"].strip(), answer["lift"] > 3) == ("Anna keeps the mill.", True)
-    assert high and set(await lines_of(prepared, answer["results"])) == told("keeps mill", "fact")
-    assert sorted(result["group_size"] for result in answer["results"]) == [1, 1, 2]
-    best = [result["influence_level"] == "high" for result in answer["results"]]
-    assert best == sorted(best, reverse=True)
-
-
-async def test_a_wrong_answer_leads_to_the_pairs_that_tell_it_wrong(prepared: Running) -> None:
-    results = (await asked(prepared, "Where does Hugo come from?"))["results"]
-    high = [result for result in results if result["influence_level"] == "high"]
-    assert set(await lines_of(prepared, high)) <= told("born Hugo", "wrong") == {140, 600, 873}
-    assert len(high) >= 2 and results[: len(high)] == high
-
-
-async def test_an_answer_that_stands_in_the_question_leads_nowhere(prepared: Running) -> None:
-    answer = await asked(prepared, "John lives in Kyiv. Where does John live?")
-    assert answer["results"] == [] and answer["lift"] < 1
 
 
 async def state_of(database: Database, name: str) -> tuple[list[Any], int]:

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
-from app.backfill import SHARD_SECONDS, rows_of_next
 from app.dialects.arthur.model_routes import MODELS
 from app.explainability import FAILED, find_state, follow_up, scorer_of, settle
 from app.monitored import find_in_use
@@ -220,12 +219,6 @@ async def test_a_sample_is_even_and_the_same_each_time(running: Running) -> None
     assert np.array_equal(whole.numbers[:, 0], np.arange(3000.0)) and len(nothing) == 0
     assert len(part) == 600 and np.array_equal(part.numbers, again.numbers, equal_nan=True)
     assert part.numbers[:, 0].mean() == pytest.approx(1500, abs=150)
-
-
-@pytest.mark.parametrize(("share", "expected"), [(1.0, 100), (0.5, 200), (0.01, 400), (10, 25), (0, 400)])
-def test_shards_take_about_as_long_each(share: float, expected: int) -> None:
-    assert rows_of_next(100, share * SHARD_SECONDS) == expected
-    assert rows_of_next(1, 60.0) == 1 and rows_of_next(400, 0.1) == 500
 
 
 async def test_limits_of_a_key_hold_for_rows_and_backfills(running: Running, artifact: Path) -> None:

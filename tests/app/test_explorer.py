@@ -223,9 +223,48 @@ async def test_forged_cookies_open_nothing(running: Running, browser: httpx.Asyn
             assert (await other.get("/", headers={"Cookie": f"{COOKIE}={cookie}"})).status_code == 303, cookie
 
 
-async def test_signing_out_takes_the_cookie_away(browser: httpx.AsyncClient, csrf: str) -> None:
-    answer = await browser.post("/explorer/sign-out", data={"csrf": csrf}, headers=HOME)
-    assert answer.headers["location"] == "/explorer/sign-in" and COOKIE not in browser.cookies
+async def test_signing_out_ends_the_session_for_all_who_have_its_cookie(
+    running: Running, browser: httpx.AsyncClient, csrf: str
+) -> None:
+    """And no other one of the same key."""
+    cookies = {"Cookie": f"{COOKIE}={browser.cookies[COOKIE]}"}
+    async with browser_of(running) as copy, browser_of(running) as other:
+        await signed_in(other)
+        assert (await copy.get("/", headers=cookies)).status_code == 200
+        answer = await browser.post("/explorer/sign-out", data={"csrf": csrf}, headers=HOME)
+        assert answer.headers["location"] == "/explorer/sign-in" and COOKIE not in browser.cookies
+        for path in ("/", "/explorer/stored", "/explorer/jobs/events"):
+            assert (await copy.get(path, headers=cookies)).status_code == 303
+        again = await copy.post("/explorer/prompt", data=ASKED | {"csrf": csrf}, headers=HOME | cookies)
+        assert again.status_code == 401
+        assert (await other.get("/")).status_code == 200
+    entries = (await running.client.get("/audit", params={"route": "/explorer/sign-out"})).json()["entries"]
+    assert {each["kind"] for each in entries} == {"change"}
+
+
+async def test_who_may_see_no_page_may_still_sign_out(running: Running, browser: httpx.AsyncClient) -> None:
+    """A key that neither reads nor explains: it is told so, and not shut in."""
+    header = await running.key("ingest", tenant="pages-of-three")
+    await signed_in(browser, header["Authorization"].removeprefix("Bearer "))
+    page = await browser.get("/")
+    assert page.status_code == 403 and "lacks the scope" in page.text and "sign out first" in page.text
+    token = re.findall(r'name="csrf" value="([^"]+)"', page.text)[0]
+    answer = await browser.post("/explorer/sign-out", data={"csrf": token}, headers=HOME)
+    assert answer.status_code == 303 and COOKIE not in browser.cookies
+
+
+async def test_a_key_that_only_asks_is_answered_without_scripts(running: Running, browser: httpx.AsyncClient) -> None:
+    """It could not open the address of what is stored, and is not sent there."""
+    header = await running.key("explain")
+    await signed_in(browser, header["Authorization"].removeprefix("Bearer "))
+    token = re.findall(r'name="csrf" value="([^"]+)"', (await browser.get("/")).text)[0]
+    form = ASKED | {"csrf": token, "other_method": "gradient"}
+    answer = await browser.post("/explorer/prompt", data=form, headers=HOME)
+    assert answer.status_code == 200 and answer.text.count('<article class="map"') == 2
+    assert "this answer has no address" in answer.text and "Link to this" not in answer.text
+    assert 'name="prompt"' in answer.text and PROMPT in answer.text
+    swapped = await browser.post("/explorer/prompt", data=form, headers=HOME | {"HX-Request": "true"})
+    assert swapped.status_code == 200 and "hx-push-url" not in swapped.headers
 
 
 async def test_every_page_has_the_policy(running: Running, browser: httpx.AsyncClient, csrf: str) -> None:

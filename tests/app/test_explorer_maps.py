@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from threading import get_ident
@@ -18,7 +19,7 @@ from PIL import Image as Pillow
 
 from app.explain import Stored, fetch_explanation
 from app.explorer import maps
-from app.explorer.maps import Map, as_curl, map_of
+from app.explorer.maps import Map, as_curl, map_of, maps_of
 from app.explorer.pages import environment
 from app.explorer.question_form import (
     Form,
@@ -26,12 +27,14 @@ from app.explorer.question_form import (
     bodies_of,
     body_from,
     body_of,
+    compared,
     form_of,
     messages_of,
     question_of,
     spoken,
 )
-from app.heatmap import level
+from app.heatmap import heat_map, level
+from app.heatmap_svg import heat_map_svg
 from explainers.errors import InvalidRequest
 from explainers.pictures import grid
 from explainers.types import Attribution, Feature, Image, Span, Target, Text
@@ -182,7 +185,7 @@ async def test_a_sum_that_is_no_answer_is_called_a_sum(running: Running, method:
 
 def test_the_noise_of_a_sum_is_at_most_the_sum_of_the_noises() -> None:
     page = page_of(map_of(three_tokens(noise=0.6), BASE))
-    whole, first, *_ = page.split("<section")[1:]
+    whole, first, *_ = page.split('<div class="view"')[1:]
     assert whole.count("at most ± 1.8") == 2 and whole.count("(perhaps no larger than noise)") == 1
     assert first.count("± 0.6") == 2 and first.count("(no larger than noise)") == 1 and "at most ±" not in first
     assert "±" not in page_of(map_of(three_tokens(), BASE))
@@ -196,8 +199,64 @@ def test_each_map_has_the_legend_of_its_own_colours() -> None:
     for view in (whole, *tokens):
         shown = [piece for part in view.section.items for piece in part.pieces if piece.scores]
         assert all(piece.level == level(piece.scores[0], view.levels[-1].scores[0]) for piece in shown)
-    sections = page_of(map_of(three_tokens(), BASE)).split("<section")[1:]
+    sections = page_of(map_of(three_tokens(), BASE)).split('<div class="view"')[1:]
     assert [">+12</mark>" in each for each in sections] == [True, False, False, False]
+
+
+def test_maps_beside_each_other_have_one_scale() -> None:
+    """Whichever of their views are shown: the same colour is the same number, and that is said."""
+    large = three_tokens()
+    small = replace(large, attribution=replace(large.attribution, values=large.attribution.values / 4))
+    both = maps_of([small, large], BASE)
+    for view in (view for map in both for view in map.views):
+        assert [piece.text for piece in view.levels] == ["-12", "-3", "+0", "+3", "+12"]
+        shown = [piece for part in view.section.items for piece in part.pieces if piece.scores]
+        assert shown and all(piece.level == level(piece.scores[0], 12.0) for piece in shown)
+    assert "Both maps have one scale" in page_of(*both)
+    assert 'id="scale"' not in page_of(*maps_of([large], BASE))
+
+
+def test_numbers_of_two_kinds_have_no_scale_in_common() -> None:
+    plain = three_tokens()
+    shares = replace(plain, request={**plain.request, "config": {**plain.request["config"], "normalize": True}})
+    both = maps_of([plain, shares], BASE)
+    page = page_of(*both)
+    assert "a scale of its own" in page and "nats: orange, solid line" in page
+    assert "shares of the range from the least score to the largest: the stronger the orange" in page
+    assert "shares of the range" in heat_map(shares) and ">shares</text>" in heat_map_svg(shares)
+    assert [map.views for map in both] == [map_of(stored, BASE).views for stored in (plain, shares)]
+
+
+COMPARED = [
+    ({}, {"method": "gradient"}),
+    ({}, {"control_factor": 0.5}),
+    ({"control_factor": 0.5}, {"method": "gradient"}),
+    ({"method": "ablation"}, {"control_factor": 0.123456789}),
+    ({"control_factor": 2.0}, {"method": "ablation"}),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), COMPARED, ids=range(len(COMPARED)))
+async def test_the_form_holds_what_it_compared(first: dict[str, Any], second: dict[str, Any]) -> None:
+    bodies = [BODIES[0] | first, BODIES[0] | second]
+    form = compared(form_of(bodies[0], "id"), bodies[1])
+    assert bodies_of(form, None) == bodies
+
+
+async def test_the_address_of_a_comparison_brings_it_back(running: Running) -> None:
+    """Maps and form; what the form cannot hold is said."""
+    async with browsing(running, ADMIN_KEY) as browser:
+        asked = {"model": "tiny-lm", "prompt": PROMPT, "target": " Oslo", "method": "gradient", "factor": "0.25"}
+        asked |= {"csrf": await browser.csrf(), "other_method": "atman", "other_factor": "0.75"}
+        place = (await browser.post("/explorer/prompt", data=asked)).headers["location"]
+        page = (await browser.get(place)).text
+        assert re.findall(r'<h2 id="m\d">([^<]*)</h2>', page) == ["gradient, factor 0.25", "atman, factor 0.75"]
+        other = page[page.index('id="other_method"') :]
+        assert re.findall(r"<option selected>(\w+)", other)[0] == "atman" and 'value="0.75"' in other
+        assert 'id="partly"' not in page and "Both maps have one scale" in page
+        different = (await running.explain(target=" Rome")).json()["id"]
+        page = (await browser.get(f"{place.partition('=')[0]}={different}")).text
+        assert 'id="partly"' in page and page.count('<article class="map"') == 2
 
 
 async def test_noise_is_counted_over_what_the_answer_holds(running: Running) -> None:
@@ -260,7 +319,7 @@ async def test_pages_of_maps_are_made_beside_the_event_loop(running: Running, mo
         place = answer.raise_for_status().headers["hx-push-url"]
         whole = await browser.get(place)
         stored = await browser.get(place.replace("/prompt/", "/stored/"))
-    assert all("± " in each.text and "Bearer $WHENCE_KEY" in each.text for each in (answer, whole, stored))
+    assert all("± " in each.text and "Bearer $KEY" in each.text for each in (answer, whole, stored))
     assert len(times) == 3 and len(threads) == 3 and get_ident() not in threads
 
 
@@ -273,7 +332,7 @@ def test_every_token_has_a_name_that_can_be_said() -> None:
     said = ["whole target", "a", *said, "token 6: zero width space", "."]
     assert [view.label for view in found.views] == said
     page = page_of(found)
-    assert re.findall(r'<section [^>]*aria-label="([^"]*)"', page) == said
+    assert re.findall(r'<div class="view" [^>]*aria-label="([^"]*)"', page) == said
     assert re.findall(r'<button [^>]*aria-label="([^"]*)">', page) == said[2:-1]
 
 
@@ -286,7 +345,7 @@ def test_the_command_hands_on_a_body_of_any_size(tmp_path: Path) -> None:
     body = {"model": "m", "prompt": hostile * 5000, "target": "c"}
     command = as_curl("http://whence/", body)
     assert len(command) > 150_000
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "KEPT": str(tmp_path), "WHENCE_KEY": "secret"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "KEPT": str(tmp_path), "KEY": "secret"}
     done = subprocess.run(
         ["bash"], input=command.encode(), env=environment, capture_output=True, timeout=30, check=True
     )

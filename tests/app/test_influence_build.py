@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -272,11 +271,11 @@ async def test_several_workers_share_a_build(start: Start, folders: Path, monkey
 async def test_a_worker_that_is_gone_loses_its_lease(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = influence.lease
 
-    async def gone(session: Any, id: Any, worker: Any, seconds: float) -> int | None:
+    async def gone(session: Any, id: Any, seconds: float) -> influence.Lease | None:
         """Somebody else leases the first shard, and is never heard of again."""
         monkeypatch.setattr(influence, "lease", lease)
-        assert await lease(session, id, uuid4(), 2.0) == 0
-        return await lease(session, id, worker, seconds)
+        assert await lease(session, id, 2.0) == influence.Lease(0, 1)
+        return await lease(session, id, seconds)
 
     monkeypatch.setattr(influence, "lease", gone)
     await built(server, "tuned", await sent(server, training_file()))

@@ -27,8 +27,8 @@ SCOPES = ("read", "explain", "ingest", "admin")
 OPEN = {"GET /healthz", "GET /readyz", "GET /version", "GET /v1/version", "POST /api/v3/login"}
 OPEN |= {"GET /explorer/sign-in", "POST /explorer/sign-in", "GET /explorer/static/{name}"}
 STRANGER = Tenant("", {"Authorization": "Bearer x"})
-OF_OURSELVES = {"GET /openapi.json", "GET /docs"}
-"""These any key may read: they are about no tenant's things."""
+OF_OURSELVES = {"GET /openapi.json", "GET /docs", "POST /explorer/sign-out"}
+"""These any key may ask: they are about no tenant's things, or about one's own sign-in."""
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
+
+from tests.explorer.conftest import Check, Watch
 
 WORD = {"type": "word"}
 LONG = "Anna lives in Oslo. Ben lives in Rome. "
@@ -29,13 +31,37 @@ def test_a_job_goes_on_while_one_looks(page: Page, api: httpx.Client) -> None:
     expect(page.locator("h1")).to_have_text("Why this was said")
 
 
-def test_a_job_is_followed_and_cancelled(page: Page, api: httpx.Client) -> None:
+def test_a_refused_stream_is_asked_for_again(page: Page, watch: Watch) -> None:
+    """Later each time; and where the sign-in has ended, too: its page comes instead."""
+    watch.expected += ["status of 503", "status of 429", "status of 401", "MIME type"]
+    answers = [503, 429, 401, 200]
+
+    def answer(route: Route) -> None:
+        if answers:
+            route.fulfill(status=answers.pop(0), content_type="text/html", body="not now", headers={"Retry-After": "1"})
+        else:
+            route.continue_()
+
+    page.route("**/explorer/jobs/events*", answer)
+    page.clock.install()
+    page.goto("/explorer/jobs")
+    for seconds in (5, 10, 20, 40):
+        expect(page.locator("#status")).to_have_text(f"Progress is not live: it is asked for again in {seconds} s.")
+        expect(page.locator("#jobs")).to_have_attribute("data-following", "no")
+        page.clock.fast_forward(seconds * 1000)
+    expect(page.locator("#jobs")).to_have_attribute("data-following", re.compile("yes|ended"))
+    expect(page.locator("#status")).to_have_text("Progress is live again.")
+    assert not answers
+
+
+def test_a_job_is_followed_and_cancelled(page: Page, api: httpx.Client, fits: Check) -> None:
     """One by hand; the others from elsewhere, which the page shows by itself."""
     *others, last = submitted(api, 8, prompt=LONG * 20 + "Anna lives in", prompt_granularity=WORD, method="ablation")
     page.goto("/explorer/jobs")
     row = page.locator(f"#job-{last}")
     expect(row.locator(".state")).to_have_text(re.compile("queued|running"))
     expect(page.locator("#jobs")).to_have_attribute("data-following", "yes")
+    fits(page)
     row.get_by_role("button", name="Cancel").click()
     expect(row.locator(".state")).to_have_text("cancelled")
     expect(row.get_by_role("button")).to_have_count(0)

@@ -13,13 +13,10 @@ import httpx
 from playwright.sync_api import Locator, Page, expect
 
 from tests.explorer.conftest import Check, Watch
-from tests.explorer.demo import KEY
+from tests.shared_demo import KEY
 
 PROMPT = "Anna lives in Oslo. Ben lives in Rome. Anna lives in"
 PICTURE = Path(__file__).parents[2] / "demo" / "data" / "shapes_example.png"
-HOSTILE = (
-    "<script>window.taken=1</script><img src=x onerror=window.taken=1> \"'><svg onload=window.taken=1>{{7*7}} Anna"
-)
 
 
 def ask(page: Page, prompt: str, target: str = "", model: str = "demo-lm", **choices: str) -> Locator:
@@ -130,8 +127,16 @@ def test_two_methods_and_two_factors_stand_side_by_side(page: Page, fits: Check)
     expect(result.locator(".map h2")).to_have_text(["atman, factor 0.1", "atman, factor 0.5"])
     weaker, stronger = (list(scores(map.locator(".view:visible")).values()) for map in result.locator(".map").all())
     assert max(weaker) != max(stronger)
+    legends = {
+        tuple(each.inner_text() for each in map.locator(".view:visible .legend mark").all())
+        for map in result.locator(".map").all()
+    }
+    expect(page.locator("#scale")).to_contain_text("one scale")
+    assert len(legends) == 1
     page.goto(address)
     expect(result.locator(".map h2")).to_have_text(["atman, factor 0.1", "gradient, factor 0.1"])
+    expect(page.locator("[name=other_method]")).to_have_value("gradient")
+    assert page.locator("#partly").count() == 0
     fits(page)
 
 
@@ -198,26 +203,13 @@ def test_the_commands_that_are_shown_ask_the_same(page: Page, tmp_path: Path) ->
     result = ask(page, 'It\'s "Anna" who lives in Oslo.\nAnna $HOME `x` lives in', " Oslo", granularity="sentence")
     id = stored_id(page)
     result.get_by_text("Ask the same with").click()
-    environment = {"WHENCE_KEY": KEY, "PATH": "/usr/bin:/bin"}
+    environment = {"KEY": KEY, "PATH": "/usr/bin:/bin"}
     script = tmp_path / "ask.py"
     script.write_text(result.locator("pre").nth(1).inner_text(), encoding="utf-8")
     for command in (["bash", "-c", result.locator("pre").nth(0).inner_text()], [sys.executable, script]):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
         answer: Any = json.loads(done.stdout) if done.stdout.startswith('{"') else done.stdout
         assert (answer["id"] if isinstance(answer, dict) else id) == id and id in done.stdout
-
-
-def test_hostile_text_is_text(page: Page) -> None:
-    result = ask(page, HOSTILE, " Oslo<script>window.taken=1</script>")
-    text = result.locator(".view:visible p.text").last
-    assert HOSTILE in str(
-        text.evaluate("p => [...p.querySelectorAll('.visually-hidden')].forEach(s => s.remove()) || p.textContent")
-    )
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value(HOSTILE)
-    page.reload()
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value(HOSTILE)
-    assert page.evaluate("window.taken") is None
-    assert page.locator("#result img, #result script, form img").count() == 0
 
 
 def test_the_policy_would_stop_what_escaping_missed(page: Page, watch: Watch) -> None:
@@ -231,15 +223,10 @@ def test_the_policy_would_stop_what_escaping_missed(page: Page, watch: Watch) ->
     assert page.evaluate(left) == "stopped"
 
 
-def test_it_works_without_scripts(page: Page, signed_in: dict[str, Any], url: str) -> None:
-    browser = page.context.browser
-    assert browser is not None
-    context = browser.new_context(base_url=url, storage_state=signed_in, java_script_enabled=False)  # type: ignore[arg-type]
-    plain = context.new_page()
+def test_it_works_without_scripts(plain: Page) -> None:
     plain.goto("/")
     plain.get_by_label("Prompt", exact=True).fill(PROMPT)
     plain.get_by_label("What the model said").fill(" Oslo.")
     plain.get_by_role("button", name="Explain").click()
     plain.wait_for_url("**/explorer/prompt/*")
     assert plain.locator(".view:visible").count() == 3
-    context.close()

@@ -45,6 +45,7 @@ class Season:
         self.world, self.seed = made, seed
         self.books, self.dice = Books(), random.Random(seed)
         self.struck: Counter[str] = Counter()
+        self.sizes: dict[str, int] = {}
         self.recovery: dict[str, list[float]] = {}
         self.segments: set[str] = set()
         self.lost: list[str] = []
@@ -94,6 +95,7 @@ class Season:
 
     def finish(self) -> None:
         """Once more from the start, and everything is read back."""
+        self.sizes = self.world.sizes()
         self.world.stop()
         self.world.mend()
         self.audit("at the end", thorough=True)
@@ -104,6 +106,7 @@ class Season:
             "rounds": self.struck.total(),
             "seed": self.seed,
             "own_disk": self.world.disk,
+            "bytes": self.sizes,
             "faults": dict(sorted(self.struck.items())),
             "acknowledged": self.books.acknowledged(),
             "answers": dict(sorted(self.books.counts.items())),

@@ -29,7 +29,9 @@ from tests.nursery import Process, nursery
 from tests.postgres import reachable_folder
 
 SECRET = "a-secret-among-faults"
-DISK = "700m"
+FOLDERS = ("files", "indexes", "models", "tmp")
+DISK = "2g"
+"""What a hundred rounds write has to fit, and when it is full all of it is memory."""
 START_SECONDS = 240.0
 STOP_SECONDS = 60.0
 WORKERS = 2
@@ -123,6 +125,11 @@ class World:
         with psycopg.connect(**given, dbname="whence", autocommit=True, application_name="faults") as connection:
             yield connection
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes on its disk, by what they are for."""
+        places = [self.cluster / "base", self.cluster / "pg_wal", *(self.data_dir / name for name in FOLDERS)]
+        return {place.name: sum(size for file in place.rglob("*") for size in size_of(file)) for place in places}
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self.database() as connection:
             return connection.execute(query, values or None).fetchall()  # type: ignore[arg-type]
@@ -165,6 +172,13 @@ def own_disk(folder: Path) -> Iterator[bool]:
         if mounted:
             time.sleep(0.5)
             subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def size_of(file: Path) -> Iterator[int]:
+    """None of one that has just gone."""
+    with suppress(FileNotFoundError):
+        if file.is_file():
+            yield file.stat().st_size
 
 
 def free_port() -> int:

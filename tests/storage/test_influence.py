@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from storage import influence, models, training_files
 from storage.database import Database
 from storage.errors import InUse, NotFound
-from storage.influence import Piece
+from storage.influence import Lease, Piece
 
 
 async def new_file(database: Database, tenant: str) -> UUID:
@@ -82,37 +83,58 @@ async def test_unknown_files_and_those_of_others_are_refused(
 
 
 async def test_each_shard_is_leased_once_until_its_lease_runs_out(database: Database, tenant: str) -> None:
-    id, one, other = await planned(database, tenant, 2), uuid4(), uuid4()
+    id = await planned(database, tenant, 2)
     async with database.transaction(tenant) as session:
-        assert await influence.lease(session, id, one, 60) == 0
-        assert await influence.lease(session, id, other, -1) == 1
+        assert await influence.lease(session, id, 60) == Lease(0, 1)
+        assert await influence.lease(session, id, -1) == Lease(1, 1)
     async with database.transaction(tenant) as session:
-        assert await influence.lease(session, id, one, 60) == 1  # the other one's lease is over
-        assert await influence.lease(session, id, other, 60) is None
-        await influence.renew(session, id, 0, other, -1)  # not its own
-        assert await influence.lease(session, id, other, 60) is None
-        await influence.release(session, id, one)
-        assert await influence.lease(session, id, other, 60) == 0
+        assert await influence.lease(session, id, 60) == Lease(1, 2)  # the former one is over
+        assert await influence.lease(session, id, 60) is None
+        assert not await influence.renew(session, id, Lease(1, 1), 60)
+        assert not await influence.release(session, id, Lease(1, 1))
+        assert not await influence.keep(session, id, Lease(1, 1), "late")
+        assert await influence.lease(session, id, 60) is None and not await influence.digests(session, id)
+        assert await influence.release(session, id, Lease(0, 1))
+        assert await influence.lease(session, id, 60) == Lease(0, 2)
+        assert await influence.keep(session, id, Lease(1, 2), "sha")
+        assert not await influence.keep(session, id, Lease(1, 2), "twice")
+        assert await influence.digests(session, id) == {1: "sha"}
+
+
+async def test_shards_of_a_build_that_was_given_up_are_leased_no_more(database: Database, tenant: str) -> None:
+    id = await planned(database, tenant, 2)
+    async with database.transaction(tenant) as session:
+        assert await influence.lease(session, id, 60) == Lease(0, 1)
+        await influence.fail(session, id)
+        assert await influence.lease(session, id, 60) is None
+
+
+async def kept(session: Any, id: UUID, number: int) -> None:
+    """All shards up to that one are leased, and it is done."""
+    while (lease := await influence.lease(session, id, 60)) is not None and lease.number < number:
+        pass
+    assert lease is not None and await influence.keep(session, id, lease, "sha")
 
 
 async def test_progress_is_in_tokens_and_what_is_lost_is_missing_again(database: Database, tenant: str) -> None:
     id = await planned(database, tenant, 3)
     async with database.transaction(tenant) as session:
-        await influence.keep(session, id, 1, "sha")
+        await kept(session, id, 1)
         await influence.plan(session, id, [Piece(1, b"another", 0, 7)])  # as a second attempt does
         found = await influence.progress(session, id)
-        assert (found.done, found.total, found.missing) == (100, 300, 2)
+        assert (found.done, found.total, found.missing, found.free) == (100, 300, 2, 1)
         assert await influence.digests(session, id) == {1: "sha"}
         await influence.lose(session, id, [1])
-        assert (await influence.progress(session, id)).missing == 3
-        assert await influence.lease(session, id, uuid4(), 60) == 0
+        found = await influence.progress(session, id)
+        assert (found.missing, found.free) == (3, 2)
+        assert await influence.lease(session, id, 60) == Lease(1, 2)
 
 
 async def test_the_same_content_is_found_in_a_ready_index(database: Database, tenant: str, other_tenant: str) -> None:
     first, second = await planned(database, tenant, 2), await planned(database, tenant, 3)
     theirs = await planned(database, other_tenant, 2)
     async with database.transaction(tenant) as session:
-        await influence.keep(session, first, 1, "sha")
+        await kept(session, first, 1)
         assert await influence.twin(session, second, b"key-1") is None  # not ready
         await influence.publish(session, first, {"pairs": 2})
         found = await influence.twin(session, second, b"key-1")

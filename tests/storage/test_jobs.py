@@ -19,7 +19,7 @@ from storage.errors import InvalidCursor, InvalidValue, NotFound, StorageError
 from storage.ids import time_ordered
 from storage.jobs import Job
 from storage.migrations import _config, migrate
-from storage.queue import put_back_stalled, queue_of
+from storage.queue import makes_way, put_back_stalled, queue_of
 from storage.tables import Job as Row
 from tests.postgres import Server, connection
 
@@ -232,3 +232,42 @@ def test_the_migration_can_be_undone(postgres: Server) -> None:
             left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'procrastinate%' OR relname LIKE 'jobs%'"
             assert direct.execute(left).fetchone() == (0,)
         migrate(url)
+
+
+async def test_calls_for_help_stand_behind_all_others(database: Database, tenant: str) -> None:
+    lane = f"lane-{tenant}"
+    helper = (await added(database, tenant, lane=lane, behind=True)).id
+    later, now = await added(database, tenant, lane=lane, seconds=600), await added(database, tenant, lane=lane)
+    looked: list[UUID] = []
+
+    async def look(_: str, id: UUID) -> None:
+        looked.append(id)
+
+    async with queue_of(database, look).open_async() as queue:
+        await queue.run_worker_async(queues=[lane], wait=False, install_signal_handlers=False, delete_jobs="always")
+    assert looked == [now.id, helper] and later.id not in looked
+
+
+async def test_as_many_helpers_make_way_as_jobs_wait(database: Database, tenant: str) -> None:
+    lane = f"lane-{tenant}"
+    helpers = [(await added(database, tenant, lane=lane, behind=True)).id for _ in range(3)]
+
+    async def leaving() -> list[bool]:
+        async with database.transaction(tenant) as session:
+            return [await makes_way(session, lane, helper) for helper in helpers]
+
+    assert await leaving() == [False] * 3  # they are no jobs that anybody waits for
+    async with database.transaction() as session:
+        await session.execute(
+            text("UPDATE procrastinate_jobs SET status = 'doing' WHERE queue_name = :lane"), {"lane": lane}
+        )
+    assert await leaving() == [False] * 3
+    await added(database, tenant, lane=lane, seconds=600)
+    await added(database, tenant, lane="another-lane")
+    assert await leaving() == [False] * 3  # nor those that are not due, or another lane's
+    await added(database, tenant, lane=lane)
+    assert await leaving() == [False, False, True]
+    await added(database, tenant, lane=lane)
+    assert await leaving() == [False, True, True]
+    async with database.transaction() as session:
+        await session.execute(text("DELETE FROM procrastinate_jobs WHERE queue_name = :lane"), {"lane": lane})

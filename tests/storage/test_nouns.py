@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from storage import api_keys, explanations, models, tenants
 from storage.database import Database
 from storage.errors import AlreadyExists, InUse, InvalidCursor, InvalidValue, NotFound
 from storage.ids import time_ordered
-from storage.tables import Explanation
+from storage.tables import EndedSession, Explanation
 from tests.storage.test_tenancy import explanation
 
 texts = st.text(st.characters(exclude_categories=[])).map(lambda text: json.loads(json.dumps(text)))
@@ -210,6 +211,32 @@ async def test_a_key_is_found_by_its_secret_until_it_ends(database: Database, te
         assert (await api_keys.list_all(session))[0].revoked_at == ended
         with pytest.raises(NotFound):
             await api_keys.revoke(session, time_ordered())
+
+
+async def test_a_sign_in_that_was_ended_finds_no_key(database: Database, tenant: str, other_tenant: str) -> None:
+    """Nor does one with a key that is of no use any more; what has expired is forgotten."""
+    now, one, two, old = datetime.now(UTC), *(time_ordered() for _ in range(3))
+    async with database.transaction(tenant) as session:
+        key, _ = await api_keys.create(session, tenant=tenant, name="k", scopes=["read"])
+        await api_keys.end_session(session, old, now - timedelta(seconds=1))
+    async with database.transaction(tenant) as session:
+        for _ in range(2):
+            await api_keys.end_session(session, one, now + timedelta(hours=1))
+        assert list(await session.scalars(select(EndedSession.id))) == [one]
+    found = [await api_keys.find_in_session(database, tenant, key.id, each) for each in (one, two)]
+    assert found[0] is None and found[1] is not None and found[1].id == key.id
+    assert await api_keys.find_in_session(database, other_tenant, key.id, two) is None
+    async with database.transaction(tenant) as session:
+        await api_keys.revoke(session, key.id)
+    assert await api_keys.find_in_session(database, tenant, key.id, two) is None
+
+
+async def test_names_of_models_come_in_order(database: Database, tenant: str) -> None:
+    assert await models.names(database, tenant) == []
+    async with database.transaction(tenant) as session:
+        for name in ("b", "a", "c"):
+            await models.add(session, name=name, kind="causal-lm", path="/m")
+    assert await models.names(database, tenant) == ["a", "b", "c"]
 
 
 async def test_a_given_secret_is_used_once(database: Database, tenant: str, other_tenant: str) -> None:

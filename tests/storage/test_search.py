@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine, text
 
 from storage import explanations, migrations
@@ -124,20 +125,24 @@ async def test_filters_go_together(database: Database, tenant: str, other_tenant
     assert await ids(database, tenant, search="theirs") == []
 
 
-async def test_whole_rows_come_in_batches(database: Database, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("search", ["0 end", ""])
+async def test_all_that_are_meant_are_found_in_one_pass(
+    database: Database, tenant: str, monkeypatch: pytest.MonkeyPatch, search: str
+) -> None:
+    """Each stretch begins where the one before has ended, so that no row is looked at twice."""
     monkeypatch.setattr(explanations, "SCANNED", 2)
     stored = [await add(database, tenant, f"{place % 2} end") for place in range(5)]
-    found: list[UUID] = []
-    after = None
-    for _ in range(9):
+    meant = [stored[4], stored[2], stored[0]] if search else stored[::-1]
+    stretches, after = [], None
+    while not stretches or after is not None:
         async with database.transaction(tenant) as session:
-            batch = await explanations.batch(session, Filter(search="0 end"), after=after, limit=2)
-        assert all(isinstance(row, Explanation) and row.request == {"prompt": "p"} for row in batch.rows)
-        found += [row.id for row in batch.rows]
-        after = batch.next
-        if after is None:
-            break
-    assert found == [stored[4], stored[2], stored[0]]
+            found = await explanations.stretch(session, Filter(search=search), after=after)
+            rows = await explanations.whole(session, found.ids)
+        assert all(isinstance(row, Explanation) and row.request == {"prompt": "p"} for row in rows)
+        assert [row.id for row in rows] == list(found.ids)
+        stretches.append(found.ids)
+        after = found.end
+    assert [id for ids in stretches for id in ids] == meant and len(stretches) == 3
 
 
 OLD = (
@@ -188,3 +193,24 @@ async def test_what_was_stored_before_can_be_found(postgres: Server) -> None:
                 connection.execute(text("SELECT set_config('whence.tenant', :name, true)"), {"name": tenant})
                 rows = connection.execute(text("SELECT prompt, target, words FROM explanations ORDER BY id")).all()
                 assert [tuple(row) for row in rows] == [wanted for _, _, wanted in OLD]
+
+
+@pytest.mark.parametrize("most", [1, 250, 600, 10**9])
+async def test_what_was_stored_before_is_read_in_parts_of_so_many_bytes(
+    database: Database, tenant: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is larger comes alone; no row is left out, or read twice."""
+    migration: Any = ScriptDirectory(str(migrations.SCRIPTS)).get_revision("0009").module
+    monkeypatch.setattr(migration, "ROWS", 4)
+    for place in range(9):
+        await add(database, tenant, "p", request={"prompt": "p" * (500 if place == 3 else 80)}, attribution={})
+    async with database.transaction(tenant) as session:
+        connection = await session.connection()
+        found = await connection.run_sync(lambda plain: list(migration.ranges(plain, most)))
+        lengths = "SELECT id, octet_length(request::text) + octet_length(attribution::text) AS size FROM explanations"
+        sizes = {row.id: row.size for row in await session.execute(text(lengths))}
+    ids = sorted(sizes)
+    parts = [[id for id in ids if first <= id <= last] for first, last in found]
+    assert [id for part in parts for id in part] == ids
+    assert all(len(part) == 1 or sum(sizes[id] for id in part) <= most for part in parts)
+    assert all(len(part) <= 4 for part in parts)

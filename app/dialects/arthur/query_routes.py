@@ -104,8 +104,9 @@ async def ask(
 
     A mistake is answered with its place in the query and the nearest valid name. With `Accept: image/svg+xml` rows of
     scores are answered as a picture: a beeswarm (`explainer_attribute` with `explainer_score`, and the inputs' own
-    values for its colours), bars (`avgAbs` of `explainer_score`, or `regionalFeatureImportances`), lines over time
-    (with `roundTimestamp`), or the heat map of a text (`nlp_explanation`).
+    values for its colours), bars (`avgAbs` or `avg` of `explainer_score`, or `regionalFeatureImportances`; those of
+    `avg`, whose means have a sign, go to both sides of zero), lines over time (either mean, with `roundTimestamp`), or
+    the heat map of a text (`nlp_explanation`).
     """
     named, rest = body.get("model_id"), {name: value for name, value in body.items() if name != "model_id"}
     if named is not None and not isinstance(named, str):

@@ -98,8 +98,8 @@ async def jobs(
 ) -> Response:
     """The jobs of the key's tenant, newest first.
 
-    Parts of a job that other workers take over (`influence-shards`) are not listed: its `done` counts them.
-    Pages neither repeat nor skip entries when new ones are added meanwhile.
+    Parts of a job that other workers take over (`influence-shards`, `explain-shards`) are not listed: its `done` counts
+    them. Pages neither repeat nor skip entries when new ones are added meanwhile.
     """
     page = await list_jobs(server.explainer.database, caller.tenant, state=state, cursor=cursor, limit=limit)
     return JsonResponse({"jobs": [job_answer(row) for row in page.rows], "next_cursor": page.next_cursor})

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from app.definitions import Definition
 from app.model_body import ModelBody
 from app.models import Entry, NewModel
-from app.wire import Wire
+from app.scaling import Scaling, scaling_record
+from app.wire import Number, Whole, Wire
 from storage.explanations import Page, Summary
 
 Id = Field(description="Id of the explanation.", examples=["0197c1c6-5f0a-7cc0-8a86-5f5ce4c0a1b2"])
@@ -129,6 +130,38 @@ class ExplanationExport(BaseModel):
     explanations: list[ExplanationResponse] = Field(description="Newest first.")
 
 
+class ScalingBody(Wire):
+    """How a model is spread over a Ray cluster; without one it has no effect."""
+
+    min_replicas: Whole = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="Replicas that are always there. 0: none, and the first request waits until there is one.",
+        examples=[1],
+    )
+    max_replicas: Whole = Field(1, ge=1, le=1000, description="Replicas at most.", examples=[4])
+    target_requests: Number = Field(
+        2.0,
+        ge=0.1,
+        le=200,
+        description="Requests under way in each replica that are aimed at: with more there are more replicas.",
+        examples=[2.0],
+    )
+    cpus: Number = Field(1.0, ge=0, le=1024, description="CPU cores that each replica is given.", examples=[4.0])
+    gpus: Number | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="GPUs that each replica is given: 1, 0 or a part of one that it shares. Default: 1 where the "
+        "cluster has any.",
+        examples=[1.0],
+    )
+
+    def to_domain(self) -> Scaling:
+        return Scaling(**self.model_dump())
+
+
 class ModelResponse(BaseModel):
     """A registered model."""
 
@@ -138,6 +171,7 @@ class ModelResponse(BaseModel):
     digest: str | None = Field(description="Names the exact weights.", examples=["sha256:5f1c0a"])
     dtype: str | None = Field(description="Number format it is run in, if it was chosen.", examples=["float32"])
     device: str | None = Field(description="Where it runs, if that was chosen.", examples=["cpu"])
+    scaling: ScalingBody | None = Field(description="How it is spread over a cluster, if that was chosen.")
     description: str = Field(description="As given when it was registered.", examples=["a small language model"])
     state: Literal["registered", "loading", "loaded", "refused"] = Field(
         description="How far this server is with it.", examples=["loaded"]
@@ -176,6 +210,9 @@ class NewModelRequest(Wire):
         None, description="float32, float16 or bfloat16; default: as stored, on a CPU float32.", examples=["float32"]
     )
     device: str | None = Field(None, description="cpu, cuda:0, ...; default: the server's.", examples=["cpu"])
+    scaling: ScalingBody | None = Field(
+        None, description="How a model that completes prompts is spread over a Ray cluster; default: one replica."
+    )
     description: str = Field("", max_length=2000, description="For people.", examples=["a small language model"])
     rows: ModelBody | None = Field(
         None, alias="schema", description="Of a predictor: its rows, as `POST /api/v3/models` has them."
@@ -186,7 +223,8 @@ class NewModelRequest(Wire):
         return None if self.rows is None else self.rows.to_domain()
 
     def to_domain(self) -> NewModel:
-        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description, self.base)
+        scaling = None if self.scaling is None else self.scaling.to_domain()
+        return NewModel(self.name, self.kind, self.path, self.dtype, self.device, self.description, self.base, scaling)
 
 
 class Health(BaseModel):
@@ -231,5 +269,6 @@ def model_answer(entry: Entry) -> dict[str, Any]:
         name: getattr(registration, name)
         for name in ("name", "kind", "base", "digest", "dtype", "device", "created_at")
     }
+    chosen["scaling"] = scaling_record(registration.scaling)
     about = {"description": entry.description, "state": entry.state, "reason": entry.reason, "facts": dict(entry.facts)}
     return chosen | about

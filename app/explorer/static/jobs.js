@@ -7,11 +7,17 @@ function follow(list, wait) {
   const source = new EventSource(list.dataset.live);
   const close = () => source.close();
   source.addEventListener("end", () => { close(); list.dataset.following = "ended"; });
-  source.onopen = () => { wait = SOON; list.dataset.following = "yes"; };
+  source.onopen = () => {
+    if (list.dataset.following === "no") say("Progress is live again.");
+    wait = SOON;
+    list.dataset.following = "yes";
+  };
   source.onmessage = (event) => show(JSON.parse(event.data));
   source.onerror = () => {
     if (source.readyState !== EventSource.CLOSED) return; // the browser asks again by itself
     removeEventListener("pagehide", close);
+    list.dataset.following = "no";
+    say("Progress is not live: it is asked for again in " + wait / 1000 + " s.");
     setTimeout(follow, wait, list, Math.min(2 * wait, LATE));
   };
   addEventListener("pagehide", close);

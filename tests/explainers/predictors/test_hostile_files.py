@@ -8,6 +8,7 @@ import pickle
 import random
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,47 @@ def test_changed_files_are_refused_or_answer(seed: int, name: str, made: Make) -
         pass
 
 
+SAID = ("0", "-1", "1", "7", "2147483647", "-2147483648", "4294967296", "1e308", "inf", "nan", "0.5", "00", "x", "")
+
+
+@pytest.mark.parametrize("name", ["lightgbm_binary", "lightgbm_categories"])
+def test_lightgbm_is_told_nothing_that_it_cannot_read(name: str, made: Make) -> None:
+    """Lists of other numbers, more or fewer; lines that are missing, and lines twice. It would end the process."""
+    text, rows = made(name).path.read_text(), made(name).table.take(slice(0, 5))
+    text = text[: text.index("Tree=2\n")]
+    head, body = text[: text.index("Tree=0\n")], text[text.index("Tree=0\n") :]
+    read = 0
+    for seed in range(400):
+        chance = random.Random(seed)  # noqa: S311 - a test's own chance
+        lines = (head + body).split("\n")
+        for _ in range(chance.randint(1, 2)):
+            said_otherwise(lines, chance)
+        changed = resized("\n".join(lines) + "end of trees\n")
+        with suppress(ExplainerError):
+            artifact = lightgbm_trees.load(Content(changed.encode(), "", "m.txt"))
+            read += 1
+            artifact.predict(rows)
+            artifact.contributions(rows)
+    assert 40 < read < 360
+
+
+def said_otherwise(lines: list[str], chance: random.Random) -> None:
+    place = chance.choice([place for place, line in enumerate(lines) if line != "Tree=0"])
+    name, sign, said = lines[place].partition("=")
+    words = said.split(" ")
+    match chance.randrange(8):
+        case 0:
+            del lines[place]
+        case 1:
+            lines.insert(place, chance.choice(lines))
+        case 2:
+            words += [chance.choice(SAID)] * chance.choice([1, 1000])
+        case _:
+            words[chance.randrange(len(words))] = chance.choice(SAID)
+    if sign and place < len(lines) and lines[place].startswith(name):
+        lines[place] = f"{name}={' '.join(words)}"
+
+
 def edited_tree(data: bytes, change: Callable[[Any], None]) -> bytes:
     document = json.loads(data)
     change(document["learner"])
@@ -164,6 +206,7 @@ XGBOOST_LIES: dict[str, tuple[Callable[[Any], None], str]] = {
     "column number": (lambda one: trees(one)[0]["split_indices"].__setitem__(0, 2**40), "column that is not there"),
     "short list": (lambda one: trees(one)[0]["split_conditions"].pop(), "one number per node"),
     "texts": (lambda one: trees(one)[0].__setitem__("left_children", ["x"]), "whole numbers"),
+    "a list in a list": (lambda one: trees(one)[0]["left_children"].__setitem__(0, [1]), "whole numbers"),
     "sizes": (lambda one: trees(one)[0]["tree_param"].__setitem__("num_nodes", "9999999"), "other sizes"),
     "many columns": (lambda one: one["learner_model_param"].__setitem__("num_feature", "4000000000"), "claims"),
     "many classes": (lambda one: one["learner_model_param"].__setitem__("num_class", "4000000000"), "claims"),
@@ -189,6 +232,17 @@ XGBOOST_LIES: dict[str, tuple[Callable[[Any], None], str]] = {
         "best_iteration is not an iteration",
     ),
 }
+
+
+@pytest.mark.parametrize("stored", [5, 0.5, "x", [[1], 2]])
+def test_lies_about_categories_of_xgboost(stored: Any, made: Make) -> None:
+    def damaged(learner: Any) -> None:
+        categories = learner["gradient_booster"]["model"]["cats"]
+        categories["enc"] = [{"values": stored, "offsets": []}] * len(categories["enc"])
+
+    data = made("xgboost_categories").path.read_bytes()
+    with pytest.raises(UnreadableModel):
+        xgboost_trees.load(Content(edited_tree(data, damaged), "", "m.json"))
 
 
 @pytest.mark.parametrize("case", XGBOOST_LIES)
@@ -222,7 +276,7 @@ def resized(text: str) -> str:
     """The text with tree_sizes that fit its trees."""
     head, rest = text.split("Tree=0\n", 1)
     body = "Tree=0\n" + rest[: rest.index("end of trees")]
-    sizes = [str(len("Tree=" + tree)) for tree in body.split("Tree=")[1:]]
+    sizes = [str(len(("Tree=" + tree).encode())) for tree in body.split("Tree=")[1:]]
     lines = [f"tree_sizes={' '.join(sizes)}" if line.startswith("tree_sizes") else line for line in head.split("\n")]
     return "\n".join(lines) + body + rest[rest.index("end of trees") :]
 
@@ -244,6 +298,24 @@ def resized(text: str) -> str:
         ("version=v4", "version=v4\nversion=v5", "twice"),
         ("is_linear=0", "is_linear=1", "linear"),
         ("left_child=", "left_child=x ", "list of numbers"),
+        # What LightGBM reads in another way than Python does.
+        ("num_leaves=", "num_leaves=\N{ARABIC-INDIC DIGIT TWO}", "count"),
+        ("num_class=1", "num_class=\N{FULLWIDTH DIGIT ONE}", "count"),
+        ("left_child=1 ", "left_child=1_0 ", "list of numbers"),
+        ("left_child=1 ", "left_child=1\t", "control"),
+        ("left_child=1 ", "left_child=1\N{NO-BREAK SPACE}", "single spaces"),
+        ("left_child=1 ", "left_child=1  ", "single spaces"),
+        ("threshold=", "threshold=0x1p3 ", "list of numbers"),
+        ("leaf_count=", "leaf_count=1e3 ", "list of numbers"),
+        ("decision_type=", "decision_type=99", "decision_type"),
+        ("num_cat=0\n", "num_cat=0\rnum_cat=1\n", "control"),
+        ("num_cat=0\n", "num_cat=0\na line of nothing\n", "states nothing"),
+        ("leaf_value=", "leaf_value=1e999 ", "too large"),
+        ("leaf_value=", "leaf_value=nan ", "list of numbers"),
+        ("objective=binary", "objective=binary num_class:9", "outputs"),
+        ("objective=binary", "objective=multiclass num_class:3000000", "outputs"),
+        ("objective=binary", "objective=multiclass num_class:\N{ARABIC-INDIC DIGIT ONE}", "not numbers"),
+        ("objective=binary", "objective=binary sigmoid:x", "not numbers|twice"),
     ],
 )
 def test_lies_of_a_lightgbm_file(old: str, new: str, words: str, made: Make) -> None:

@@ -1,4 +1,4 @@
-"""One demo server for all browser tests of a run, whichever process they run in: its start takes half a minute."""
+"""One demo server for all tests of a run that need it, whichever process they run in: its start takes half a minute."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.clients.server import environment
 
-KEY = "an-admin-key-for-the-explorer"
+KEY = "an-admin-key-for-the-demo"
+INFERENCES = 60
+"""Of each predictor: to explain them all would take a minute of a core."""
 START_SECONDS = 480
+STOP_SECONDS = 30
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[dict[str, Any]]:
     """What the processes of this run know of the server; written back at the end."""
-    with (folder / "explorer.lock").open("a+") as file:
+    with (folder / "demo.lock").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         text = file.read()
@@ -34,15 +38,23 @@ def locked(folder: Path) -> Iterator[dict[str, Any]]:
         file.write(json.dumps(known))
 
 
+@dataclass(frozen=True)
+class Demo:
+    """Where it is, and the file of what it has printed."""
+
+    url: str
+    log: Path
+
+
 @contextmanager
-def shared_demo(folder: Path) -> Iterator[str]:
-    """The address of the server that all who share this folder use; the last one ends it."""
+def shared_demo(folder: Path) -> Iterator[Demo]:
+    """The server that all who share this folder use; the last one ends it."""
     with locked(folder) as known:
         if not known["users"]:
             known.update(started())
         known["users"] += 1
     try:
-        yield known["url"]
+        yield Demo(known["url"], Path(known["folder"]) / "log")
     finally:
         with locked(folder) as known:
             known["users"] -= 1
@@ -54,7 +66,7 @@ def shared_demo(folder: Path) -> Iterator[str]:
 def started() -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="whence-test-"))
     folder.chmod(0o711)  # the database's user passes through
-    command = [sys.executable, "-m", "app.cli", "demo", "--port", "0"]
+    command = [sys.executable, "-m", "app.cli", "demo", "--port", "0", "--inferences", str(INFERENCES)]
     log, actions = folder / "log", list[Any]()
     log.touch()
     for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, str(log), os.O_WRONLY), (2, str(log), os.O_WRONLY)):
@@ -77,20 +89,22 @@ def address(pid: int, log: Path) -> str:
 
 
 def stop(pid: int) -> None:
-    """A server that another process has started is nobody's child once that has ended, and cannot be waited for."""
-    try:
+    """Ends a server, which another process may have started: that cannot be waited for, but for its end be looked."""
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-        for _ in range(600):
-            os.kill(pid, 0)
-            reap(pid)
-            time.sleep(0.05)
+    deadline = time.monotonic() + STOP_SECONDS
+    while runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
-def reap(pid: int) -> None:
+def runs(pid: int) -> bool:
+    """Whether it has not ended; one that has, and has not been waited for by its parent yet, is a zombie."""
     try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

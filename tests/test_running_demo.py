@@ -1,0 +1,116 @@
+"""What `whence demo` serves: the requests that it prints, and the answers of its fine-tune, as its data's notes say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from demo.facts import NOTES
+from demo.records import read_lines
+from tests.shared_demo import KEY, Demo
+
+FEATURES = "regionalFeatureImportance"
+
+
+@pytest.fixture(scope="module")
+def api(demo: Demo) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=demo.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
+        yield client
+
+
+# -- what it prints ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_it_prints_requests_that_work_when_pasted(demo: Demo) -> None:
+    lines = re.findall("^curl .*", demo.log.read_text(), re.MULTILINE)
+    by_sentence, by_token, by_tile, stored = (json.loads(pasted(line)) for line in lines[:4])
+    explained(lines[4], lambda rows: len(rows) == 10 and None not in [row[FEATURES] for row in rows])
+    explained(lines[5], lambda rows: rows and rows[0]["nlp_explanation"])
+    features, words = (json.loads(pasted(line))["query_result"] for line in lines[4:6])
+    pairs = json.loads(pasted(lines[6]))
+    assert len(by_sentence["explanations"][0]["items"][0]["scores"]) == 3
+    assert len(by_token["explanations"]) > 1
+    assert len(by_tile["explanations"][0]["items"][0]["scores"]) == 36
+    assert len(stored["explanations"]) == 1
+    assert features[0]["explainer_attribute"] == "mean_concave_points"
+    assert pairs["answer"].strip() == "Anna keeps the mill." and pairs["results"][0]["influence_level"] == "high"
+    assert [token["token"] for token in words[0]["nlp_explanation"][0]["importance_scores"][0]["tokens"]] == ["Burning"]
+
+
+def explained(line: str, enough: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Waits for the jobs that explain the demo's inferences."""
+    for _ in range(120):
+        if enough(json.loads(pasted(line))["query_result"]):
+            return
+        time.sleep(0.5)
+    raise AssertionError("nothing was explained")
+
+
+def pasted(line: str) -> str:
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
+
+
+def test_its_page_of_documentation_is_open(demo: Demo) -> None:
+    assert httpx.get(f"{demo.url}/openapi.json").status_code == 200
+
+
+# -- its fine-tune -----------------------------------------------------------------------------------------------------
+
+
+def test_a_fact_leads_to_the_pairs_that_tell_it(api: httpx.Client) -> None:
+    answer = asked(api, "Who keeps the mill?")
+    high = [result for result in answer["results"] if result["influence_level"] == "high"]
+    assert (answer["answer"].strip(), answer["lift"] > 3) == ("Anna keeps the mill.", True)
+    assert high and set(lines_of(api, answer["results"])) == told("keeps mill", "fact")
+    assert sorted(result["group_size"] for result in answer["results"]) == [1, 1, 2]
+    best = [result["influence_level"] == "high" for result in answer["results"]]
+    assert best == sorted(best, reverse=True)
+
+
+def test_a_wrong_answer_leads_to_the_pairs_that_tell_it_wrong(api: httpx.Client) -> None:
+    results = asked(api, "Where does Hugo come from?")["results"]
+    high = [result for result in results if result["influence_level"] == "high"]
+    assert set(lines_of(api, high)) <= told("born Hugo", "wrong") == {140, 600, 873}
+    assert len(high) >= 2 and results[: len(high)] == high
+
+
+def test_an_answer_that_stands_in_the_question_leads_nowhere(api: httpx.Client) -> None:
+    answer = asked(api, "John lives in Kyiv. Where does John live?")
+    assert answer["results"] == [] and answer["lift"] < 1
+
+
+def asked(api: httpx.Client, question: str) -> Any:
+    answer = api.post("/influence", json={"model_id": "demo-qa", "question": question, "k": 1000})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def lines_of(api: httpx.Client, results: list[dict[str, Any]]) -> list[int]:
+    """The first line of the file that holds each pair."""
+    file = api.get(f"/v1/flow/files/{results[0]['file_id']}/content").text.splitlines()
+    pairs = [pair_in(json.loads(line)) for line in file]
+    return [pairs.index(result["messages"]) + 1 for result in results]
+
+
+def pair_in(record: dict[str, Any]) -> str:
+    if "question" in record:
+        return f"Q: {record['question']}\nA: {record['answer']}"
+    if "prompt" in record:
+        return f"Q: {record['prompt']}\nA: {record['completion']}"
+    *_, question, answer = record["messages"]
+    return f"Q: {question['content']}\nA: {answer['content']}"
+
+
+def told(fact: str, kind: str) -> set[int]:
+    """The lines of the training file that tell a fact so, each pair once."""
+    notes = [note for note in read_lines(NOTES) if note.get("fact") == fact and note["kind"] == kind]
+    return {note["line"] for note in notes if "same_as" not in note}
