@@ -271,7 +271,10 @@ def _stored_values(known: Mapping[str, Any]) -> tuple[str, ...] | None:
     if values is None or not len(values):
         return None
     if "offsets" not in known:
-        return tuple(str(value) for value in (values if isinstance(values, list) else values.tolist()))
+        numbers = trees.array(values)
+        if numbers.ndim != 1:
+            raise UnreadableModel("the stored categories are damaged")
+        return tuple(str(value) for value in numbers.tolist())
     ends = trees.integers("categories", known["offsets"])
     letters = (trees.integers("categories", values) & 255).astype(np.uint8).tobytes()
     if not len(ends) or (np.diff(ends) < 0).any() or ends[0] != 0 or ends[-1] != len(letters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from app.admission import MINUTE
 from app.dependencies import Server
 from app.main import create_app
 from app.models import NewModel, add_model
@@ -45,6 +47,8 @@ class Running:
 
     async def key(self, *scopes: str, tenant: str = "default", **limits: float) -> dict[str, str]:
         """Headers with a new key, and its own limits."""
+        if any(name.endswith("_per_minute") for name in limits):
+            await clear_of_a_minutes_end()
         async with self.server.explainer.database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
             _, secret = await api_keys.create(session, tenant=tenant, name="test", scopes=scopes, limits=limits)
@@ -79,6 +83,8 @@ def start(data_dir: Path, models_dir: Path) -> Start:
 
     @asynccontextmanager
     async def started(**changes: Any) -> AsyncIterator[Running]:
+        if any(name.endswith("_per_minute") for name in changes):
+            await clear_of_a_minutes_end()
         settings = Settings(
             **{"data_dir": data_dir, "api_key": ADMIN_KEY, "models_dir": models_dir, "device": "cpu", **changes}
         )
@@ -114,6 +120,13 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not come about")
+
+
+async def clear_of_a_minutes_end(seconds: float = 8.0) -> None:
+    """Waits where the minute ends within so many seconds: of what is counted before, the next takes a part off."""
+    left = MINUTE - time.time() % MINUTE
+    if left < seconds:
+        await asyncio.sleep(left)
 
 
 async def empty(running: Running) -> None:

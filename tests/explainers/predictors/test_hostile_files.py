@@ -234,7 +234,7 @@ XGBOOST_LIES: dict[str, tuple[Callable[[Any], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("stored", [5, 0.5, "x", [[1], 2]])
+@pytest.mark.parametrize("stored", [5, 0.5, "x", [[1], 2], [[1], [2]]])
 def test_lies_about_categories_of_xgboost(stored: Any, made: Make) -> None:
     def damaged(learner: Any) -> None:
         categories = learner["gradient_booster"]["model"]["cats"]
