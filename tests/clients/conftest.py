@@ -14,6 +14,7 @@ import pytest
 from tests import tiny_models
 from tests.app.conftest import CHAT_TEMPLATE
 from tests.clients.server import Server, objects, running, whence
+from tests.clients.stages import stage
 from tests.fine_tunes import save_base, save_fine_tune, training_file
 from tests.postgres import reachable_folder
 
@@ -104,9 +105,15 @@ def drive_seekr(server: Server, clients: Path) -> Drive:
 
 def scenes(server: Server, python: Path, warnings: str) -> Drive:
     def run(script: str, scene: str, *, token: str = SECRET, path: str = "") -> Any:
-        command = [python, "-W", warnings, Path(__file__).with_name(script), scene, server.url + path, token]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(stage(python, warnings).printed(script, scene, server.url + path, token))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def arthur(clients: Path) -> Callable[..., Any]:
+    """Runs a script with Arthur's client, which prints its progress before what it found."""
+    python = clients / ".venv-arthur" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("arthurai runs on Python 3.11 alone")
+    return lambda script, *arguments: json.loads(stage(python).printed(script, *arguments).rpartition("\nfound ")[2])

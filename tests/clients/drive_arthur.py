@@ -75,4 +75,5 @@ def journey(host, token):
     return found
 
 
-json.dump(journey(*sys.argv[1:]), sys.stdout)
+found = json.dumps(journey(*sys.argv[1:]))
+sys.stdout.write(f"\nfound {found}\n")

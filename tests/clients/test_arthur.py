@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
+from typing import Any
 
 from tests.clients.conftest import SECRET
 from tests.clients.server import Server
 
 
-def test_the_journey_of_a_user(server: Server, clients: Path) -> None:
-    python = clients / ".venv-arthur" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("arthurai runs on Python 3.11 alone")
-    script = Path(__file__).with_name("drive_arthur.py")
-    done = subprocess.run(
-        [python, script, server.url, SECRET], capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout[done.stdout.index('{"sent"') :])  # the client prints its progress before
+def test_the_journey_of_a_user(server: Server, arthur: Callable[..., Any]) -> None:
+    found = arthur("drive_arthur.py", server.url, SECRET)
     assert found["sent"] == found["truths"] == {"success": 20, "failure": 0, "total": 20}
     assert found["again"] == {"success": 0, "failure": 1, "total": 1}
     assert found["file"] == found["truth file"] == {"success": 30, "failure": 0, "total": 30}

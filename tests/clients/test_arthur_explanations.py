@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +24,7 @@ from tests.clients.conftest import SECRET
 from tests.clients.server import Server, objects, running, whence
 from tests.postgres import reachable_folder
 
+SCRIPT = "drive_arthur_explanations.py"
 MODELS = "/api/v3/models"
 COUNT, SENT = 60, 12
 INPUTS, REGIONS = ("income", "tenure", "region"), ("west", "north", "south", "east")
@@ -34,16 +34,6 @@ OFF = {"enabled": False, "status": "Disabled", "config": {}}
 WORDS = ("Anna", "lives in", "Oslo", "Ben", "the key", "red box", "Norway", "Rome")
 
 Found: TypeAlias = dict[str, Any]
-
-
-def found_by_client(server: Server, python: Path, scene: str, told: Path) -> Found:
-    """What a run of the client printed."""
-    script = Path(__file__).with_name("drive_arthur_explanations.py")
-    command = [python, script, scene, server.url, SECRET, told]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    found: Found = json.loads(done.stdout.rpartition("\nfound ")[2])  # the client prints its progress before
-    return found
 
 
 def boosted(folder: Path) -> Path:
@@ -133,19 +123,16 @@ def server(folder: Path) -> Iterator[tuple[Server, Path]]:
 
 
 @pytest.fixture(scope="module")
-def found(server: tuple[Server, Path], clients: Path, folder: Path, told: Found) -> Found:
+def found(server: tuple[Server, Path], arthur: Callable[..., Any], folder: Path, told: Found) -> Found:
     """What both runs of the client found, and our own answers afterwards."""
-    python = clients / ".venv-arthur" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("arthurai runs on Python 3.11 alone")
     file = folder / "told.json"
     file.write_text(json.dumps(told), encoding="utf-8")
     started, data_dir = server
-    begun = found_by_client(started, python, "begin", file)
+    begun: Found = arthur(SCRIPT, "begin", started.url, SECRET, str(file))
     with ThreadPoolExecutor() as threads:
         list(threads.map(lambda name: add_beside(data_dir, name, folder / "churn.json"), ("churn", "late")))
     add_texts(started)
-    found = begun | found_by_client(started, python, "end", file)
+    found: Found = begun | arthur(SCRIPT, "end", started.url, SECRET, str(file))
     return found | {"ours": our_answers(started, found["tabular"]["id"])}
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,17 +15,8 @@ CLOSED = {"dataset_close_result": {"message": "success"}}
 
 
 @pytest.fixture(scope="module")
-def found(server: Server, clients: Path) -> dict[str, Any]:
-    python = clients / ".venv-arthur" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("arthurai runs on Python 3.11 alone")
-    script = Path(__file__).with_name("drive_arthur_session.py")
-    done = subprocess.run(
-        [python, script, server.url, NAME, SECRET],
-        env=os.environ | {"MPLBACKEND": "Agg"}, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    result: dict[str, Any] = json.loads(done.stdout.rpartition("\nfound ")[2])  # the client prints its progress before
+def found(server: Server, arthur: Callable[..., Any]) -> dict[str, Any]:
+    result: dict[str, Any] = arthur("drive_arthur_session.py", server.url, NAME, SECRET)
     return result
 
 
