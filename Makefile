@@ -55,7 +55,7 @@ check: dev ## format, lint, types, import contracts and security, without the te
 
 test: python ## everything that must hold: the checks, then the tests; what CI runs
 	@$(MAKE) --no-print-directory --jobs 2 check clients
-	@echo '== tests' && OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@echo '== tests' && OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(ARGS)
 	@echo 'make test: all checks passed'
 
 bench: dev ## run every benchmark; results under benchmarks/results/

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from starlette.routing import BaseRoute
 
 from app import logs
 from app.admission import limits_of
@@ -83,12 +85,19 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     app.add_middleware(AuditTrail)
     app.add_middleware(Envelope, traffic=traffic, meters=meters, traces=traces)
     add_error_answers(app)
-    for routes in DIALECTS.values():
-        # Flat: every router inside another is searched anew for each request.
-        app.router.routes.extend(routes())
+    app.router.routes.extend(api_routes())
     add_explorer(app)
     add_docs(app, open_docs=settings.open_docs)
     return app
+
+
+@functools.cache
+def api_routes() -> tuple[BaseRoute, ...]:
+    """Those of all dialects, which keep nothing of an application: made once, as that takes a while.
+
+    Flat: every router inside another is searched anew for each request.
+    """
+    return tuple(route for routes in DIALECTS.values() for route in routes())
 
 
 @asynccontextmanager

@@ -6,19 +6,23 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch  # noqa: F401 - brings the OpenMP runtime that LightGBM's wheel leaves to others
+from xdist.scheduler import LoadScopeScheduling
 
 from storage import tenants
 from storage.database import Database
 from storage.migrations import migrate
+from tests.demo_server import Demo, running_demo
 from tests.postgres import Server, reachable_folder, running_server
-from tests.shared_demo import Demo, shared_demo
 
 ROOT = Path(__file__).parent
-WAITING = ("explorer", "contract", "clients", ".")
-"""Folders of tests that start servers of their own, and wait for them. They come first, so that nobody waits last."""
+TOGETHER = {"explorer": "demo", "test_running_demo.py": "demo", "clients": "clients"}
+"""Folders and files whose tests use one server: one process runs them, so that it is started once."""
+FIRST = ("demo", "contract", "clients")
+"""What takes longest."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -26,13 +30,32 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+class Groups(LoadScopeScheduling):
+    """Hands out tests by what one process runs."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(ROOT.parent / nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first, then those that start servers of their own and wait for them, so that nobody waits last."""
     items.sort(key=lambda item: place(item.path))
 
 
+def group(path: Path) -> str:
+    """What one process runs: a file, or several."""
+    first, *_ = parts = path.relative_to(ROOT).parts
+    return TOGETHER.get(first, "/".join(parts))
+
+
 def place(path: Path) -> int:
-    folder = str(path.parent.relative_to(ROOT))
-    return WAITING.index(folder) if folder in WAITING else len(WAITING)
+    first, *within = path.relative_to(ROOT).parts
+    name = TOGETHER.get(first, first)
+    return FIRST.index(name) if name in FIRST else len(FIRST) + bool(within)
 
 
 @pytest.fixture(scope="session")
@@ -49,10 +72,9 @@ def postgres() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Demo]:
+def demo() -> Iterator[Demo]:
     """The one demo server of this run."""
-    folder = tmp_path_factory.getbasetemp()
-    with shared_demo(folder if worker_id == "master" else folder.parent) as demo:
+    with running_demo() as demo:
         yield demo
 
 

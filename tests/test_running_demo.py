@@ -15,7 +15,7 @@ import pytest
 
 from demo.facts import NOTES
 from demo.records import read_lines
-from tests.shared_demo import KEY, Demo
+from tests.demo_server import KEY, Demo
 
 FEATURES = "regionalFeatureImportance"
 

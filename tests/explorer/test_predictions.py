@@ -14,9 +14,9 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page
 
+from tests.demo_server import INFERENCES
 from tests.explorer.conftest import Check, Watch
 from tests.explorer.test_hostile import HOSTILE, MODELS, SHORT, WHEN, harmless
-from tests.shared_demo import INFERENCES
 
 PATH = "/explorer/predictions"
 TABULAR, TEXTS = f"{PATH}?model=demo-tabular", f"{PATH}?model=demo-text"

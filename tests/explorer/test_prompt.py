@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 from playwright.sync_api import Locator, Page, expect
 
+from tests.demo_server import KEY
 from tests.explorer.conftest import Check, Watch
-from tests.shared_demo import KEY
 
 PROMPT = "Anna lives in Oslo. Ben lives in Rome. Anna lives in"
 PICTURE = Path(__file__).parents[2] / "demo" / "data" / "shapes_example.png"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import BrowserContext, Page
 
+from tests.demo_server import KEY
 from tests.explorer.conftest import Check, Watch, sign_in
-from tests.shared_demo import KEY
 
 
 def test_a_key_opens_the_pages_and_signing_out_closes_them(
