@@ -11,6 +11,7 @@ SEEKR := .venv-seekr
 AUDIT := .venv-audit
 PIP_FLAGS ?= --quiet --quiet --disable-pip-version-check
 ARGS ?=
+UNCOMPILED := /site-packages/(mypy|opentelemetry|peft|playwright|ray|sympy|torch|transformers)/|/tests/
 suits = $(1) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$(call suits,$$python) && echo $$python && break; done)
@@ -77,7 +78,8 @@ image-check: ## build the container image without a Docker engine and start the 
 stale = ! { echo '$(CURDIR)'; cat $(3); } | cmp -s - $(1)/.installed-$(2)
 
 # $(4) pip's arguments. An environment whose Python is gone or too old is made anew. pip compiles on one core, and all that
-# it installs; so it does not, and what serves, whose confined processes cannot write, is compiled on all.
+# it installs; so it does not, and what serves, whose confined processes cannot write, is compiled on all: without the
+# largest packages, which these never import and of which a server imports a small part.
 define install
 $(call suits,$(1)/bin/python) && $(1)/bin/python -m pip --version >/dev/null 2>&1 \
 	|| $(PYTHON) -m venv --clear $(1) || exit 1; \
@@ -86,7 +88,7 @@ $(1)/bin/python -m pip install $(PIP_FLAGS) --no-compile $(4) || { \
 	echo 'make: pip could not install the packages; its reason stands above.' >&2; \
 	echo '      Without internet access, point pip at a mirror (PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS);' >&2; \
 	echo '      make PIP_FLAGS= shows all that pip does.' >&2; exit 1; }; \
-$(if $(filter $(VENV),$(1)),$(1)/bin/python -m compileall -q -j 0 $(1)/lib >/dev/null 2>&1;) \
+$(if $(filter $(VENV),$(1)),$(1)/bin/python -m compileall -q -j 0 -x '$(UNCOMPILED)' $(1)/lib >/dev/null 2>&1;) \
 { echo '$(CURDIR)'; cat $(3); } > $(1)/.installed-$(2)
 endef
 
