@@ -23,7 +23,7 @@ from app.explain import Explainer
 from app.explainability import SHARDS, Config, scorer_of, state_of
 from app.flights import Watch
 from app.monitored import Monitored, find_active
-from app.runtime import Spent
+from app.runtime import SharedJob, Spent
 from app.scores import rows_of
 from app.scoring import Outcome, Scorer, checked
 from explainers.types import Checkpoint
@@ -231,15 +231,21 @@ class Backfill:
     async def run(self, after: int) -> None:
         """Until nothing is lacking, the job is not ours any more, or the state of the explanations has changed."""
         try:
-            while await self.begin(after):
-                await self.share.compute_all(self.goes_on)
-                while await self.others():
-                    await asyncio.sleep(LOOK_SECONDS)
+            shared = SharedJob.of(self.job, self.share.model.id, self.share.scorer.device)
+            async with self.share.explainer.runtime.helped(shared, self.free):
+                while await self.begin(after):
                     await self.share.compute_all(self.goes_on)
+                    while await self.others():
+                        await asyncio.sleep(LOOK_SECONDS)
+                        await self.share.compute_all(self.goes_on)
         except Outdated:
             self.steps.total = self.steps.done
             async with self.share.transaction() as session:
                 await shards.forget(session, self.job.id)
+
+    async def free(self) -> int:
+        async with self.share.transaction() as session:
+            return (await shards.left(session, self.job.id)).free
 
     async def begin(self, after: int) -> bool:
         """Goes on with the shards that are left of an earlier attempt, or cuts new ones; False: nothing is lacking."""

@@ -4,10 +4,9 @@ Context: a build takes minutes to days, its workers may be killed at any time, a
 shard is a file whose content is fixed by the training data and the weights alone; whoever has leased it computes it,
 writes it whole, and only then says so, under the number of its lease. The job calls one helper, and each helper the
 next, so that every worker with nothing else to do joins in, unless reading the training data would take it longer than
-its share of what is left; helpers make way for jobs that wait. What is derived is
-made by the job itself, in the folder of the build, and the finished folder gets its name before its row says that it is
-ready. Consequence: a killed worker loses the shard under way, its lease runs out, and the index has the same bytes
-whatever happened on the way.
+its share of what is left; helpers make way for jobs that wait. What is derived is made by the job itself, in the folder
+of the build, and the finished folder gets its name before its row says that it is ready. Consequence: a killed worker
+loses the shard under way, its lease runs out, and the index has the same bytes whatever happened on the way.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from app.influence_indexes import SHARDS, building_folder_of, folder_of, sweep
 from app.mask_checks import mask_facts
 from app.records import digest_of as digest_of_values
 from app.refusals import Refusal, ShuttingDown
+from app.runtime import SharedJob
 from app.turns import take_turns
 from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
 from explainers.influence.examples import Example, Mask
@@ -88,6 +88,7 @@ async def compute_shards(explainer: Explainer, job: Job, request: Mapping[str, A
                 return id
             await call_help(session, job, id, pace.next, free - 1)
     build = Build(explainer, job, steps, await ground_of(explainer, job, id))
+    await build.make_folder()
     await build.compute_all(helping=True)
     if build.makes_way:
         raise Later(0)
@@ -139,7 +140,6 @@ class Build:
         """From wherever the build is to the ready index."""
         final = folder_of(self.explainer.data_dir, self.job.tenant_id, self.id)
         if not await asyncio.to_thread(final.exists):
-            await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
             await self.all_shards()
             generic = await self.generic()
             await self.derive(generic)
@@ -160,11 +160,20 @@ class Build:
         """Until every shard's file is there and what its digest says, by this worker and others."""
         async with self.transaction() as session:
             await influence.plan(session, self.id, self.ground.material.pieces)
-        while True:
-            await self.compute_all()
-            if not (await self.look()).missing and not await self.lost():
-                return
-            await asyncio.sleep(LOOK_SECONDS)
+        shared = SharedJob.of(self.job, self.id, self.ground.tune.model.device.type)
+        async with self.explainer.runtime.helped(shared, self.free):
+            while True:
+                await self.make_folder()
+                await self.compute_all()
+                if not (await self.look()).missing and not await self.lost():
+                    return
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def make_folder(self) -> None:
+        await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+
+    async def free(self) -> int:
+        return (await self.look()).free
 
     async def look(self) -> Progress:
         """Tells how far all workers are."""
@@ -185,7 +194,6 @@ class Build:
 
     async def compute_all(self, *, helping: bool = False) -> None:
         """As long as there are shards that nobody else has leased; `helping` makes way for jobs that wait."""
-        await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         while not self.makes_way and (lease := await self.leased()) is not None:
             started = time.monotonic()
             try:

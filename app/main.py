@@ -34,6 +34,7 @@ from app.models import keep_loaded
 from app.readiness import Readiness
 from app.runtime import Runtime
 from app.settings import Settings
+from app.shard_tasks import take_part
 from app.start import first_key, open_database
 from app.tracing import Traces, traces_of
 from app.traffic import Traffic
@@ -161,7 +162,7 @@ async def open_runtime(
     if settings.ray_address is not None:
         from app.cluster.opening import open_cluster  # noqa: PLC0415 - brings Ray
 
-        async with open_cluster(settings, await home(database), meters, traces) as runtime:
+        async with open_cluster(settings, await home(database), meters, traces, take_part) as runtime:
             yield runtime
         return
     runtime = Runtime(queue_limit=settings.queue_limit, device=settings.device, meters=meters, traces=traces)

@@ -70,6 +70,12 @@ class Meters:
             ["kind", "outcome"],
             registry=own,
         )
+        self.shard_tasks = Counter(
+            "whence_shard_tasks",
+            "Tasks that nodes of a Ray cluster had for jobs led by this process, by how they ended.",
+            ["outcome"],
+            registry=own,
+        )
         self.audit_lost = Counter("whence_audit_lost", "Rows of the audit log that could not be written.", registry=own)
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float, problem: str | None) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
+from uuid import UUID
 
 from app.device import Device, Outcome, Priority, Work
 from app.meters import Meters
@@ -27,6 +29,7 @@ from explainers.errors import ExplainerError, MissingCapability
 from explainers.language_model import LanguageModel, Passes
 from explainers.loaders import FINE_TUNES, LOADERS, Model
 from explainers.types import Checkpoint
+from storage.jobs import Job
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,31 @@ class Refused:
 class Loaded:
     registration: Registration
     model: Model
+
+
+def versions() -> tuple[str, ...]:
+    """Of what numbers depend on: ours and PyTorch's."""
+    return version("whence"), version("torch")
+
+
+@dataclass(frozen=True, slots=True)
+class SharedJob:
+    """An attempt at a job whose shards anybody may lease.
+
+    It is `about` an index or a monitored model, and computes on a `device` of that type (cpu, cuda).
+    """
+
+    kind: str
+    tenant: str
+    job: UUID
+    attempt: int
+    about: UUID
+    device: str
+    versions: tuple[str, ...] = field(default_factory=versions)
+
+    @classmethod
+    def of(cls, job: Job, about: UUID, device: str) -> Self:
+        return cls(job.kind, job.tenant_id, job.id, job.attempts, about, device)
 
 
 class Spent:
@@ -149,6 +177,13 @@ class Runtime:
     async def held(self, registration: Registration) -> Model:
         """As `model`, with its weights in this process in any case."""
         return await self.model(registration)
+
+    @asynccontextmanager
+    async def helped(self, shared: SharedJob, free: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
+        """Inside, shards of the job that nobody has leased, of which `free` says how many there are, may be computed
+        elsewhere, too; here nobody does, beside workers that find the job in the queue.
+        """
+        yield
 
     async def read(
         self,

@@ -16,6 +16,7 @@ from explainers.background import Background, readied
 from explainers.errors import InconsistentAnswer, InvalidRequest, PredictorFailed
 from explainers.methods.lime import Draws
 from explainers.predictors.binding import BoundTexts, TablePredictor
+from explainers.sequence_classifier import SequenceClassifier
 from explainers.surrogates import (
     TABLE_ALGORITHMS,
     TEXT_ALGORITHMS,
@@ -72,6 +73,12 @@ class Scorer:
     @property
     def outputs(self) -> tuple[str, ...]:  # K
         return self.predictor.outputs
+
+    @property
+    def device(self) -> str:
+        """The type of the one that its model runs on."""
+        artifact = self.predictor.artifact
+        return str(artifact.network.device.type) if isinstance(artifact, SequenceClassifier) else "cpu"
 
     def predictions(self, algorithm: str, rows: int = 1) -> int:
         """How many rows or texts the model is asked for to explain so many together, at most."""

@@ -107,8 +107,9 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None,
         pattern=r"^([^:/]+|\[[^]]+\]):\d+$",
-        description="Ray cluster that runs the models which complete prompts, as host:port of its head. This "
-        "machine is one of its nodes. Needs the extra `ray`. Without it they run in the server itself.",
+        description="Ray cluster that runs the models which complete prompts, and helps with long jobs, as "
+        "host:port of its head. This machine is one of its nodes. Needs the extra `ray`. Without it they run in the "
+        "server itself.",
     )
     ray_token: SecretStr | None = Field(default=None, description="The token that the Ray cluster asks for.")
     ray_token_file: Path | None = Field(default=None, description="File to read WHENCE_RAY_TOKEN from.")

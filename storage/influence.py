@@ -238,6 +238,12 @@ async def twin(session: AsyncSession, id: UUID, key: bytes) -> Twin | None:
     return None if row is None else Twin(row.index_id, row.number, row.first, row.digest)
 
 
+async def keys(session: AsyncSession, id: UUID) -> dict[int, bytes]:
+    """Of all shards: what decides their contents."""
+    columns = select(InfluenceShard.number, InfluenceShard.key).where(InfluenceShard.index_id == id)
+    return {row.number: row.key for row in await session.execute(columns)}
+
+
 async def progress(session: AsyncSession, id: UUID) -> Progress:
     done = InfluenceShard.digest.is_not(None)
     sums = select(

@@ -87,7 +87,7 @@ def test_the_database_role_is_below_row_level_security() -> None:
     assert make_url(SERVICES["server"]["environment"]["WHENCE_DATABASE_URL"]).username == "whence"
 
 
-OURS = ["migrate", "server", "server-gpu", "server-ray", "worker", "worker-gpu"]
+OURS = ["migrate", "server", "server-gpu", "server-ray", "worker", "worker-gpu", "worker-ray"]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -127,7 +127,7 @@ def test_many_workers_share_the_jobs() -> None:
     assert "container_name" not in SERVICES["worker"] and "ports" not in SERVICES["worker"]
 
 
-RAY = ["ray-head", "ray-node", "server-ray"]
+RAY = ["ray-head", "ray-node", "server-ray", "worker-ray"]
 
 
 @pytest.mark.parametrize("name", RAY)
@@ -142,9 +142,13 @@ def test_ray_lets_nobody_in_without_its_token(name: str) -> None:
 
 
 def test_nothing_of_ray_is_reached_from_outside() -> None:
-    assert COMPOSE["networks"]["ray"] == {"internal": True}
-    for name in ("ray-head", "ray-node"):
-        assert "ports" not in SERVICES[name] and SERVICES[name]["networks"] == ["ray"]
+    assert COMPOSE["networks"]["ray"] == COMPOSE["networks"]["database"] == {"internal": True}
+    for name, networks in (("ray-head", ["ray"]), ("ray-node", ["ray", "database"])):
+        assert "ports" not in SERVICES[name] and SERVICES[name]["networks"] == networks
+    assert [name for name, each in SERVICES.items() if "database" in each.get("networks", ())] == [
+        "ray-node",
+        "postgres",
+    ]
     head = SERVICES["ray-head"]["command"]
     assert {"--include-dashboard=false", "--dashboard-host=127.0.0.1", "--num-cpus=0"} <= set(head)
     assert [port.split(":")[0] for port in SERVICES["server-ray"]["ports"]] == ["127.0.0.1"]
@@ -158,6 +162,17 @@ def test_a_server_of_a_ray_cluster_keeps_what_other_servers_have() -> None:
     assert service["environment"]["WHENCE_RAY_TOKEN_FILE"] == "/run/secrets/ray_token"
     assert set(service["depends_on"]) == {"postgres", "migrate", "ray-head", "ray-node"}
     assert SERVICES["ray-node"]["volumes"] == service["volumes"]  # replicas read models and indexes themselves
+
+
+def test_a_worker_of_a_ray_cluster_leads_jobs_that_its_nodes_find() -> None:
+    leads, node = SERVICES["worker-ray"], SERVICES["ray-node"]
+    assert leads["command"][0].endswith("&& exec whence worker") and leads["ports"] == []
+    assert leads["environment"].items() >= SERVICES["server-ray"]["environment"].items()
+    database = {name: value for name, value in leads["environment"].items() if name.startswith("WHENCE_DATABASE")}
+    assert len(database) == 2 and node["environment"].items() >= database.items()
+    assert "database_password" in node["secrets"] and node["volumes"] == leads["volumes"]
+    assert "WHENCE_DATABASE_URL" not in SERVICES["ray-head"]["environment"]
+    assert "database_password" not in SERVICES["ray-head"]["secrets"]
 
 
 def test_extras_are_in_an_image_that_asks_for_them() -> None:

@@ -47,7 +47,7 @@ def test_pods_are_confined_and_bounded(name: str) -> None:
 def test_no_secret_is_written_down() -> None:
     for text in FILES.values():
         assert "kind: Secret\n" not in text and "stringData" not in text
-    for name in ("whence-server", "whence-worker", "whence-server-ray"):
+    for name in ("whence-server", "whence-worker", "whence-server-ray", "whence-worker-ray", "ray-1"):
         (container,) = PODS[name]["containers"]
         given = environment(container)
         assert given["WHENCE_DATABASE_URL"]["secretKeyRef"]["name"] == "whence-database"
@@ -70,6 +70,7 @@ def test_servers_leave_jobs_to_workers() -> None:
     assert PODS["whence-server"]["containers"][0]["args"] == ["serve", "--no-worker"]
     assert PODS["whence-worker"]["containers"][0]["args"] == ["worker"]
     assert PODS["whence-server-ray"]["containers"][0]["args"][0].endswith("&& exec whence serve --no-worker")
+    assert PODS["whence-worker-ray"]["containers"][0]["args"][0].endswith("&& exec whence worker")
 
 
 def test_only_the_api_is_a_service_and_only_inside() -> None:
@@ -88,9 +89,21 @@ def test_ray_lets_nobody_in_without_its_token() -> None:
     head = CLUSTER["headGroupSpec"]
     assert head["serviceType"] == "ClusterIP"
     assert head["rayStartParams"].items() >= {"include-dashboard": "false", "dashboard-host": "127.0.0.1"}.items()
-    given = environment(PODS["whence-server-ray"]["containers"][0])
-    assert (given["RAY_AUTH_MODE"], given["RAY_AUTH_TOKEN_PATH"]) == ("token", "/run/secrets/ray/auth_token")
-    assert given["WHENCE_RAY_TOKEN_FILE"] == given["RAY_AUTH_TOKEN_PATH"]
+    for name in ("whence-server-ray", "whence-worker-ray"):
+        given = environment(PODS[name]["containers"][0])
+        assert (given["RAY_AUTH_MODE"], given["RAY_AUTH_TOKEN_PATH"]) == ("token", "/run/secrets/ray/auth_token")
+        assert given["WHENCE_RAY_TOKEN_FILE"] == given["RAY_AUTH_TOKEN_PATH"]
+
+
+def test_nodes_that_compute_find_database_and_folders_and_the_head_does_not() -> None:
+    head, node = (PODS[name]["containers"][0] for name in ("ray-0", "ray-1"))
+    (leads,) = PODS["whence-worker-ray"]["containers"]
+    assert node["envFrom"] == leads["envFrom"] == [{"configMapRef": {"name": "whence"}}]
+    assert environment(node)["WHENCE_DATABASE_URL"] == environment(leads)["WHENCE_DATABASE_URL"]
+    places = [{each["name"]: each["mountPath"] for each in container["volumeMounts"]} for container in (node, leads)]
+    assert all(places[0][name] == places[1][name] for name in ("data", "models", "database"))
+    assert "envFrom" not in head and "database" not in {each["name"] for each in head["volumeMounts"]}
+    assert int(environment(leads)["WHENCE_THREADS"]) <= int(node["resources"]["limits"]["cpu"])
 
 
 def test_only_our_own_pods_reach_ray() -> None:
@@ -98,5 +111,5 @@ def test_only_our_own_pods_reach_ray() -> None:
     assert policy["policyTypes"] == ["Ingress"]
     (rule,) = policy["ingress"]
     (source,) = rule["from"]
-    assert source["podSelector"]["matchExpressions"][0]["values"] == ["whence-ray", "whence-server"]
+    assert source["podSelector"]["matchExpressions"][0]["values"] == ["whence-ray", "whence-server", "whence-worker"]
     assert all(group["template"]["metadata"]["labels"] == {"app": "whence-ray"} for group in NODES)

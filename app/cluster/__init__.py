@@ -6,7 +6,9 @@ the server. All computing passes through `Runtime.run`, which is given a closure
 Ray Serve application, one application for each set of weights and scaling. A closure travels as it is; what both sides
 have (models, indexes, who is told of progress) travels by its name (`parcels`). A replica is the in-process runtime
 with one model: turns, priorities and fairness mean there what they mean here. Deadlines, single-flight and everything
-stored stay with whoever asks. Consequence: use cases know nothing of it; work that a replica's end has cut short is
-done again by another, since answers are deterministic; predictors of rows and builds of indexes stay in this process.
-Ray is imported where it is configured, and nowhere else.
+stored stay with whoever asks. A long job that this process leads is helped by a task on each node that can
+(`node_tasks`), which leases shards from the database as a worker does. Consequence: use cases know nothing of it; work
+that a replica's end has cut short is done again by another, since answers are deterministic, and so are the shards of a
+lost node; predictors of rows, and the leading of jobs, stay in this process. Ray is imported where it is configured,
+and nowhere else.
 """

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ YOUNG_SECONDS = 600.0
 """Younger applications may be of a model that another server is about to register."""
 STOP_SECONDS = 300.0
 """For what is under way in a replica that is told to end."""
+SERVE = threading.RLock()
+"""Of whoever makes or reads a configuration of Serve, which pickles a part of it with a switch of the whole process:
+two threads would turn it off under each other.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,24 +96,30 @@ class Applications:
         there = known().get(name)
         if there is not None and there.status.value in ("DEPLOYING", "RUNNING", "UNHEALTHY"):
             return
+        with SERVE:
+            serve.run_many(
+                [self.target(name, weights, scaling)],
+                wait_for_ingress_deployment_creation=False,
+                wait_for_applications_running=False,
+            )
+
+    def target(self, name: str, weights: Weights, scaling: Scaling) -> serve.RunTarget:
+        """The application as Serve is told of it."""
         gpus = default_gpus(weights) if scaling.gpus is None else scaling.gpus
         cores = max(1, int(scaling.cpus))
-        deployment = serve.deployment(Replica, name=DEPLOYMENT).options(
-            ray_actor_options={"num_cpus": scaling.cpus, "num_gpus": gpus},
-            max_ongoing_requests=self.queue_limit + 2 * (PLACES + NICE_PLACES),
-            max_queued_requests=self.queue_limit,
-            graceful_shutdown_timeout_s=STOP_SECONDS,
-            logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
-            **replicas(scaling),
-        )
+        with SERVE:
+            deployment = serve.deployment(Replica, name=DEPLOYMENT).options(
+                ray_actor_options={"num_cpus": scaling.cpus, "num_gpus": gpus},
+                max_ongoing_requests=self.queue_limit + 2 * (PLACES + NICE_PLACES),
+                max_queued_requests=self.queue_limit,
+                graceful_shutdown_timeout_s=STOP_SECONDS,
+                logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+                **replicas(scaling),
+            )
         deployment._version = name  # else Serve takes the same deployment for a new one, and starts its replicas anew
         device = None if gpus else "cpu"  # a replica without a GPU of its own leaves those of others alone
         bound = deployment.bind(weights, device, self.queue_limit, cores, self.log_level)
-        serve.run_many(
-            [serve.RunTarget(target=bound, name=name, route_prefix=None)],
-            wait_for_ingress_deployment_creation=False,
-            wait_for_applications_running=False,
-        )
+        return serve.RunTarget(target=bound, name=name, route_prefix=None)
 
 
 def start() -> None:
@@ -127,7 +138,8 @@ def told_plainly() -> Iterator[None]:
 
 
 def known() -> dict[str, Any]:
-    return dict(serve.status().applications)
+    with SERVE:
+        return dict(serve.status().applications)
 
 
 def replicas(scaling: Scaling) -> dict[str, Any]:

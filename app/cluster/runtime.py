@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from app.cluster.applications import Applications, told_plainly
 from app.cluster.errand import Errand
+from app.cluster.node_tasks import NodeTasks, TakePart, helped
 from app.cluster.parcels import Weights
 from app.device import Outcome, Priority, Work
 from app.meters import Meters
 from app.refusals import Unreachable
-from app.runtime import Registration, Runtime, Spent
+from app.runtime import Registration, Runtime, SharedJob, Spent
 from app.scaling import Scaling
 from app.tracing import Traces
 from explainers.errors import ExplainerError
@@ -29,6 +33,7 @@ class ClusterRuntime(Runtime):
     def __init__(
         self,
         applications: Applications,
+        take_part: TakePart,
         *,
         queue_limit: int,
         device: str | None = None,
@@ -37,6 +42,7 @@ class ClusterRuntime(Runtime):
     ) -> None:
         super().__init__(queue_limit=queue_limit, device=device, meters=meters, traces=traces)
         self.applications = applications
+        self.take_part = take_part
         self._handles: dict[str, Any] = {}  # by name of the application
         self._needed: set[str] = set()  # applications of what was registered when that was last looked at
         self._held: dict[Weights, Model] = {}
@@ -57,6 +63,13 @@ class ClusterRuntime(Runtime):
             raise Unreachable("the model's replicas have just been ended: repeat the call")
         errand = Errand(handle, on, priority or Priority(), spent or Spent(), self.meters, self.traces)
         return await errand.run(work)
+
+    @asynccontextmanager
+    async def helped(self, shared: SharedJob, free: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
+        """By the nodes of the cluster."""
+        tasks = NodeTasks(self.take_part, shared, self.applications.home, torch.get_num_threads(), self.meters)
+        async with helped(tasks, free):
+            yield
 
     async def held(self, registration: Registration) -> Model:
         """Loaded on this process's own device when it is first asked for."""

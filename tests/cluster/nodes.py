@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +24,19 @@ START_SECONDS = 180
 
 @dataclass
 class Cluster:
-    """`token` is a file; `log` what the commands that started the nodes have printed."""
+    """`token` is a file, `settings` are those of Whence on its nodes; `log` is what starting them has printed."""
 
     folder: Path
     port: int
     token: Path
     guarded: bool = True
+    head: str = HEAD
+    settings: Mapping[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
-        return f"{HEAD}:{self.port}"
+        return f"{self.head}:{self.port}"
 
     @property
     def sessions(self) -> Path:
@@ -52,10 +54,11 @@ class Cluster:
             "RAY_prestart_worker_first_driver": "0",
             "RAY_enable_worker_prestart": "0",
         }
-        return os.environ | own | guard
+        return os.environ | own | guard | self.settings
 
     def start(self, ip: str, *options: str) -> None:
-        command = [*RAY, "start", "--block", f"--node-ip-address={ip}", "--num-cpus=3", "--num-gpus=0", *options]
+        has = ("--num-cpus=3", "--num-gpus=0", "--include-log-monitor=false", f"--object-store-memory={100 * 2**20}")
+        command = [*RAY, "start", "--block", f"--node-ip-address={ip}", *has, *options]
         with (self.folder / f"{ip}.log").open("wb") as log:
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
         self.started.append(process)
@@ -64,11 +67,15 @@ class Cluster:
             assert process.poll() is None and time.monotonic() < end, self.log(ip)
             time.sleep(0.05)
 
+    def join(self, ip: str) -> None:
+        """Starts a node."""
+        self.start(ip, f"--address={self.address}")
+
     def log(self, ip: str) -> str:
         return (self.folder / f"{ip}.log").read_text(errors="replace")
 
     def answers(self) -> bool:
-        with suppress(OSError), socket.create_connection((HEAD, self.port), timeout=1):
+        with suppress(OSError), socket.create_connection((self.head, self.port), timeout=1):
             return True
         return False
 
@@ -104,28 +111,29 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(*, nodes: int = 2, guarded: bool = True) -> Iterator[Cluster]:
-    """Without a dashboard, and with token authentication unless not `guarded`."""
+def running_cluster(
+    *, ips: tuple[str, ...] = (HEAD, OTHER), guarded: bool = True, **settings: str
+) -> Iterator[Cluster]:
+    """Without a dashboard, and with token authentication unless not `guarded`; a node at each address."""
     folder = Path(tempfile.mkdtemp(prefix="w", dir="/tmp"))  # paths of sockets must be short
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    cluster = Cluster(folder, free_port(), token, guarded)
-    options = ("--include-log-monitor=false", f"--object-store-memory={100 * 2**20}")
+    cluster = Cluster(folder, free_port(ips[0]), token, guarded, ips[0], settings)
     own = ("--head", f"--port={cluster.port}", f"--temp-dir={cluster.sessions}", "--include-dashboard=false")
     try:
-        cluster.start(HEAD, *own, *options)
-        for ip in (OTHER,) * (nodes - 1):
-            cluster.start(ip, f"--address={cluster.address}", *options)
+        cluster.start(ips[0], *own)
+        for ip in ips[1:]:
+            cluster.join(ip)
         yield cluster
     finally:
         cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_port() -> int:
+def free_port(ip: str = HEAD) -> int:
     with socket.socket() as listener:
-        listener.bind((HEAD, 0))
+        listener.bind((ip, 0))
         port: int = listener.getsockname()[1]
         return port
 

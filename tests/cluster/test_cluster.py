@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.clients.conftest import Drive
-from tests.clients.server import Server, whence
+from tests.clients.conftest import SECRET, Drive
+from tests.clients.server import Server, running, whence
 from tests.cluster.conftest import http, on
 from tests.cluster.nodes import OTHER, Cluster, below, listening
 
@@ -146,6 +146,24 @@ def test_a_server_with_another_token_does_not_start(cluster: Cluster, new_data_d
     done = whence(new_data_dir, "serve", "--port", "0", **on(cluster) | {"WHENCE_RAY_TOKEN_FILE": str(wrong)})
     assert done.returncode == 1 and "asks for another token" in done.stderr, done.stdout + done.stderr
     assert "0" * 64 not in done.stderr and cluster.token.read_text() not in done.stderr
+
+
+def test_two_servers_share_the_replicas_and_one_goes_on_alone(
+    cluster: Cluster, far: Server, near: Server, models_dir: Path, client: httpx.Client
+) -> None:
+    """Of one database: what one has answered the other finds, and one that ends takes no replica with it."""
+    settings = {"WHENCE_MODELS_DIR": str(models_dir), "WHENCE_API_KEY": SECRET, "WHENCE_DEVICE": "cpu", **on(cluster)}
+    with running(far.data_dir, **settings) as second, http(second) as other, ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(explain, each, 200 + number) for number in range(12) for each in (client, other)]
+        answers = [each.result(timeout=120) for each in asked]
+        pairs = list(zip(answers[::2], answers[1::2], strict=True))
+        assert all(explanations(one) == explanations(two) for one, two in pairs)
+        assert explain(other, 200).json()["id"] == explain(client, 200).json()["id"]
+        asked = [threads.submit(explain, client, 220 + number) for number in range(24)]
+        assert second.stop() == 0
+        alone = [explanations(each.result(timeout=120)) for each in asked]
+    with http(near) as local:
+        assert alone[::6] == [explanations(explain(local, 220 + number)) for number in range(0, 24, 6)]
 
 
 def test_a_node_that_dies_under_load_costs_no_answer(cluster: Cluster, far: Server, near: Server) -> None:
