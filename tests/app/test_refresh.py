@@ -45,10 +45,12 @@ async def test_it_outlives_any_error(running: Running, monkeypatch: pytest.Monke
 async def test_what_is_loaded_while_the_registry_is_read_stays(
     running: Running, tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    explainer, read = running.server.explainer, models.all_registrations
+    explainer, read, mine = running.server.explainer, models.all_registrations, asyncio.current_task()
 
     async def read_long(database: Database) -> list[Registration]:
         found = await read(database)
+        if asyncio.current_task() is not mine:  # but the server's, which looks now and then
+            return found
         await running.add(tiny_lm, name="newcomer")
         (newcomer,) = [each for each in await read(database) if each.name == "newcomer"]
         await explainer.runtime.model(newcomer)
