@@ -13,6 +13,7 @@ import pytest
 
 from app import influence_build, training_material
 from app.influence_indexes import sweep_indexes
+from explainers.influence import generic
 from storage import influence
 from tests.app.conftest import Running, Start, empty
 from tests.app.indexes import built, ended, sent
@@ -31,8 +32,9 @@ def folders(models_dir: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several shards of a dozen pairs."""
+    """Several shards of a dozen pairs, and short answers to the calibration prompts: a random model never ends one."""
     monkeypatch.setattr(training_material, "SHARD_TOKENS", 150)
+    monkeypatch.setattr(generic, "LONGEST", 8)
 
 
 async def prepared(running: Running) -> None:
