@@ -43,7 +43,7 @@ def served(settings: Settings) -> Iterator[str]:
     """The URL of a server that runs in a thread of its own."""
     app = create_app(settings)
     config = uvicorn.Config(
-        app, port=0, http="httptools", lifespan="on", log_level="warning", access_log=False, server_header=False
+        app, port=0, http="httptools", lifespan="on", log_config=None, access_log=False, server_header=False
     )
     server = uvicorn.Server(config)
     app.state.stopping = lambda: server.should_exit
