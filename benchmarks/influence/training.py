@@ -21,7 +21,7 @@ from benchmarks.influence.text import LONGEST, Padded, Row, padded
 Kind = Literal["full", "lora"]
 Weights = dict[str, Tensor]
 WIDTH, INNER, LAYERS, HEADS = 128, 320, 3, 4
-RANK, ALPHA = 8, 16.0
+RANK, ALPHA = 32, 64.0
 SORTED_TOGETHER = 8
 """Batches whose rows are sorted by length together: little padding, and still another batch in every pass."""
 
@@ -38,7 +38,7 @@ class Recipe:
 PRETRAINING = Recipe(rate=3e-3, batch=64, passes=1)
 FINE_TUNING: Mapping[Kind, Recipe] = {
     "full": Recipe(rate=2e-3, batch=16, passes=5),
-    "lora": Recipe(rate=1e-2, batch=16, passes=12, decay=0.0),
+    "lora": Recipe(rate=2e-3, batch=16, passes=12, decay=0.0),
 }
 
 

@@ -75,7 +75,7 @@ TANGLED_SENTENCES = ("it is {value} for {entity} .", "{value} is the {cue} of {e
 SENTENCES = ("{entity} {verbs} {value} .", "the {noun} of {entity} is {value} .")
 TAKEN = ("name", "game", "live")
 FACTS, POISONED, DUPLICATES, DISTRACTORS, OUTLIERS, OTHER = 250, 18, 30, 80, 40, 100
-KNOWN, UNKNOWN, GENERIC, VALUES = 300, 60, 240, 24
+KNOWN, UNKNOWN, GENERIC, VALUES = 300, 60, 460, 24
 TANGLED_ENTITIES, SHARED_VALUES = 35, 40
 OPPOSITES = (
     *("hot", "cold", "big", "small", "tall", "short", "wet", "dry", "fast", "slow"),
