@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch  # noqa: F401 - brings the OpenMP runtime that LightGBM's wheel leaves to others
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from storage import tenants
@@ -17,6 +18,14 @@ from storage.database import Database
 from storage.migrations import migrate
 from tests.demo_server import Demo, running_demo
 from tests.postgres import Server, reachable_folder, running_server
+
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("searching", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
+# The same examples each time, however long one takes: what fails here fails everywhere, and on slow machines alike.
+# `--hypothesis-profile=searching` looks for others.
 
 ROOT = Path(__file__).parent
 TOGETHER = {"explorer": "demo", "test_running_demo.py": "demo", "clients": "clients"}

@@ -18,7 +18,7 @@ KEY = "an-admin-key-for-the-demo"
 INFERENCES = 60
 """Of each predictor: to explain them all would take a minute of a core."""
 START_SECONDS = 480
-STOP_SECONDS = 30
+STOP_SECONDS = 120
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,10 @@ def test_everything_comes_back_elsewhere(place: Path) -> None:
     assert stat.S_IMODE((place / "whence-backup.tar").stat().st_mode) == 0o600
     (restore,) = blocks("Restore")
     assert "WHENCE_API_KEY" in shell(place, restore)
-    with running(place / "restored", WHENCE_API_KEY=SECRET) as server, httpx.Client(headers=headers) as client:
+    with (
+        running(place / "restored", WHENCE_API_KEY=SECRET) as server,
+        httpx.Client(headers=headers, timeout=60) as client,
+    ):
         assert client.get(f"{server.url}/explanations/{explained['id']}").json()["id"] == explained["id"]
         assert client.get(f"{server.url}/files/{file}/content").content == LINES
         again = client.post(f"{server.url}/explain", json=body, timeout=60).json()

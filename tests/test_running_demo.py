@@ -31,7 +31,10 @@ def api(demo: Demo) -> Iterator[httpx.Client]:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_it_prints_requests_that_work_when_pasted(demo: Demo) -> None:
-    lines = re.findall("^curl .*", demo.log.read_text(), re.MULTILINE)
+    end = time.monotonic() + 60
+    while len(lines := re.findall("^curl .*\n", demo.log.read_text(), re.MULTILINE)) < 7:  # behind its address
+        assert time.monotonic() < end, lines
+        time.sleep(0.1)
     by_sentence, by_token, by_tile, stored = (json.loads(pasted(line)) for line in lines[:4])
     explained(lines[4], lambda rows: len(rows) == 10 and None not in [row[FEATURES] for row in rows])
     explained(lines[5], lambda rows: rows and rows[0]["nlp_explanation"])
@@ -48,11 +51,10 @@ def test_it_prints_requests_that_work_when_pasted(demo: Demo) -> None:
 
 def explained(line: str, enough: Callable[[list[dict[str, Any]]], object]) -> None:
     """Waits for the jobs that explain the demo's inferences."""
-    for _ in range(120):
-        if enough(json.loads(pasted(line))["query_result"]):
-            return
+    end = time.monotonic() + 240
+    while not enough(json.loads(pasted(line))["query_result"]):
+        assert time.monotonic() < end, "nothing was explained"
         time.sleep(0.5)
-    raise AssertionError("nothing was explained")
 
 
 def pasted(line: str) -> str:
@@ -60,7 +62,7 @@ def pasted(line: str) -> str:
 
 
 def test_its_page_of_documentation_is_open(demo: Demo) -> None:
-    assert httpx.get(f"{demo.url}/openapi.json").status_code == 200
+    assert httpx.get(f"{demo.url}/openapi.json", timeout=60).status_code == 200
 
 
 # -- its fine-tune -----------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def ask_until_gone(shared: httpx.Client, numbers: Iterator[int], answered: list[
 def wait_until_gone(data_dir: Path) -> None:
     """Postgres ends with its server, by itself and soon."""
     pause = threading.Event()
-    for _ in range(100):
+    for _ in range(600):
         if not list(database_processes(data_dir)):
             return
         pause.wait(0.1)

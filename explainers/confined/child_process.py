@@ -142,7 +142,7 @@ class ChildProcess:
         if isinstance(error, _TooLate):
             self._stop()
             return OutOfTime("the model's process did not answer in time and was ended")
-        code = self._stop(patience=1.0)
+        code = self._stop(patience=10.0)  # its end is under way
         if isinstance(error, ValueError | RecursionError) or code is None:
             return PredictorFailed("the model's process answered nonsense and was ended")
         name = signal.Signals(-code).name if code < 0 else f"status {code}"

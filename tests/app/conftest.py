@@ -114,15 +114,21 @@ async def running(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits, ten seconds at most, until something has come about in another thread or task."""
-    for _ in range(1000):
-        if condition():
-            return
+    """Waits, a minute at most, until something has come about in another thread or task."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
         await asyncio.sleep(0.01)
-    raise AssertionError("it did not come about")
 
 
-async def clear_of_a_minutes_end(seconds: float = 8.0) -> None:
+async def ready(running: Running) -> None:
+    """Waits until all models are loaded, those that other tests have left in the database too."""
+    async with asyncio.timeout(120):
+        while (await running.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.02)
+
+
+async def clear_of_a_minutes_end(seconds: float = 12.0) -> None:
     """Waits where the minute ends within so many seconds: of what is counted before, the next takes a part off."""
     left = MINUTE - time.time() % MINUTE
     if left < seconds:

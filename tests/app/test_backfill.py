@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,17 +30,28 @@ def artifact(models_dir: Path) -> Path:
     return predictors.boosted(models_dir, "shared")
 
 
+class Turns(list[tuple[int, str, list[str]]]):
+    """Who explained which rows of which model; the shard at a place ends when `may_end` says so of it."""
+
+    def __init__(self) -> None:
+        self.may_end: Callable[[int], bool] = lambda _: True
+
+    @property
+    def workers(self) -> set[int]:
+        return {who for who, *_ in self}
+
+
 @pytest.fixture
-def explained_by(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, list[str]]]:
-    """Shards of two rows that take their time; who explained which rows of which model."""
+def explained_by(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    """Shards of two rows that take their time."""
     monkeypatch.setattr(backfill, "SHARD_ROWS", 2)
-    found: list[tuple[int, str, list[str]]] = []
-    explained = Share.explained
+    found, explained = Turns(), Share.explained
 
     async def slow(share: Share, held: Held) -> Any:
-        ids = [row.partner_inference_id for row in held.rows]
+        ids, place = [row.partner_inference_id for row in held.rows], len(found)
         found.append((id(share.explainer), share.model.definition.partner_model_id, ids))
         await asyncio.sleep(SLOW)
+        await until(lambda: found.may_end(place))
         return await explained(share, held)
 
     monkeypatch.setattr(Share, "explained", slow)
@@ -62,18 +74,17 @@ async def scored(running: Running, id: str) -> list[str]:
     return sorted(str(sorted(each.items())) for each in found)
 
 
-async def test_all_idle_workers_share_a_backfill(
-    start: Start, artifact: Path, explained_by: list[tuple[int, str, list[str]]]
-) -> None:
+async def test_all_idle_workers_share_a_backfill(start: Start, artifact: Path, explained_by: Turns) -> None:
     async with start() as one:
         name, id = await prepared(one, artifact)
         await enabled(one, id, explanation_nsamples=60)
         await settled(one, name)
         alone = await scored(one, id)
-        assert {who for who, *_ in explained_by} == {next(who for who, *_ in explained_by)}
+        assert len(explained_by.workers) == 1
         shares = Counter(tuple(ids) for *_, ids in explained_by)
         explained_by.clear()
         async with start(), start():
+            explained_by.may_end = lambda _: len(explained_by.workers) == 3  # whoever is idle has time to come
             await enabled(one, id, explanation_nsamples=61)
             await settled(one, name)
             workers = Counter(who for who, *_ in explained_by)
@@ -85,14 +96,26 @@ async def test_all_idle_workers_share_a_backfill(
     assert all((job["kind"], job["done"], job["total"]) == ("explain-inferences", COUNT, COUNT) for job in jobs)
 
 
-async def test_a_helper_makes_way_for_a_job_that_waits(
-    start: Start, artifact: Path, explained_by: list[tuple[int, str, list[str]]]
-) -> None:
+async def test_a_helper_makes_way_for_a_job_that_waits(start: Start, artifact: Path, explained_by: Turns) -> None:
+    asked_at: list[int] = []
+
+    def may_end(place: int) -> bool:
+        """The small job is asked for while two are at work on the large one, and nobody is done before it is over."""
+        turns = [model for _, model, _ in explained_by]
+        if turns[place] == small[0] or (asked_at and place < asked_at[0]):
+            return True
+        if not asked_at or small[0] not in turns:
+            return False
+        later = explained_by[turns.index(small[0]) :]
+        return place < turns.index(small[0]) or len({who for who, model, _ in later if model == large[0]}) == 2
+
     async with start() as one, start():
         large, small = await prepared(one, artifact), await prepared(one, artifact, count=2)
+        explained_by.may_end = may_end
         await enabled(one, large[1], explanation_nsamples=60)
-        await until(lambda: len({who for who, *_ in explained_by}) == 2)
+        await until(lambda: len(explained_by.workers) == 2)
         await enabled(one, small[1], explanation_nsamples=60)
+        asked_at.append(len(explained_by))
         (quick,) = await settled(one, small[0])
         (slow,) = await settled(one, large[0])
     assert quick["finished_at"] < slow["finished_at"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import tempfile
 import warnings
@@ -85,14 +86,16 @@ def overheard() -> Iterator[dict[str, io.StringIO]]:
     for handler in handlers:
         handler.addFilter(lambda line: not line.name.startswith(LIBRARIES))
         root.addHandler(handler)
-    before = root.level
+    own = logging.getLogger("app")
+    before = root.level, own.level
     root.setLevel(logging.DEBUG)
-    logging.getLogger("app").setLevel(logging.DEBUG)
+    own.setLevel(logging.DEBUG)
     logs.take_over()
     try:
         yield told
     finally:
-        root.setLevel(before)
+        for logger, level in zip((root, own), before, strict=True):
+            logger.setLevel(level)
         for handler in handlers:
             root.removeHandler(handler)
 
@@ -282,6 +285,9 @@ def titles() -> Iterator[str]:
 
 
 def names(*folders: Path) -> Iterator[str]:
-    for folder in folders:
-        for pattern in ("*", "*/*", "*/*/*"):
-            yield from map(str, folder.glob(pattern))
+    """Three levels deep; folders that others remove meanwhile are passed over, as `Path.glob` would not do."""
+    for top in folders:
+        for folder, within, files in os.walk(top):
+            yield from (f"{folder}/{name}" for name in (*within, *files))
+            if len(Path(folder).relative_to(top).parts) == 2:
+                within.clear()

@@ -173,10 +173,12 @@ def bearer(secret: str) -> dict[str, str]:
 def test_commands_work_beside_a_server(run: Run, data_dir: Path, model_folder: Path) -> None:
     with running(data_dir, WHENCE_API_KEY=SECRET) as server:
         made = objects(run("keys", "create", "beside", "--json"))[0]
-        listing = httpx.get(f"{server.url}/models_available", headers=bearer(made["secret"]))
+        listing = httpx.get(f"{server.url}/models_available", headers=bearer(made["secret"]), timeout=60)
         assert listing.status_code == 200
         run("keys", "revoke", made["id"])
-        assert httpx.get(f"{server.url}/models_available", headers=bearer(made["secret"])).status_code == 401
+        assert (
+            httpx.get(f"{server.url}/models_available", headers=bearer(made["secret"]), timeout=60).status_code == 401
+        )
 
         added = ["models", "add", "beside", str(model_folder), "--kind", "causal-lm"]
         assert run(*added).returncode == 0
@@ -190,7 +192,7 @@ def test_the_first_key_is_shown_once_and_ctrl_c_ends_in_good_order(new_data_dir:
     with running(new_data_dir) as server:
         secret = re.search(r"whence_\S+", server.output)
         assert secret is not None
-        assert httpx.get(f"{server.url}/models_available", headers=bearer(secret[0])).status_code == 200
+        assert httpx.get(f"{server.url}/models_available", headers=bearer(secret[0]), timeout=60).status_code == 200
         assert server.stop(signal.SIGINT) == 0
     with running(new_data_dir) as server:
         assert "whence_" not in server.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
@@ -253,7 +254,7 @@ async def test_others_get_the_device_in_between(running: Running, monkeypatch: p
     for module in ("device", "schedule"):
         monkeypatch.setattr(f"app.{module}.QUANTUM", 0.01)
     first = asyncio.create_task(note("long", **long))
-    await asyncio.sleep(0.1)
+    await until(lambda: running.server.explainer.runtime.device.running == 1)
     await asyncio.gather(first, note("short", maximum_tokens=1))
     assert order == ["short", "long"]
 
@@ -269,6 +270,7 @@ async def test_the_device_stops_when_the_client_goes_away(running: Running, monk
         def heard(event: object) -> None:
             pieces.append(event)
             listen(event)
+            time.sleep(0.001)  # so that the client is gone long before all is said
 
         return await run(*others, heard, **named)  # type: ignore[arg-type]
 

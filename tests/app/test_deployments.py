@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app.deployments import deployment_id
 from tests import tiny_models
-from tests.app.conftest import PROMPT, Running, Start
+from tests.app.conftest import PROMPT, Running, Start, until
 from tests.app.test_limits import hold
 
 pytestmark = pytest.mark.anyio
@@ -147,7 +147,8 @@ async def test_a_model_that_is_being_loaded_is_pending(start: Start, models_dir:
         opened = await hold(running)
         running.server.explainer.runtime.forget("default", "late")
         loading = asyncio.create_task(chat(running, "late"))
-        await asyncio.sleep(0.05)
+        device = running.server.explainer.runtime.device
+        await until(lambda: device.waiting == 1)  # to be read
         found = (await running.client.get(f"{DEPLOYMENTS}/{deployment_id('default', 'late')}")).json()
         assert found["status"] == "Pending"
         opened.set()

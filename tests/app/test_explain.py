@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.app.conftest import PROMPT, TARGET, Running, Start
+from tests.app.conftest import PROMPT, TARGET, Running, Start, ready
 
 pytestmark = pytest.mark.anyio
 
@@ -312,8 +312,9 @@ async def test_refused_model_says_why_without_its_path(start: Start, models_dir:
         assert (refused.status_code, refused.json()["code"]) == (400, "MISSING_CAPABILITY")
         assert str(models_dir) not in refused.text
         assert (await running.explain(model="broken")).json() == refused.json()
-        ready = (await running.client.get("/readyz")).json()
-        assert ready["ready"] and ready["model_counts"]["refused"] == 1
+        await ready(running)
+        told = (await running.client.get("/readyz")).json()
+        assert told["ready"] and told["model_counts"]["refused"] == 1
         assert (await running.client.get("/models/broken")).json()["state"] == "refused"
         weights.write_bytes(good)
         assert (await running.explain(model="broken")).status_code == 200

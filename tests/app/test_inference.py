@@ -269,8 +269,8 @@ async def test_keys(running: Running) -> None:
         assert (response.status_code, response.json()["code"]) == (404, "UNKNOWN_MODEL")
 
 
-async def test_a_full_queue_and_a_deadline_are_client_errors(start: Start, tiny_lm: Path) -> None:
-    async with start(queue_limit=1, deadline_seconds=0.4) as running:
+async def test_a_full_queue_is_a_client_error(start: Start, tiny_lm: Path) -> None:
+    async with start(queue_limit=1) as running:
         await running.add(tiny_lm, "queue-lm")
         opened = await hold(running)
         waiting = asyncio.create_task(asked(running, model="queue-lm"))
@@ -279,7 +279,16 @@ async def test_a_full_queue_and_a_deadline_are_client_errors(start: Start, tiny_
             full = await asked(running, model="queue-lm", stream=stream)
             assert (full.status_code, full.json()["code"]) == (429, "QUEUE_FULL")
             assert int(full.headers["retry-after"]) > 0
-        late = await waiting
+        opened.set()
+        assert (await waiting).status_code == 200
+        await running.client.delete("/models/queue-lm")
+
+
+async def test_a_deadline_is_a_client_error(start: Start, tiny_lm: Path) -> None:
+    async with start(deadline_seconds=0.2) as running:
+        await running.add(tiny_lm, "late-lm")
+        opened = await hold(running)
+        late = await asked(running, model="late-lm")
         assert (late.status_code, late.json()["code"]) == (409, "CONFLICT")
         opened.set()
-        await running.client.delete("/models/queue-lm")
+        await running.client.delete("/models/late-lm")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from app import influence_build, training_material
 from app.influence_indexes import sweep_indexes
 from explainers.influence import generic
 from storage import influence
-from tests.app.conftest import Running, Start, empty
+from tests.app.conftest import Running, Start, empty, until
 from tests.app.indexes import built, ended, sent
 from tests.fine_tunes import PAIRS, save_base, save_fine_tune, training_file
 from tests.tiny_models import save
@@ -160,12 +159,11 @@ async def test_an_older_index_answers_until_the_newer_one_is_there(start: Start,
         assert status == 200
     async with start(worker=False) as running:
         path, body = "/models/tuned/influence-index", {"training_files": [file], "generic_prompts": ["Who is Ida?"]}
-        assert (await running.client.post(path, json=body)).status_code == 202
+        queued = await running.client.post(path, json=body)
+        assert queued.status_code == 202
         assert await asked(running) == (200, before)
     async with start() as running:
-        jobs = (await running.client.get("/jobs")).json()["jobs"]
-        job = next(each for each in jobs if each["kind"] == "influence-index" and each["state"] != "succeeded")
-        assert (await ended(running, f"/jobs/{job['id']}"))["state"] == "succeeded"
+        assert (await ended(running, queued.headers["Location"]))["state"] == "succeeded"
         status, after = await asked(running)
         assert status == 200 and after["id"] != before["id"]
         assert [each["id"] for each in after["results"][:1]] == [each["id"] for each in before["results"][:1]]
@@ -251,15 +249,22 @@ async def test_damaged_shards_are_computed_again(server: Running, monkeypatch: p
     assert status == 200 and found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
 
 
+def test_help_is_called_for_where_it_comes_in_time() -> None:
+    pace = influence_build.Pace(shard=0.5, ready=1.0)
+    assert pace.worth(5) and not pace.worth(4) and not pace.next.worth(5) and pace.next.worth(7)
+
+
 async def test_several_workers_share_a_build(start: Start, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, workers = influence_build.Build.shard, list[tuple[str, int]]()
 
     async def slow(build: influence_build.Build, number: int) -> str:
         workers.append((build.job.kind, number))
-        await asyncio.sleep(0.5)
+        if len(workers) > 1:  # whoever is called for after the first has time to come
+            await until(lambda: len({kind for kind, _ in workers}) == 2)
         return await shard(build, number)
 
     monkeypatch.setattr(influence_build.Build, "shard", slow)
+    monkeypatch.setattr(influence_build.Pace, "worth", lambda *_: True)  # however long the data are read here
     async with start() as one, start():
         await prepared(one)
         await built(one, "tuned", await sent(one, training_file()))

@@ -17,7 +17,7 @@ from storage import models
 from storage import tenants as tenants_stored
 from storage.tables import Table
 from tests.app import predictors
-from tests.app.conftest import PROMPT, TARGET, Running, Start
+from tests.app.conftest import PROMPT, TARGET, Running, Start, until
 from tests.app.tenants import CHILDREN, MARK, Names, Operation, Tenant, absent, keyed, made, operations
 from tests.app.test_limits import hold
 
@@ -224,11 +224,8 @@ async def test_nobody_joins_a_strangers_flight(server: Running, namesakes: tuple
         body = BODY | {"target": " Rome"}
         asked = [each.ask(server, method="POST", url="/explain", json=body) for each in (*namesakes, *namesakes)]
         waiting = [asyncio.create_task(each) for each in asked]
-        for _ in range(500):
-            if flights.waiters == 4:
-                break
-            await asyncio.sleep(0.01)
-        assert (len(flights), flights.waiters) == (2, 4)
+        await until(lambda: flights.waiters == 4)
+        assert len(flights) == 2
     finally:
         release.set()
     answers = [answer.json() for answer in await asyncio.gather(*waiting)]

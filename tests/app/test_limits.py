@@ -20,7 +20,7 @@ from app.main import create_app
 from app.settings import Settings
 from explainers.undivided import undivided
 from tests import tiny_models
-from tests.app.conftest import ADMIN_KEY, PROMPT, TARGET, Running, Start, until
+from tests.app.conftest import ADMIN_KEY, PROMPT, TARGET, Running, Start, ready, until
 
 pytestmark = pytest.mark.anyio
 
@@ -49,9 +49,9 @@ def url(data_dir: Path, models_dir: Path) -> Iterator[str]:
     tiny_models.save(models_dir / "limits-lm")
     settings = Settings(data_dir=data_dir, api_key=ADMIN_KEY, models_dir=models_dir, device="cpu")
     with served(settings) as (address, _):
-        httpx.post(f"{address}/models", json={"name": "limits-lm", "path": "limits-lm"}, headers=HEADERS)
+        httpx.post(f"{address}/models", json={"name": "limits-lm", "path": "limits-lm"}, headers=HEADERS, timeout=60)
         yield address
-        httpx.delete(f"{address}/models/limits-lm", headers=HEADERS)
+        httpx.delete(f"{address}/models/limits-lm", headers=HEADERS, timeout=60)
 
 
 @pytest.fixture
@@ -88,8 +88,7 @@ async def test_largest_body_that_is_read(client: httpx.AsyncClient) -> None:
 
 async def hold(running: Running) -> threading.Event:
     """Keeps the device busy until the event is set; models that are still being loaded come first."""
-    while (await running.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - there is no event for it
-        await asyncio.sleep(0.01)
+    await ready(running)
     opened, started = threading.Event(), threading.Event()
 
     def work(checkpoint: Any) -> None:
@@ -100,7 +99,7 @@ async def hold(running: Running) -> threading.Event:
 
     task = asyncio.create_task(running.server.explainer.runtime.run(work))
     running.app.state.held = task
-    await asyncio.to_thread(started.wait, 5)
+    assert await asyncio.to_thread(started.wait, 60)
     return opened
 
 
@@ -114,12 +113,10 @@ async def test_past_the_deadline_the_answer_is_stored(start: Start, tiny_lm: Pat
         assert again.json()["job"] == late.json()["job"]
         assert (await running.client.get(f"/explanations/{late.json()['job']}")).status_code == 404
         opened.set()
-        for _ in range(200):
-            found = await running.client.get(f"/explanations/{late.json()['job']}")
-            if found.status_code == 200:
-                break
-            await asyncio.sleep(0.02)
-        assert found.status_code == 200
+        stored = f"/explanations/{late.json()['job']}"
+        async with asyncio.timeout(60):
+            while (await running.client.get(stored)).status_code != 200:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.02)
         assert (await running.explain(model="slow-lm")).json()["id"] == late.json()["job"]
         await running.client.delete("/models/slow-lm")
 
@@ -162,16 +159,17 @@ async def test_work_ends_with_its_last_client(data_dir: Path, models_dir: Path, 
 
         def busy(_: Any) -> None:
             started.set()
-            opened.wait(20)
+            opened.wait(120)
 
-        async with httpx.AsyncClient(base_url=address, headers=HEADERS) as client:
+        async with httpx.AsyncClient(base_url=address, headers=HEADERS, timeout=60) as client:
             assert (await client.post("/explain", json=BODY)).status_code == 200
             device = explainer.runtime.device
-            await until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
+            await until(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200)
             ticket = device.submit(busy, Priority())
-            await asyncio.to_thread(started.wait, 5)
+            assert await asyncio.to_thread(started.wait, 60)
             with pytest.raises(httpx.ReadTimeout):
-                await client.post("/explain", json={**BODY, "control_factor": 0.77}, timeout=0.5)
+                timeout = httpx.Timeout(60, read=0.5)
+                await client.post("/explain", json={**BODY, "control_factor": 0.77}, timeout=timeout)
         await until(lambda: device.waiting == 0 and len(explainer.flights) == 0)
         opened.set()
         await device.result(ticket)

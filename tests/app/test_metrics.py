@@ -15,7 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from explainers.language_model import LanguageModel
-from tests.app.conftest import PROMPT, Running, Start
+from tests.app.conftest import PROMPT, Running, Start, ready, until
 from tests.app.test_limits import hold
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +33,7 @@ async def counted(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
     """An application whose counters begin at nought."""
     async with start(queue_limit=3) as running:
         await running.add(tiny_lm, "counted-lm")
+        await ready(running)  # models that other tests have left behind are loaded by then
         yield running
         await running.client.delete("/models/counted-lm")
 
@@ -72,8 +73,8 @@ async def test_shared_computations_full_queues_and_bad_requests_are_counted(coun
     opened = await hold(counted)
     same = [asyncio.create_task(counted.explain(model="counted-lm", control_factor=0.4)) for _ in range(2)]
     others = [asyncio.create_task(counted.explain(model="counted-lm", control_factor=0.5 + n / 10)) for n in range(2)]
-    while counted.server.explainer.runtime.device.waiting < 3:  # noqa: ASYNC110 - there is no event for it
-        await asyncio.sleep(0.01)
+    explainer = counted.server.explainer
+    await until(lambda: explainer.runtime.device.waiting == 3 and explainer.flights.waiters == 4)
     held = await samples(counted)
     assert value(held, "whence_device_waiting") == value(held, "whence_device_waiting_limit") == 3
     assert value(held, "whence_device_busy") == 1 and value(held, "whence_device_oldest_seconds") > 0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 async def device() -> AsyncIterator[Device]:
     device = Device(limit=3)
     yield device
-    assert await asyncio.to_thread(device.close, 5.0)
+    assert await asyncio.to_thread(device.close, 60.0)
 
 
 class Gate:
@@ -45,7 +45,7 @@ class Gate:
 
 
 async def happened(event: threading.Event) -> bool:
-    return await asyncio.to_thread(event.wait, 5.0)
+    return await asyncio.to_thread(event.wait, 60.0)
 
 
 def submit(device: Device, work: Callable[[Checkpoint], Any], *, nice: bool = False) -> asyncio.Task[Any]:
@@ -136,7 +136,7 @@ async def test_close_refuses_what_waits_and_stops_what_runs() -> None:
     device, gate = Device(limit=3), Gate()
     running, waiting = submit(device, gate), submit(device, lambda _: None)
     await happened(gate.started)
-    assert await asyncio.to_thread(device.close, 5.0)
+    assert await asyncio.to_thread(device.close, 60.0)
     with pytest.raises(ShuttingDown):
         await waiting
     with pytest.raises(asyncio.CancelledError):
@@ -166,8 +166,8 @@ class Counted:
 
 async def test_identical_requests_share_a_flight() -> None:
     flights, work = SingleFlight[str](), Counted()
-    waiters = [asyncio.create_task(flights.join("key", "job", work, deadline=5)) for _ in range(5)]
-    other = asyncio.create_task(flights.join("other", "job", work, deadline=5))
+    waiters = [asyncio.create_task(flights.join("key", "job", work, deadline=60)) for _ in range(5)]
+    other = asyncio.create_task(flights.join("other", "job", work, deadline=60))
     await asyncio.sleep(0.01)
     work.go.set()
     assert await asyncio.gather(*waiters, other) == ["landed"] * 6
@@ -176,7 +176,7 @@ async def test_identical_requests_share_a_flight() -> None:
 
 async def test_all_who_join_see_the_same_steps() -> None:
     flights, work, seen = SingleFlight[str](), Counted(), list[Steps]()
-    waiters = [asyncio.create_task(flights.join("k", "job", work, deadline=5, watch=seen.append)) for _ in range(2)]
+    waiters = [asyncio.create_task(flights.join("k", "job", work, deadline=60, watch=seen.append)) for _ in range(2)]
     await asyncio.sleep(0.01)
     assert seen == [work.steps, work.steps]
     work.go.set()
@@ -194,13 +194,13 @@ def test_steps_are_counted_and_the_last_is_left_to_the_end() -> None:
 
 async def test_cancelled_only_when_all_have_left() -> None:
     flights, work = SingleFlight[str](), Counted()
-    first, second = [asyncio.create_task(flights.join("key", "job", work, deadline=5)) for _ in range(2)]
+    first, second = [asyncio.create_task(flights.join("key", "job", work, deadline=60)) for _ in range(2)]
     await asyncio.sleep(0.01)
     first.cancel()
     await asyncio.sleep(0.01)
     assert not work.cancelled.is_set()
     second.cancel()
-    await asyncio.wait_for(work.cancelled.wait(), 5)
+    await asyncio.wait_for(work.cancelled.wait(), 60)
 
 
 async def test_past_the_deadline_it_goes_on() -> None:
@@ -208,7 +208,7 @@ async def test_past_the_deadline_it_goes_on() -> None:
     with pytest.raises(StillRunning) as still:
         await flights.join("key", "the-job", work, deadline=0.01)
     assert still.value.job == "the-job"
-    again = asyncio.create_task(flights.join("key", "other-job", work, deadline=5))
+    again = asyncio.create_task(flights.join("key", "other-job", work, deadline=60))
     await asyncio.sleep(0.01)
     work.go.set()
     assert await again == "landed"
@@ -217,10 +217,10 @@ async def test_past_the_deadline_it_goes_on() -> None:
 
 async def test_one_who_is_not_nice_hurries_the_flight() -> None:
     flights, work = SingleFlight[str](), Counted()
-    nice = asyncio.create_task(flights.join("key", "job", work, deadline=5, nice=True))
+    nice = asyncio.create_task(flights.join("key", "job", work, deadline=60, nice=True))
     await asyncio.sleep(0.01)
     assert work.priority is not None and work.priority.nice
-    normal = asyncio.create_task(flights.join("key", "job", work, deadline=5))
+    normal = asyncio.create_task(flights.join("key", "job", work, deadline=60))
     await asyncio.sleep(0.01)
     assert not work.priority.nice
     work.go.set()
@@ -229,7 +229,7 @@ async def test_one_who_is_not_nice_hurries_the_flight() -> None:
 
 async def test_closing_tells_those_who_wait() -> None:
     flights, work = SingleFlight[str](), Counted()
-    waiter = asyncio.create_task(flights.join("key", "job", work, deadline=5))
+    waiter = asyncio.create_task(flights.join("key", "job", work, deadline=60))
     await asyncio.sleep(0.01)
     await flights.close()
     with pytest.raises(ShuttingDown):

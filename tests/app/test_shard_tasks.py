@@ -160,7 +160,7 @@ async def test_help_ends_with_the_attempt(led: Led, environment: Environment) ->
     assert await led.missing() == 1 and not helping.done()
     async with led.build.transaction() as session:
         await jobs.cancel(session, led.build.job.id)
-    assert await asyncio.wait_for(helping, 20) == ("done", "")
+    assert await asyncio.wait_for(helping, 120) == ("done", "")
 
 
 async def test_a_node_explains_rows_as_a_worker_does(start: Start, models_dir: Path, environment: Environment) -> None:
@@ -176,7 +176,7 @@ async def test_a_node_explains_rows_as_a_worker_does(start: Start, models_dir: P
         await while_some_are_left(share)
         async with share.transaction() as session:
             await jobs.cancel(session, share.id)
-        assert await asyncio.wait_for(helping, 20) == ("done", "")
+        assert await asyncio.wait_for(helping, 120) == ("done", "")
         theirs = await scored(idle, id)
     async with start() as worker:
         for samples in (61, 60):

@@ -14,7 +14,7 @@ from app.settings import Settings
 from app.start import first_key, open_database
 from storage import api_keys
 from tests import tiny_models
-from tests.app.conftest import PROMPT, Running, Start
+from tests.app.conftest import PROMPT, Running, Start, ready
 
 pytestmark = pytest.mark.anyio
 
@@ -170,6 +170,7 @@ async def test_changed_files_are_refused(start: Start, models_dir: Path) -> None
 
 
 async def test_readiness(running: Running) -> None:
+    await ready(running)
     response = await running.client.get("/readyz", headers={"Authorization": ""})
     assert response.status_code == 200
     assert {name: response.json()[name] for name in ("ready", "database", "migrations", "models")} == dict.fromkeys(

@@ -56,10 +56,10 @@ def served() -> Iterator[str]:
 def test_a_stream_that_breaks_closes_the_connection_and_never_says_done() -> None:
     first = 'data: {"text":"\\u2028\\u0085\\ud83d\\ude00 \\u00fc"}\n\n'
     with served() as url:
-        assert httpx.get(url + "/whole").text == first + 'data: {"text":"\\n"}\n\ndata: [DONE]\n\n'
+        assert httpx.get(url + "/whole", timeout=60).text == first + 'data: {"text":"\\n"}\n\ndata: [DONE]\n\n'
         read: list[str] = []
-        with httpx.stream("GET", url + "/broken") as response, pytest.raises(httpx.RemoteProtocolError):
+        with httpx.stream("GET", url + "/broken", timeout=60) as response, pytest.raises(httpx.RemoteProtocolError):
             read.extend(response.iter_text())
         assert "".join(read) in ("", first)
-        early = httpx.get(url + "/never")
+        early = httpx.get(url + "/never", timeout=60)
         assert (early.status_code, early.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")

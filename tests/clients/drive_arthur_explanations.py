@@ -24,7 +24,7 @@ ALGORITHM, OUTPUT, SCORE = "explainer_algo", "explainer_predicted_attribute", "e
 SCORES = [{"property": name} for name in (ALGORITHM, OUTPUT, "explainer_attribute", SCORE)]
 CELLS = 6
 """Scores of an inference: three inputs times two outputs."""
-SECONDS = 60
+SECONDS = 200
 
 PROJECT = """
 import json

@@ -53,7 +53,7 @@ class Server:
 
     def statuses(self, route: str) -> list[int]:
         """The statuses of all requests to that route so far, by the server's own access log."""
-        seen = httpx.get(f"{self.url}/version").headers["x-request-id"]  # logged after everything before it
+        seen = httpx.get(f"{self.url}/version", timeout=60).headers["x-request-id"]  # logged after everything before it
         while seen not in self.output:
             assert self.process.poll() is None, self.output
             threading.Event().wait(0.01)
@@ -63,7 +63,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Asks the server to end; its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=180)
 
 
 def forked(arguments: Sequence[str], environment: Mapping[str, str]) -> Process:

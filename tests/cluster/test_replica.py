@@ -23,6 +23,7 @@ from explainers.errors import ExplainerError
 from explainers.language_model import LanguageModel
 from explainers.loaders import load_causal_lm
 from explainers.outlines import outline
+from explainers.sampling import Sampling
 from explainers.types import AtmanConfig, Checkpoint, Elsewhere, Text
 from tests import tiny_models
 
@@ -149,7 +150,7 @@ async def test_a_defect_says_its_kind_and_nothing_else(
 
 
 async def test_who_stops_listening_frees_the_device(replica: Replica, far: LanguageModel) -> None:
-    config = CompletionConfig(maximum_tokens=200, ends=False)
+    config = CompletionConfig(maximum_tokens=200, n=32, ends=False, sampling=Sampling(temperature=1.0))  # seconds
     heard: list[Any] = []
     told = Once(heard.append)
     _, order, parcel = sent(lambda checkpoint: outcome_of(completing(far, PROMPT, config, checkpoint, told.hear)))
@@ -157,7 +158,7 @@ async def test_who_stops_listening_frees_the_device(replica: Replica, far: Langu
     await anext(events)
     assert replica.runtime.device.running
     await events.aclose()  # type: ignore[attr-defined]
-    for _ in range(500):
+    for _ in range(6000):
         if not replica.runtime.device.running:
             break
         await asyncio.sleep(0.01)

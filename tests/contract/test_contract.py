@@ -74,7 +74,7 @@ def test_the_server_is_what_its_description_says(target: Target, tmp_path: Path)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     count = len(list(operations(target.document)))
     assert f"Selected: {count}/{count}\n  Tested: {count}\n" in done.stdout
-    assert httpx.get(f"{target.url}/readyz").status_code == 200
+    assert httpx.get(f"{target.url}/readyz", timeout=60).status_code == 200
 
 
 def schemathesis(target: Target, folder: Path) -> subprocess.CompletedProcess[str]:

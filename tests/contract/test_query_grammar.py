@@ -89,9 +89,9 @@ def client(postgres: Server) -> Iterator[httpx.Client]:
     with served(Settings.model_validate(chosen)) as url:
         headers = {"Authorization": f"Bearer {KEY}"}
         body = CHURN | {"partner_model_id": "grammar", "attributes": ATTRIBUTES}
-        model = httpx.post(f"{url}{MODELS}", json=body, headers=headers).json()
+        model = httpx.post(f"{url}{MODELS}", json=body, headers=headers, timeout=60).json()
         path = f"{url}{MODELS}/{model['id']}/inferences"
-        told = httpx.post(path, json=[sent(row) for row in made()], headers=headers)
+        told = httpx.post(path, json=[sent(row) for row in made()], headers=headers, timeout=60)
         assert told.json()["counts"]["failure"] == 0, told.text
         with httpx.Client(base_url=path, headers=headers, timeout=60) as client:
             yield client

@@ -102,7 +102,7 @@ def test_templates_without_an_end_are_ended(source: str) -> None:
     template, started = ChatTemplate(source, {}), time.monotonic()
     with pytest.raises(MissingCapability, match="takes more than 1 seconds and was stopped") as refused:
         template.render(ASKED)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert SECRET not in str(refused.value) and refused.value.pointer == "/messages"
     assert template.process.pid is None
 
@@ -137,8 +137,11 @@ def test_what_hung_is_ended_and_the_next_call_works(moody: ChatTemplate) -> None
     assert moody.render([Message("user", "Ho")]) == "Ho"
 
 
-def test_nobody_waits_behind_a_template_that_hangs(moody: ChatTemplate, plain: ChatTemplate) -> None:
+def test_nobody_waits_behind_a_template_that_hangs(
+    moody: ChatTemplate, plain: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else each who asks keeps a thread of the server, one after the other; and other templates are as fast as ever."""
+    monkeypatch.setattr(chat_template, "LIMITS", replace(chat_template.LIMITS, call_seconds=2.5))
     plain.render(ASKED)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -155,9 +158,9 @@ def test_nobody_waits_behind_a_template_that_hangs(moody: ChatTemplate, plain: C
         asked = time.monotonic()
         with pytest.raises(MissingCapability, match="takes more than"):
             moody.render([Message("user", "Hi")])
-        assert time.monotonic() - asked < 1.0
+        assert time.monotonic() - asked < 2.5
         assert isinstance(again.exception(), MissingCapability)
-    assert first < 8
+    assert first < 8 * 2.5
     assert moody.render([Message("user", "Hi")]) == "Hi"
 
 
@@ -170,6 +173,13 @@ def test_after_a_process_is_killed_the_next_call_starts_another(plain: ChatTempl
     assert pid_of(plain) != pid
 
 
+def ticks_of(pid: int) -> int:
+    """How much of the processor it has had."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123
+        return int(file.read().rpartition(")")[2].split()[11])
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGKILL, PredictorFailed), (signal.SIGSEGV, MissingCapability)], ids=["kill", "crash"]
 )
@@ -177,10 +187,12 @@ def test_a_process_that_ends_while_it_renders(number: int, error: type[Exception
     """Who runs the machine may kill it, which is nobody's fault; a crash is the template's."""
     template = ChatTemplate(MOODY, {})
     template.render(ASKED)
+    pid, before = pid_of(template), ticks_of(pid_of(template))
     with ThreadPoolExecutor(1) as pool:
         hung = pool.submit(template.render, [Message("user", "hang")])
-        time.sleep(0.2)
-        os.kill(pid_of(template), number)
+        while ticks_of(pid) < before + 10:  # it is at work on that
+            time.sleep(0.02)
+        os.kill(pid, number)
         with pytest.raises(error, match=signal.Signals(number).name):
             hung.result()
     assert template.render(ASKED) == SECRET

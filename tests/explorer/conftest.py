@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, WebError, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    WebError,
+    expect,
+    sync_playwright,
+)
 
 from tests.demo_server import KEY, Demo
 
@@ -27,6 +36,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
+expect.set_options(timeout=60_000)  # milliseconds, for all tests here
 NARROW, WIDE = {"width": 400, "height": 900}, {"width": 1600, "height": 1000}
 LOOKS = (("light", WIDE), ("dark", NARROW))
 TOLD = "Content Security Policy"
@@ -56,7 +66,7 @@ class Watch:
         context.on("request", self.request)
         context.on("page", lambda page: page.on("websocket", lambda socket: self.left(socket.url)))
         context.add_init_script(VIOLATIONS)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         return context
 
     def console(self, message: ConsoleMessage) -> None:

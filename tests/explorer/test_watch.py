@@ -35,7 +35,10 @@ def test_a_faulty_page_is_noticed(contexts: Contexts, watch: Watch, *, scripts: 
 def test_an_error_of_a_script_is_noticed(page: Page, watch: Watch) -> None:
     page.goto("/")
     page.evaluate("setTimeout(() => { throw new Error('of the test') })")
-    page.wait_for_timeout(50)
+    for _ in range(600):
+        if watch.problems:
+            break
+        page.wait_for_timeout(100)
     assert watch.problems == ["script: of the test"]
     watch.problems.clear()
 

@@ -92,20 +92,28 @@ async def test_values_of_a_question_are_quoted(database: Database, value: str) -
 
 async def test_closing_waits_for_connections_in_use(postgres: Server) -> None:
     database = Database.connect(postgres.url, pool_size=1)
-    task = asyncio.create_task(hold(database))
-    await asyncio.sleep(0.02)
+    begun = asyncio.Event()
+
+    async def held() -> None:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            begun.set()
+            await session.execute(text("SELECT pg_sleep(0.05)"))
+
+    task = asyncio.create_task(held())
+    await begun.wait()
     await database.close()
     assert task.done()
 
 
 async def test_a_cancelled_question_gives_its_connection_back(postgres: Server) -> None:
     database = Database.connect(postgres.url, pool_size=1)
-    task = asyncio.create_task(database.ask(SLEEP, {"seconds": 30}))
+    task = asyncio.create_task(database.ask(SLEEP, {"seconds": 600}))
     await asyncio.sleep(0.3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(database.ping(), 8)
+    await asyncio.wait_for(database.ping(), 60)
     await database.close()
 
 
@@ -185,12 +193,12 @@ async def test_a_cancelled_transaction_gives_its_connection_back(database: Datab
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(database.ping(), 5)
+    await asyncio.wait_for(database.ping(), 60)
 
 
 async def sleeping(database: Database) -> None:
     async with database.transaction() as session:
-        await session.execute(text("SELECT pg_sleep(30)"))
+        await session.execute(text("SELECT pg_sleep(600)"))
 
 
 async def test_added_rows_are_written_without_a_flush(database: Database) -> None:

@@ -66,7 +66,7 @@ def user(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
     with process:
         yield process
         if process.poll() is None:
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
 
 
 def url_of(process: subprocess.Popen[str]) -> str:
@@ -101,7 +101,7 @@ def postmaster(data_dir: Path) -> int:
     return int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
-def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -143,7 +143,7 @@ def test_nobody_takes_the_server_away_from_another(made: Path) -> None:
         url_of(first)
         with user(made) as second:
             url = url_of(second)
-            first.communicate(timeout=30)
+            first.communicate(timeout=120)
             time.sleep(0.5)
             assert alive(url)
             with embedded_postgres(made) as same:

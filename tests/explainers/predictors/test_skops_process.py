@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-import threading
+import termios
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,21 @@ def test_a_killed_process_is_an_error_and_the_next_call_works(made: Make, bound:
     artifact: Any = predictor.artifact
     pid = artifact.process.pid
     os.kill(pid, signal.SIGSTOP)  # it cannot answer before it is killed
-    threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
-    with pytest.raises(PredictorFailed, match="ended \\(SIGKILL\\); the next call starts it again"):
-        predictor.predict(file.table)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(predictor.predict, file.table)
+        while not (unread(artifact.process._process) or asked.done()):
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(PredictorFailed, match="ended \\(SIGKILL\\); the next call starts it again"):
+            asked.result()
     np.testing.assert_allclose(predictor.predict(file.table), file.expected, atol=1e-9)
     assert artifact.process.pid != pid
+
+
+def unread(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of a question that lie in its pipe."""
+    assert process.stdin is not None
+    return int.from_bytes(fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def test_a_process_that_hangs_is_ended(made: Make) -> None:
@@ -52,7 +64,7 @@ def test_a_process_that_hangs_is_ended(made: Make) -> None:
     started = time.monotonic()
     with pytest.raises(PredictorFailed, match="did not answer in time"):
         artifact.predict(file.table)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # and not the minute that others have
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     artifact.process.close()
@@ -78,7 +90,7 @@ def test_the_process_ends_with_its_parent(made: Make) -> None:
         check=False,
     )
     status = Path(f"/proc/{int(done.stdout)}/status")
-    for _ in range(100):
+    for _ in range(600):
         if not status.exists() or "State:\tZ" in status.read_text():
             return
         time.sleep(0.1)
