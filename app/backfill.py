@@ -30,10 +30,10 @@ from explainers.types import Checkpoint
 from storage import jobs, scores, shards
 from storage.errors import StorageError
 from storage.jobs import Job
+from storage.monitored_tables import Inference
 from storage.queue import SCORES, Later, makes_way
 from storage.scores import Wanted
 from storage.shards import Shard
-from storage.tables import Inference
 
 LEASE_SECONDS, RENEW_SECONDS = 10.0, 2.5
 LOOK_SECONDS = 0.2

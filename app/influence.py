@@ -39,7 +39,7 @@ from explainers.influence.tracing import Influence, Traced, tracing
 from explainers.language_model import LanguageModel
 from explainers.types import Prompt, Text
 from storage import explanations, influence
-from storage.tables import InfluenceIndex, TrainingFile
+from storage.training_tables import InfluenceIndex, TrainingFile
 
 KIND = "influence"
 METHOD = "gain-weighted-gradients"

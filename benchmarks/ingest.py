@@ -33,8 +33,8 @@ from storage.embedded import embedded_postgres
 from storage.inferences import Rows, Truths
 from storage.migrations import migrate
 from storage.monitored_models import Attribute
+from storage.monitored_tables import MonitoredAttribute
 from storage.scores import Scores, Wanted
-from storage.tables import MonitoredAttribute
 
 ROWS, BLOCK, SINGLE = 100_000, 10_000, 300
 INPUTS, CLASSES = 20, 2

@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.cells import Cells
 from storage.errors import InvalidValue
 from storage.ids import time_ordered
+from storage.monitored_tables import Inference, MonitoredAttribute
 from storage.staging import BIGINT, TEXT, TIMESTAMPTZ, Column, stage
 from storage.staging import UUID as UUID_
-from storage.tables import Inference, MonitoredAttribute
 
 BLOCK = 5_000
 """Rows that go to Postgres at once: enough to make its round trips cheap, few enough to stay small in memory."""

@@ -16,7 +16,7 @@ from storage.database import Database
 from storage.errors import AlreadyExists, InvalidValue, NotFound, StorageError
 from storage.ids import time_ordered
 from storage.inferences import BLOCK, MOST_NAMED, Rows, Truths
-from storage.tables import MonitoredAttribute
+from storage.monitored_tables import MonitoredAttribute
 from tests.storage.monitored import HOUR, START, filled, registered, rows_of, stored
 
 
