@@ -125,13 +125,6 @@ def entry_of(row: Any, runtime: Runtime) -> Entry:
     return Entry(registration, row.description or "", row.facts or {}, state, reason)
 
 
-async def add_model(database: Database, runtime: Runtime, models_dir: Path | None, tenant: str, new: NewModel) -> Entry:
-    """Loads what lies below `models_dir` to see that it can be explained, then registers it."""
-    path = inside(models_dir, new.path)
-    model = await read_model(database, runtime, tenant, new, path)
-    return await enter_model(database, runtime, tenant, new, path, model)
-
-
 async def read_model(database: Database, runtime: Runtime, tenant: str, new: NewModel, path: Path) -> Model:
     """The model at that path, loaded; raises what is wrong with it, or with its name or kind."""
     if not NAME.fullmatch(new.name):

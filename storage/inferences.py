@@ -157,17 +157,6 @@ async def set_truths(
     return list(await session.scalars(unknown, {"model_id": model_id, **staged}))
 
 
-async def set_all_truths(
-    session: AsyncSession, model_id: UUID, blocks: Iterable[Truths], attributes: Sequence[MonitoredAttribute]
-) -> Outcome:
-    """Sets any number of ground truths block by block; unknown ids are counted as failed. See `add_all`."""
-    outcome = Outcome()
-    waiting = iter(blocks)
-    while (truths := await asyncio.to_thread(next, waiting, None)) is not None:
-        outcome = outcome.plus(truths.partner_inference_ids, await set_truths(session, model_id, truths, attributes))
-    return outcome
-
-
 async def count(session: AsyncSession, model_id: UUID) -> int:
     """How many are stored."""
     query = select(func.count()).select_from(Inference).where(Inference.model_id == model_id)

@@ -170,9 +170,6 @@ async def test_ground_truth_replaces_only_what_is_given(database: Database, tena
     ]
     assert [row.ground_truth_timestamp and row.ground_truth_timestamp.hour for row in rows] == [11, 10, None]
     assert (await stored(database, tenant, other))[0].numbers[5] == 7
-    async with database.transaction(tenant) as session:
-        outcome = await inferences.set_all_truths(session, model_id, iter([truths, truths]), given)
-    assert (outcome.done, outcome.failed, outcome.named) == (6, 2, ("none", "none"))
 
 
 @pytest.mark.parametrize(
