@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.scoring import Outcome, Scorer
+from explainers.answers import array
 from explainers.types import Attribution
 from storage.scores import Scores, TokenScores
 
@@ -143,15 +144,15 @@ def stored_explanation(scorer: Scorer, algorithm: str, row: Any, tokens: Sequenc
     else:
         return without_scores(scorer, algorithm, row.reason or "")
     shape = (outputs, len(parts))
-    base = None if _all_null(row.base_values) else _array(row.base_values)
+    base = None if _all_null(row.base_values) else array(row.base_values)
     return Explanation(
         algorithm,
         scorer.outputs,
         parts,
-        _array(values).reshape(shape),
-        None if errors is None else _array(errors).reshape(shape),
+        array(values).reshape(shape),
+        None if errors is None else array(errors).reshape(shape),
         base,
-        _array(row.fit or [None] * outputs),
+        array(row.fit or [None] * outputs),
         row.facts,
         row.reason,
     )
@@ -159,7 +160,3 @@ def stored_explanation(scorer: Scorer, algorithm: str, row: Any, tokens: Sequenc
 
 def _all_null(values: Sequence[float | None] | None) -> bool:
     return values is None or all(value is None for value in values)
-
-
-def _array(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
