@@ -241,7 +241,7 @@ async def generated(
     explainer: Explainer, model: LanguageModel, question: Question, priority: Priority, spent: Spent
 ) -> Completion:
     """What chat completions say at temperature 0. Raises InvalidRequest for no answer."""
-    prompt, config = await prompt_of(explainer, model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
+    prompt, config = await prompt_of(model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
     asked = Request(question.model, prompt, config)
     (said,) = (await run(explainer, model, asked, priority, nobody, spent=spent)).completions.items
     if not said.text:
@@ -249,7 +249,7 @@ async def generated(
     return said
 
 
-async def prompt_of(explainer: Explainer, model: LanguageModel, question: Question) -> Prompt:
+async def prompt_of(model: LanguageModel, question: Question) -> Prompt:
     """The question as the model's chat template writes it; as it is for a model without one."""
     if model.chat is None:
         if question.system_prompt is not None:
