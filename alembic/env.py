@@ -1,6 +1,6 @@
 """Runs the migrations on the connection that `storage.migrations` hands over; nothing else configures it.
 
-To draft a migration from the difference between `storage/tables.py` and the existing ones (on a temporary database):
+To draft a migration from the difference between the declared tables and the existing ones (on a temporary database):
 
     python -c "from storage.migrations import draft; draft('what changes')"
 
@@ -10,12 +10,11 @@ new table. `tests/storage/test_migrations.py` fails where a table lacks them or 
 
 from alembic import context
 
-from storage.migrations import OPTIONS
-from storage.tables import Table
+from storage.migrations import OPTIONS, SCHEMA
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Table.metadata,
+    target_metadata=SCHEMA,
     **OPTIONS,
 )
 context.run_migrations()

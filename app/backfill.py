@@ -11,8 +11,8 @@ most, nothing is stored twice, and the scores are the same whoever computed them
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID, uuid5
@@ -22,18 +22,18 @@ from app.device import Priority, Steps
 from app.explain import Explainer
 from app.explainability import SHARDS, Config, scorer_of, state_of
 from app.flights import Watch
+from app.leases import Hold
 from app.monitored import Monitored, find_active
 from app.runtime import SharedJob, Spent
 from app.scores import rows_of
 from app.scoring import Outcome, Scorer, checked
 from explainers.types import Checkpoint
 from storage import jobs, scores, shards
-from storage.errors import StorageError
 from storage.jobs import Job
+from storage.monitored_tables import Inference
 from storage.queue import SCORES, Later, makes_way
 from storage.scores import Wanted
 from storage.shards import Shard
-from storage.tables import Inference
 
 LEASE_SECONDS, RENEW_SECONDS = 10.0, 2.5
 LOOK_SECONDS = 0.2
@@ -139,16 +139,14 @@ class Share:
         async with self.transaction() as session:
             held = await self.leased(session)
         while held is not None:
-            try:
-                async with self.holding(held.shard):
+            hold = self.hold(held.shard)
+            async with hold.kept():
+                async with hold.renewed(RENEW_SECONDS):
                     outcomes = await self.explained(held) if held.rows else []
                 async with self.transaction() as session:
                     await self.store(session, held, outcomes)
                     going = await goes_on(session)
                     following = await self.leased(session) if going else None
-            except BaseException:
-                await self.let_go(held.shard)
-                raise
             if not going:
                 return False
             held = following
@@ -172,27 +170,12 @@ class Share:
             raise Outdated
         self.config = now.acting  # its share may be another one
 
-    @asynccontextmanager
-    async def holding(self, shard: Shard) -> AsyncIterator[None]:
-        """Inside, the lease is renewed."""
-        renewing = asyncio.create_task(self.renew(shard))
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            await asyncio.wait({renewing})
-
-    async def renew(self, shard: Shard) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            with suppress(StorageError):  # a lease that runs out costs time, nothing else
-                async with self.transaction() as session:
-                    await shards.renew(session, self.id, shard, LEASE_SECONDS)
-
-    async def let_go(self, shard: Shard) -> None:
-        with suppress(StorageError):
-            async with self.transaction() as session:
-                await shards.release(session, self.id, shard)
+    def hold(self, shard: Shard) -> Hold:
+        return Hold(
+            self.transaction,
+            renew=lambda session: shards.renew(session, self.id, shard, LEASE_SECONDS),
+            release=lambda session: shards.release(session, self.id, shard),
+        )
 
     async def explained(self, held: Held) -> list[Outcome]:
         scorer, algorithm, spent = self.scorer, self.config.algorithm, Spent()

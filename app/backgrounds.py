@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.records import Record
+from explainers.answers import array, numbers
 from explainers.background import Background
 from explainers.table import Column, Table
 
@@ -17,12 +17,12 @@ ARRAYS = ("weights", "means", "deviations", "nulls", "typical")
 
 
 def background_record(background: Background) -> Record:
-    record: Record = {name: plain(getattr(background, name)) for name in ARRAYS}
+    record: Record = {name: numbers(getattr(background, name)) for name in ARRAYS}
     return record | {
         "columns": [asdict(column) for column in background.table.columns],
-        "cells": [plain(row) for row in background.table.cells],
-        "levels": [plain(values) for values in background.levels],
-        "shares": [plain(values) for values in background.shares],
+        "cells": [numbers(row) for row in background.table.cells],
+        "levels": [numbers(values) for values in background.levels],
+        "shares": [numbers(values) for values in background.shares],
         "id": background.id,
     }
 
@@ -38,11 +38,3 @@ def background_from(record: Mapping[str, Any]) -> Background:
         id=record["id"],
         **{name: array(record[name]) for name in ARRAYS},
     )
-
-
-def plain(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
-
-
-def array(values: list[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

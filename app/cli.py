@@ -1,4 +1,4 @@
-"""The `whence` command: serve, demo, worker, keys, models, audit, check, openapi, migrate, backup, restore.
+"""The `whence` command: serve, demo, worker, keys, models, audit, check, openapi, migrate, backup, restore, version.
 
 Every command works beside a running server: it opens the same database (the embedded one is shared by all processes on
 a data directory), writes, and leaves; the server sees a new key or model without a restart.

@@ -113,11 +113,12 @@ async def row_of(database: Database, name: str) -> Model | None:
 
 async def unchanged(row: Model, path: Path, settings: Settings) -> bool:
     """Whether the weights at that path, with those of the base, are the registered ones."""
-    from app.runtime import loader_of  # noqa: PLC0415 - brings PyTorch
+    from app.runtime import Weights, loader_of  # noqa: PLC0415 - brings PyTorch
 
     if row.path != str(path):
         return False
-    found = await asyncio.to_thread(loader_of(row.kind, row.base_path), path, row.dtype, settings.device)
+    load = loader_of(Weights(row.kind, row.path, row.base_path, dtype=row.dtype))
+    found = await asyncio.to_thread(load, settings.device)
     return bool(row.digest == found.digest)
 
 

@@ -7,12 +7,12 @@ only after its transaction has been committed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from app import costs
@@ -53,6 +53,10 @@ class Explained:
     seconds: float
     forwards: int
 
+    @property
+    def method(self) -> str:
+        return self.attribution.method
+
 
 class Asked(Protocol):
     """A question as the store knows it."""
@@ -70,12 +74,40 @@ class Asked(Protocol):
         """The name of the question: with exact weights it names one computation."""
 
 
+class Answered(Protocol):
+    """An answer to a question of any kind, as it is counted."""
+
+    @property
+    def id(self) -> UUID: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def forwards(self) -> int: ...
+
+
 Estimating: TypeAlias = Callable[[Registration], Coroutine[Any, Any, Estimate]]
 
-Answer = TypeVar("Answer")
+Answer = TypeVar("Answer", bound=Answered)
 
 Work: TypeAlias = Callable[[Registration, UUID, Priority, Steps], Coroutine[Any, Any, Explained]]
 """Answers under the id that it is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computation(Generic[Answer]):
+    """Of the answer to a question of that kind to that model, under the `id` of a new one."""
+
+    kind: str
+    model: str
+    id: UUID
+    estimate: Callable[[], Coroutine[Any, Any, Estimate]]
+    work: Callable[[Priority, Steps], Awaitable[Answer]]
+    store: Callable[[Answer], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,33 +220,53 @@ async def answer_once(
     watch: Watch | None = None,
 ) -> Explained:
     """The stored answer, or what `work` finds, stored under `id`; raises what that raises, and as above."""
-    key = asked.key
-    registration, stored = await look_up(explainer.database, tenant, asked.model, key)
+    registration, stored = await look_up(explainer.database, tenant, asked.model, asked.key)
     if stored is not None and not fresh:
         explainer.meters.answers.labels(kind, "stored").inc()
         return stored
     new = id or explanations.new_id()
-
-    async def work_and_store(priority: Priority, steps: Steps) -> Explained:
-        with explainer.runtime.traces.span("answer", **{"whence.kind": kind, "whence.model": asked.model}) as span:
-            async with explainer.gate.admitted(lambda: estimate(registration)) as charge:
-                explained = await work(registration, new, priority, steps)
-                charge.seconds = explained.seconds
-            await store(explainer.database, registration, kind, asked, explained)
-            method = explained.attribution.method
-            span.set_attributes({"whence.method": method, "whence.forwards": explained.forwards})
-        explainer.meters.explanation_seconds.labels(method).observe(explained.seconds)
-        return explained
-
-    # A fresh answer must not come from a flight that began before it was asked for as fresh.
-    flight = (tenant, registration, key, fresh)
-    answer: Explained = await own_or_shared(
-        explainer,
-        lambda: explainer.flights.join(
-            flight, str(new), work_and_store, deadline=explainer.deadline, nice=nice, watch=watch
-        ),
+    computation: Computation[Explained] = Computation(
+        kind,
+        asked.model,
+        new,
+        estimate=lambda: estimate(registration),
+        work=lambda priority, steps: work(registration, new, priority, steps),
+        store=lambda explained: store(explainer.database, registration, kind, asked, explained),
     )
-    explainer.meters.answers.labels(kind, "computed" if answer.id == new else "shared").inc()
+    # A fresh answer must not come from a flight that began before it was asked for as fresh.
+    return await compute_once(explainer, (tenant, registration, asked.key, fresh), computation, nice=nice, watch=watch)
+
+
+async def compute_once(
+    explainer: Explainer, flight: Hashable, computation: Computation[Answer], *, nice: bool, watch: Watch | None
+) -> Answer:
+    """The new answer, or that of the flight which is under way already, stored by whoever computes it."""
+
+    async def start(priority: Priority, steps: Steps) -> Answer:
+        return await compute_and_store(explainer, computation, priority, steps)
+
+    named, deadline = str(computation.id), explainer.deadline
+    answer: Answer = await own_or_shared(
+        explainer,
+        lambda: explainer.flights.join(flight, named, start, deadline=deadline, nice=nice, watch=watch),
+    )
+    source = "computed" if answer.id == computation.id else "shared"
+    explainer.meters.answers.labels(computation.kind, source).inc()
+    return answer
+
+
+async def compute_and_store(
+    explainer: Explainer, computation: Computation[Answer], priority: Priority, steps: Steps
+) -> Answer:
+    """Once the key that asks may have it; raises `Limited`."""
+    named = {"whence.kind": computation.kind, "whence.model": computation.model}
+    with explainer.runtime.traces.span("answer", **named) as span:
+        async with explainer.gate.admitted(computation.estimate) as charge:
+            answer = await computation.work(priority, steps)
+            charge.seconds = answer.seconds
+        await computation.store(answer)
+        span.set_attributes({"whence.method": answer.method, "whence.forwards": answer.forwards})
+    explainer.meters.explanation_seconds.labels(answer.method).observe(answer.seconds)
     return answer
 
 

@@ -33,9 +33,9 @@ from explainers.surrogates import SurrogateConfig
 from storage import explainability as rows
 from storage import inferences, jobs, models, monitored_models, reference
 from storage.ids import time_ordered
+from storage.monitored_tables import Inference, ReferenceRow
 from storage.queue import SCORES
 from storage.samples import sample
-from storage.tables import Inference, ReferenceRow
 
 KIND = "explain-inferences"
 """Of the jobs that explain stored inferences; those of one model follow one another."""

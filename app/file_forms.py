@@ -17,7 +17,7 @@ from app.errors import Responses
 from app.multipart import Form
 from app.training_files import NewFile, Purpose, list_files, wire_id
 from explainers.errors import InvalidRequest
-from storage.tables import TrainingFile
+from storage.training_tables import TrainingFile
 
 Order: TypeAlias = Literal["asc", "desc"]
 

@@ -26,8 +26,8 @@ from app.training_files import NewFile, add_files, checked, list_files, wire_id
 from app.worker import working
 from explainers.errors import MissingCapability
 from storage.jobs import Job
-from storage.tables import TrainingFile
 from storage.training_files import MAX_PAGE
+from storage.training_tables import TrainingFile
 
 PURPOSE = "fine-tune"
 

@@ -18,7 +18,7 @@ from app.complete import Request, run
 from app.costs import Cost, Estimate
 from app.deployments import model_named
 from app.device import Priority, Steps
-from app.explain import Explainer, own_or_shared
+from app.explain import Computation, Explainer, compute_once
 from app.flights import Watch
 from app.influence_indexes import base_of, folder_of, index_for, mask_from
 from app.models import find_model, language_model, registration_of
@@ -39,7 +39,7 @@ from explainers.influence.tracing import Influence, Traced, tracing
 from explainers.language_model import LanguageModel
 from explainers.types import Prompt, Text
 from storage import explanations, influence
-from storage.tables import InfluenceIndex, TrainingFile
+from storage.training_tables import InfluenceIndex, TrainingFile
 
 KIND = "influence"
 METHOD = "gain-weighted-gradients"
@@ -83,6 +83,10 @@ class Found:
     content: Mapping[str, Any]
     seconds: float
     forwards: int
+
+    @property
+    def method(self) -> str:
+        return METHOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,25 +137,16 @@ async def influence_of(
         return stored
     new = id or explanations.new_id()
 
-    async def compute_and_store(priority: Priority, steps: Steps) -> Found:
-        with explainer.runtime.traces.span("answer", **{"whence.kind": KIND, "whence.model": question.model}) as span:
-            async with explainer.gate.admitted(lambda: estimated(explainer, ready, question)) as charge:
-                found = await compute(explainer, ready, question, new, priority, steps)
-                charge.seconds = found.seconds
-            await store(explainer, ready, question, found, key)
-            span.set_attributes({"whence.method": METHOD, "whence.forwards": found.forwards})
-        explainer.meters.explanation_seconds.labels(METHOD).observe(found.seconds)
-        return found
-
-    flight = (tenant, KIND, ready.registration, key)
-    answer: Found = await own_or_shared(
-        explainer,
-        lambda: explainer.flights.join(
-            flight, str(new), compute_and_store, deadline=explainer.deadline, nice=nice, watch=watch
-        ),
+    computation: Computation[Found] = Computation(
+        KIND,
+        question.model,
+        new,
+        estimate=lambda: estimated(explainer, ready, question),
+        work=lambda priority, steps: compute(explainer, ready, question, new, priority, steps),
+        store=lambda found: store(explainer, ready, question, found, key),
     )
-    explainer.meters.answers.labels(KIND, "computed" if answer.id == new else "shared").inc()
-    return answer
+    flight = (tenant, KIND, ready.registration, key)
+    return await compute_once(explainer, flight, computation, nice=nice, watch=watch)
 
 
 async def admit_job(explainer: Explainer, tenant: str, question: Question) -> None:
@@ -246,7 +241,7 @@ async def generated(
     explainer: Explainer, model: LanguageModel, question: Question, priority: Priority, spent: Spent
 ) -> Completion:
     """What chat completions say at temperature 0. Raises InvalidRequest for no answer."""
-    prompt, config = await prompt_of(explainer, model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
+    prompt, config = await prompt_of(model, question), CompletionConfig(default_tokens=ANSWER_TOKENS)
     asked = Request(question.model, prompt, config)
     (said,) = (await run(explainer, model, asked, priority, nobody, spent=spent)).completions.items
     if not said.text:
@@ -254,7 +249,7 @@ async def generated(
     return said
 
 
-async def prompt_of(explainer: Explainer, model: LanguageModel, question: Question) -> Prompt:
+async def prompt_of(model: LanguageModel, question: Question) -> Prompt:
     """The question as the model's chat template writes it; as it is for a model without one."""
     if model.chat is None:
         if question.system_prompt is not None:

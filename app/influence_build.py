@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from app.explain import Explainer
 from app.flights import Watch
 from app.influence_ground import BATCH_TOKENS, Ground, ground_of
 from app.influence_indexes import SHARDS, building_folder_of, folder_of, sweep
+from app.leases import Hold
 from app.mask_checks import mask_facts
 from app.records import digest_of as digest_of_values
 from app.refusals import Refusal, ShuttingDown
@@ -195,16 +196,13 @@ class Build:
     async def compute_all(self, *, helping: bool = False) -> None:
         """As long as there are shards that nobody else has leased; `helping` makes way for jobs that wait."""
         while not self.makes_way and (lease := await self.leased()) is not None:
-            started = time.monotonic()
-            try:
-                async with self.holding(lease):
+            started, hold = time.monotonic(), self.hold(lease)
+            async with hold.kept():
+                async with hold.renewed(RENEW_SECONDS):
                     digest = await self.shard(lease.number)
                 async with self.transaction() as session:
                     await influence.keep(session, self.id, lease, digest)
                     self.makes_way = helping and await makes_way(session, INDEXES, self.job.id)
-            except BaseException:
-                await self.let_go(lease)
-                raise
             free, pace = (await self.look()).free, Pace(time.monotonic() - started, self.ground.seconds)
             if free and not helping and not self.called:
                 async with self.transaction() as session:
@@ -214,27 +212,12 @@ class Build:
         async with self.transaction() as session:
             return await influence.lease(session, self.id, LEASE_SECONDS)
 
-    async def let_go(self, lease: Lease) -> None:
-        with suppress(StorageError):
-            async with self.transaction() as session:
-                await influence.release(session, self.id, lease)
-
-    @asynccontextmanager
-    async def holding(self, lease: Lease) -> AsyncIterator[None]:
-        """Inside, the lease of a shard is renewed."""
-        renewing = asyncio.create_task(self.renew(lease))
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            await asyncio.wait({renewing})
-
-    async def renew(self, lease: Lease) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            with suppress(StorageError):  # a lease that runs out costs time, nothing else
-                async with self.transaction() as session:
-                    await influence.renew(session, self.id, lease, LEASE_SECONDS)
+    def hold(self, lease: Lease) -> Hold:
+        return Hold(
+            self.transaction,
+            renew=lambda session: influence.renew(session, self.id, lease, LEASE_SECONDS),
+            release=lambda session: influence.release(session, self.id, lease),
+        )
 
     async def shard(self, number: int) -> str:
         """The sha256 of the shard's file, taken over from another index or computed."""

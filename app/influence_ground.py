@@ -23,7 +23,7 @@ from explainers.influence.gradients import Projection
 from explainers.influence.sketching import FineTune
 from storage import influence
 from storage.jobs import Job
-from storage.tables import InfluenceIndex
+from storage.training_tables import InfluenceIndex
 
 BATCH_TOKENS = 4_096
 SEED = 0

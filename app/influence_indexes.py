@@ -34,7 +34,7 @@ from storage import influence, jobs, tenants, training_files
 from storage.database import Database
 from storage.jobs import Job
 from storage.queue import INDEXES
-from storage.tables import InfluenceIndex
+from storage.training_tables import InfluenceIndex
 
 KIND = "influence-index"
 SHARDS = "influence-shards"

@@ -6,6 +6,8 @@ tenant, a key or a model, and none holds what a caller sent.
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -18,65 +20,48 @@ class Meters:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
-        self.registry = own = CollectorRegistry()
-        self.requests = Counter(
-            "whence_http_requests", "Requests answered.", ["route", "method", "status"], registry=own
-        )
-        self.request_seconds = Histogram(
+        self.registry = CollectorRegistry()
+        counter, histogram = partial(Counter, registry=self.registry), partial(Histogram, registry=self.registry)
+        self.requests = counter("whence_http_requests", "Requests answered.", ["route", "method", "status"])
+        self.request_seconds = histogram(
             "whence_http_request_seconds",
             "From the first byte of a request to the last of its answer.",
             ["route", "method"],
             buckets=REQUEST_SECONDS,
-            registry=own,
         )
-        self.problems = Counter("whence_problems", "Errors answered, by their code.", ["code"], registry=own)
-        self.answers = Counter(
+        self.problems = counter("whence_problems", "Errors answered, by their code.", ["code"])
+        self.answers = counter(
             "whence_answers",
             "Questions answered: computed, from the store, or with the computation of another request.",
             ["kind", "source"],
-            registry=own,
         )
-        self.explanation_seconds = Histogram(
+        self.explanation_seconds = histogram(
             "whence_explanation_seconds",
             "Time that computing an explanation took, by method.",
             ["method"],
             buckets=REQUEST_SECONDS,
-            registry=own,
         )
-        self.explained_rows = Counter(
-            "whence_explained_rows",
-            "Inferences explained on demand or by jobs, by algorithm.",
-            ["method"],
-            registry=own,
+        self.explained_rows = counter(
+            "whence_explained_rows", "Inferences explained on demand or by jobs, by algorithm.", ["method"]
         )
-        self.ingested_rows = Counter(
-            "whence_ingested_rows", "Records sent by clients, kept or refused.", ["kind", "outcome"], registry=own
+        self.ingested_rows = counter(
+            "whence_ingested_rows", "Records sent by clients, kept or refused.", ["kind", "outcome"]
         )
-        self.device_wait = Histogram(
-            "whence_device_wait_seconds",
-            "Time that pieces of work waited for the device.",
-            buckets=DEVICE_SECONDS,
-            registry=own,
+        self.device_wait = histogram(
+            "whence_device_wait_seconds", "Time that pieces of work waited for the device.", buckets=DEVICE_SECONDS
         )
-        self.device_work = Histogram(
-            "whence_device_work_seconds",
-            "Time that pieces of work held the device.",
-            buckets=DEVICE_SECONDS,
-            registry=own,
+        self.device_work = histogram(
+            "whence_device_work_seconds", "Time that pieces of work held the device.", buckets=DEVICE_SECONDS
         )
-        self.jobs_ended = Counter(
-            "whence_jobs_ended",
-            "Attempts at jobs that this process brought to an end.",
-            ["kind", "outcome"],
-            registry=own,
+        self.jobs_ended = counter(
+            "whence_jobs_ended", "Attempts at jobs that this process brought to an end.", ["kind", "outcome"]
         )
-        self.shard_tasks = Counter(
+        self.shard_tasks = counter(
             "whence_shard_tasks",
             "Tasks that nodes of a Ray cluster had for jobs led by this process, by how they ended.",
             ["outcome"],
-            registry=own,
         )
-        self.audit_lost = Counter("whence_audit_lost", "Rows of the audit log that could not be written.", registry=own)
+        self.audit_lost = counter("whence_audit_lost", "Rows of the audit log that could not be written.")
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float, problem: str | None) -> None:
         """One request; `route` None: no route of ours, whose path is the client's own words."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.refusals import UnknownModel
-from app.runtime import Registration, Runtime, State
+from app.runtime import Registration, Runtime, State, Weights
 from app.scaling import Scaling, scaling_from, scaling_record
 from explainers.errors import ExplainerError, InvalidRequest, MissingCapability
 from explainers.language_model import LanguageModel
@@ -125,13 +125,6 @@ def entry_of(row: Any, runtime: Runtime) -> Entry:
     return Entry(registration, row.description or "", row.facts or {}, state, reason)
 
 
-async def add_model(database: Database, runtime: Runtime, models_dir: Path | None, tenant: str, new: NewModel) -> Entry:
-    """Loads what lies below `models_dir` to see that it can be explained, then registers it."""
-    path = inside(models_dir, new.path)
-    model = await read_model(database, runtime, tenant, new, path)
-    return await enter_model(database, runtime, tenant, new, path, model)
-
-
 async def read_model(database: Database, runtime: Runtime, tenant: str, new: NewModel, path: Path) -> Model:
     """The model at that path, loaded; raises what is wrong with it, or with its name or kind."""
     if not NAME.fullmatch(new.name):
@@ -147,7 +140,8 @@ async def read_model(database: Database, runtime: Runtime, tenant: str, new: New
     await check_free(database, tenant, new.name)
     base = None if new.base is None else await read_base(database, runtime, tenant, new)
     try:
-        return await runtime.read(new.kind, str(path), new.dtype, new.device, base, new.scaling)
+        weights = Weights(new.kind, str(path), base, dtype=new.dtype, device=new.device)
+        return await runtime.read(weights, new.scaling)
     except ExplainerError as error:  # where the folder of models lies is the operator's business
         told = str(error).replace(str(path), new.path)
         raise type(error)(told if base is None else told.replace(base, f"model '{new.base}'")) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -198,16 +198,13 @@ def add_model(
     async def add(database: Database) -> Row:
         async with database.transaction(tenant=tenant) as session:
             await tenants.ensure(session, tenant)
-        from app.indexing import add_and_index, training_files_in  # noqa: PLC0415 - brings PyTorch
         from app.models import NewModel  # noqa: PLC0415 - brings PyTorch
 
         new = NewModel(name, kind, place.name, dtype, device, description, base)
         entry = command("models add", name=name)
         await audit.write(database, tenant, entry)
         if training_data:
-            files = training_files_in(training_data)
-            async with explainer_of(database, settings) as explainer:
-                await add_and_index(explainer, tenant, new, place.parent, files)
+            await register_tuned(database, settings, tenant, new, place.parent, training_data)
         else:
             await register(database, settings, tenant, new, place.parent, schema)
         await audit.write(database, tenant, entry, DONE)
@@ -246,14 +243,24 @@ def remove_model(name: Name, tenant: Tenant = DEFAULT_TENANT, data_dir: DataDir 
 
 async def register(
     database: Database, settings: Settings, tenant: str, new: NewModel, folder: Path, schema: Path | None = None
-) -> Row:
-    """Loads what lies in the folder and registers it; the row as it then stands."""
+) -> None:
+    """Loads what lies in the folder and registers it."""
     from app.predictors import add_predictor  # noqa: PLC0415 - brings PyTorch
 
     definition = None if schema is None else definition_in(schema)
     async with explainer_of(database, settings) as explainer:
         await add_predictor(explainer, folder, tenant, new, definition)
-    return model_record(await find(database, tenant, new.name))
+
+
+async def register_tuned(
+    database: Database, settings: Settings, tenant: str, new: NewModel, folder: Path, training_data: Sequence[Path]
+) -> None:
+    """The same, of a model that was fine-tuned on these files; builds its influence index."""
+    from app.indexing import add_and_index, training_files_in  # noqa: PLC0415 - brings PyTorch
+
+    files = training_files_in(training_data)
+    async with explainer_of(database, settings) as explainer:
+        await add_and_index(explainer, tenant, new, folder, files)
 
 
 @asynccontextmanager

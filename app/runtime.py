@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Literal, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 from app.device import Device, Outcome, Priority, Work
@@ -36,6 +36,24 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 10.0
 
 State: TypeAlias = Literal["registered", "loading", "loaded", "refused"]
+
+
+class Weights(NamedTuple):
+    """What decides a loaded model: `path` is where its files lie, `base` where those of the base of a fine-tune do.
+
+    A `digest` of None is not known yet.
+    """
+
+    kind: str
+    path: str
+    base: str | None = None
+    digest: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return (self.path,) if self.base is None else (self.path, self.base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +77,14 @@ class Registration:
         return self.tenant, self.name
 
     @property
-    def weights(self) -> tuple[str | None, ...]:
+    def weights(self) -> Weights:
         """Registrations that agree in this share one loaded object."""
-        return self.kind, self.path, self.base_path, self.digest, self.dtype, self.device
+        return Weights(self.kind, self.path, self.base_path, self.digest, self.dtype, self.device)
 
     @property
     def places(self) -> tuple[str, ...]:
         """Where its files lie, and those of its base."""
-        return (self.path,) if self.base_path is None else (self.path, self.base_path)
+        return self.weights.places
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,19 +203,10 @@ class Runtime:
         """
         yield
 
-    async def read(
-        self,
-        kind: str,
-        path: str,
-        dtype: str | None,
-        device: str | None,
-        base: str | None = None,
-        scaling: Scaling | None = None,
-    ) -> Model:
-        """Loads files on the device thread without registering anything; those of a fine-tune with its `base`."""
-        load = loader_of(kind, base)
-        where = device or self._default_device
-        work = self.observed(lambda _: load(Path(path), dtype, where), Spent())
+    async def read(self, weights: Weights, scaling: Scaling | None = None) -> Model:
+        """Loads files on the device thread without registering anything; `scaling` is for models elsewhere."""
+        load = loader_of(weights)
+        work = self.observed(lambda _: load(self._default_device), Spent())
         ticket = self.device.submit(work, Priority(), bounded=False)
         model: Model = await self.device.result(ticket)
         return model
@@ -283,14 +292,12 @@ class Runtime:
         return model
 
     async def _read_registered(self, registration: Registration) -> Model:
-        stated = registration
-        where = (stated.dtype, stated.device, stated.base_path, stated.scaling)
-        model = await self.read(stated.kind, stated.path, *where)
+        model = await self.read(registration.weights, registration.scaling)
         if registration.digest not in (None, model.digest):
-            whose = "this model" if stated.base is None else f"this model, or of its base '{stated.base}',"
+            whose = "this model" if registration.base is None else f"this model, or of its base '{registration.base}',"
             raise MissingCapability(
-                f"the files of {whose} have changed since it was registered as {stated.digest}: register it again, "
-                "and build its influence index again where it had one"
+                f"the files of {whose} have changed since it was registered as {registration.digest}: register it "
+                "again, and build its influence index again where it had one"
             )
         return model
 
@@ -311,13 +318,15 @@ def without_places(message: str, registration: Registration) -> str:
     return message
 
 
-def loader_of(kind: str, base: str | None) -> Callable[[Path, str | None, str | None], Model]:
-    """What reads models of this kind; raises MissingCapability for none."""
+def loader_of(weights: Weights) -> Callable[[str | None], Model]:
+    """What reads them, to the device that it is given where they name none; raises MissingCapability for their kind."""
+    kind, path, base, _, dtype, device = weights
     if base is None and kind in LOADERS:
-        return LOADERS[kind]
+        load = LOADERS[kind]
+        return lambda default: load(Path(path), dtype, device or default)
     if base is not None and kind in FINE_TUNES:
-        load = FINE_TUNES[kind]
-        return lambda path, dtype, device: load(path, Path(base), dtype, device)
+        tuned = FINE_TUNES[kind]
+        return lambda default: tuned(Path(path), Path(base), dtype, device or default)
     raise MissingCapability(f"{'fine-tunes' if base else 'models'} of kind '{kind}' cannot be explained yet")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.scoring import Outcome, Scorer
+from explainers.answers import array
 from explainers.types import Attribution
 from storage.scores import Scores, TokenScores
 
@@ -28,8 +29,8 @@ def rows_of(scorer: Scorer, seqs: Sequence[int], outcomes: Sequence[Outcome]) ->
         np.stack([_flat(outcome, outputs * inputs, "values") for outcome in outcomes]),
         [_facts(outcome) for outcome in outcomes],
         np.stack([_flat(outcome, outputs * inputs, "uncertainty") for outcome in outcomes]),
-        np.stack([_row(outcome, outputs, _base(outcome)) for outcome in outcomes]),
-        np.stack([_row(outcome, outputs, _fit(outcome)) for outcome in outcomes]),
+        np.stack([_row(outputs, _base(outcome)) for outcome in outcomes]),
+        np.stack([_row(outputs, _fit(outcome)) for outcome in outcomes]),
         [outcome if isinstance(outcome, str) else _reason(outcome) for outcome in outcomes],
     )
     return scores, tokens_of(scorer, seqs, outcomes) if scorer.reading.is_text else None
@@ -56,7 +57,7 @@ def _flat(outcome: Outcome, places: int, name: str) -> NDArray[np.float64]:
     return np.full(places, np.nan) if values is None or not places else np.asarray(values, dtype=np.float64).ravel()
 
 
-def _row(outcome: Outcome, outputs: int, values: Any) -> NDArray[np.float64]:
+def _row(outputs: int, values: Any) -> NDArray[np.float64]:
     return np.full(outputs, np.nan) if values is None else np.array(values, dtype=np.float64)
 
 
@@ -115,7 +116,7 @@ def explanation_of(scorer: Scorer, algorithm: str, outcome: Outcome) -> Explanat
         Part(feature.name) if text is None else Part(text, feature.name, place)
         for place, feature in enumerate(outcome.features)
     )
-    fit = _row(outcome, len(scorer.outputs), _fit(outcome))
+    fit = _row(len(scorer.outputs), _fit(outcome))
     base = None if outcome.base_values is None else np.asarray(outcome.base_values, dtype=np.float64)
     facts = _facts(outcome)
     return Explanation(
@@ -143,15 +144,15 @@ def stored_explanation(scorer: Scorer, algorithm: str, row: Any, tokens: Sequenc
     else:
         return without_scores(scorer, algorithm, row.reason or "")
     shape = (outputs, len(parts))
-    base = None if _all_null(row.base_values) else _array(row.base_values)
+    base = None if _all_null(row.base_values) else array(row.base_values)
     return Explanation(
         algorithm,
         scorer.outputs,
         parts,
-        _array(values).reshape(shape),
-        None if errors is None else _array(errors).reshape(shape),
+        array(values).reshape(shape),
+        None if errors is None else array(errors).reshape(shape),
         base,
-        _array(row.fit or [None] * outputs),
+        array(row.fit or [None] * outputs),
         row.facts,
         row.reason,
     )
@@ -159,7 +160,3 @@ def stored_explanation(scorer: Scorer, algorithm: str, row: Any, tokens: Sequenc
 
 def _all_null(values: Sequence[float | None] | None) -> bool:
     return values is None or all(value is None for value in values)
-
-
-def _array(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -21,8 +21,8 @@ from explainers.influence.records import file_type, records_of
 from storage import tenants, training_files
 from storage.content import content_path, read_content, remove_content, sweep_contents, sweep_parts, write_content
 from storage.database import Database
-from storage.tables import TrainingFile
 from storage.training_files import Sort
+from storage.training_tables import TrainingFile
 
 Purpose: TypeAlias = Literal["fine-tune", "preference-fine-tune", "reinforcement-fine-tune", "pre-train", "alignment"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)

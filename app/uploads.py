@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
@@ -32,8 +32,6 @@ from storage import inferences, reference
 from storage.cells import Cells
 from storage.database import Database
 from storage.inferences import MOST_NAMED, Outcome, Rows
-
-Contents: TypeAlias = Literal["inference_data", "ground_truth_data"]
 
 BLOCK = 5_000
 LARGEST_JSON = 64 * 2**20

@@ -83,6 +83,14 @@ StopSequences: TypeAlias = Annotated[
 ]
 """Texts before which a completion ends: all of them are looked for behind every token."""
 
+
+def as_list(stop: Any) -> Any:
+    """One text may stand alone."""
+    return [stop] if isinstance(stop, str) else stop
+
+
+Stops: TypeAlias = Annotated[StopSequences, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+
 ModelName: TypeAlias = Annotated[str, Field(description="Name of a registered model.", examples=["demo-lm"])]
 
 

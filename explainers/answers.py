@@ -43,6 +43,11 @@ def numbers(values: NDArray[np.float64]) -> Numbers:  # (n,)
     return [None if np.isnan(value) else float(value) for value in values]
 
 
+def array(values: Sequence[float | None]) -> NDArray[np.float64]:  # (n,)
+    """The inverse of `numbers`."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
 def are_opposite(outputs: NDArray[np.float64]) -> bool:  # (n, K)
     """Whether there are two outputs, everywhere p and 1 - p. What is linear in outputs is then solved once."""
     return outputs.shape[1] == 2 and bool((np.abs(outputs.sum(axis=1) - 1) <= OPPOSITE).all())

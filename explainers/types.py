@@ -140,7 +140,7 @@ class Attribution:
 class Elsewhere:
     """Where the weights of a model are that has none here: its name and whereabouts there, and the kind of device."""
 
-    name: tuple[str | None, ...]
+    name: Any  # hashable
     place: str
     device: str
 

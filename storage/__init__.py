@@ -9,7 +9,7 @@ Inferences of `/query` keep the values of all attributes in two arrays and their
 and come in bulk through temporary tables (`staging`), since COPY does not pass row-level security.
 Consequences: functions need no tenant argument and cannot forget a filter; a role above row-level security is refused;
 two extra round trips per transaction; what JSON cannot carry (NaN, infinity) must be spelt another way by the caller.
-The files from the bottom up: errors, values | ids, database | copying, tables | cursors | queue | staging, then
-cells | monitored_models, migrations beside one file per noun and the query language; keeper, cluster, embedded stand
-beside them.
+The files from the bottom up: errors, values | ids, database | copying, tables | cursors | queue | staging,
+monitored_tables | training_tables, then cells | leases | monitored_models, migrations beside one file per noun and the
+query language; keeper, cluster, embedded stand beside them.
 """

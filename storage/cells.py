@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import InvalidValue
+from storage.monitored_tables import MonitoredAttribute
 from storage.staging import FLOATS, TEXTS, Column
-from storage.tables import MonitoredAttribute
 from storage.values import json_text
 
 TIMESTAMP = "TIMESTAMP"

@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from storage.content import sync_folder
 from storage.errors import DatabaseRefused, EmbeddedServerFailed
 
 MAJOR = "18"
@@ -293,7 +294,7 @@ def create(cluster: Cluster, folder: Path) -> None:
     try:
         _initialise(cluster, folder, draft)
         (draft / "data").rename(place)
-        _sync(place.parent)
+        sync_folder(place.parent)
     finally:
         _remove_drafts(place)
 
@@ -341,12 +342,3 @@ def _run(command: list[str], account: Account, statements: str = "") -> None:
     if done.returncode:
         output = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise EmbeddedServerFailed(f"{Path(command[0]).name} failed: {output[-2000:]}")
-
-
-def _sync(folder: Path) -> None:
-    """Makes the renaming inside the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.tables import Explainability, MonitoredModel
+from storage.monitored_tables import Explainability, MonitoredModel
 
 
 async def find(session: AsyncSession, model_id: UUID, *, keep: bool = False) -> Explainability | None:

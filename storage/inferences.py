@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.cells import Cells
 from storage.errors import InvalidValue
 from storage.ids import time_ordered
+from storage.monitored_tables import Inference, MonitoredAttribute
 from storage.staging import BIGINT, TEXT, TIMESTAMPTZ, Column, stage
 from storage.staging import UUID as UUID_
-from storage.tables import Inference, MonitoredAttribute
 
 BLOCK = 5_000
 """Rows that go to Postgres at once: enough to make its round trips cheap, few enough to stay small in memory."""
@@ -155,17 +155,6 @@ async def set_truths(
         WHERE partner_inference_id NOT IN (SELECT partner_inference_id FROM changed) ORDER BY place
     """)  # noqa: S608 - slots are of ours
     return list(await session.scalars(unknown, {"model_id": model_id, **staged}))
-
-
-async def set_all_truths(
-    session: AsyncSession, model_id: UUID, blocks: Iterable[Truths], attributes: Sequence[MonitoredAttribute]
-) -> Outcome:
-    """Sets any number of ground truths block by block; unknown ids are counted as failed. See `add_all`."""
-    outcome = Outcome()
-    waiting = iter(blocks)
-    while (truths := await asyncio.to_thread(next, waiting, None)) is not None:
-        outcome = outcome.plus(truths.partner_inference_ids, await set_truths(session, model_id, truths, attributes))
-    return outcome
 
 
 async def count(session: AsyncSession, model_id: UUID) -> int:

@@ -1,25 +1,24 @@
 """Influence indexes: which exist for which weights, and how far their shards are.
 
-A shard is leased for a time, renewed while its worker lives; one whose lease has run out is leased to the next worker.
-Leases are numbered, and whoever comes back under an earlier one changes nothing; computing a shard twice gives the same
-file, so that nothing but time is lost.
+Shards are leased (see `leases`); computing one twice gives the same file, so that nothing but time is lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage import leases
 from storage.errors import NotFound
 from storage.ids import time_ordered
-from storage.tables import InfluenceFile, InfluenceIndex, InfluenceShard, Model, TrainingFile
+from storage.tables import Model
+from storage.training_tables import InfluenceFile, InfluenceIndex, InfluenceShard, TrainingFile
 
 new_id = time_ordered
 INSERTED = 1_000
@@ -177,27 +176,15 @@ async def plan(session: AsyncSession, id: UUID, pieces: Sequence[Piece]) -> None
 async def lease(session: AsyncSession, id: UUID, seconds: float) -> Lease | None:
     """A shard that nobody computes, now the caller's for so long; None: there is none, or the build was given up."""
     wanted = select(InfluenceIndex.id).where(InfluenceIndex.id == id, InfluenceIndex.state == "building").exists()
-    free = (
-        select(InfluenceShard.number)
-        .where(InfluenceShard.index_id == id, InfluenceShard.digest.is_(None), _free(), wanted)
-        .order_by(InfluenceShard.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    taken = (
-        update(InfluenceShard)
-        .where(InfluenceShard.index_id == id, InfluenceShard.number == free)
-        .values(leases=InfluenceShard.leases + 1, leased_until=func.now() + timedelta(seconds=seconds))
-        .returning(InfluenceShard.number, InfluenceShard.leases)
-    )
-    row = (await session.execute(taken)).one_or_none()
+    taken = leases.first(InfluenceShard, and_(_left(id), wanted), seconds)
+    shard = taken.returning(InfluenceShard.number, InfluenceShard.leases)
+    row = (await session.execute(shard)).one_or_none()
     return None if row is None else Lease(*row)
 
 
 async def renew(session: AsyncSession, id: UUID, lease: Lease, seconds: float) -> bool:
     """Lets a lease go on; False when the shard is another's."""
-    return await _changed(session, id, lease, leased_until=func.now() + timedelta(seconds=seconds))
+    return await _changed(session, id, lease, leased_until=leases.until(seconds))
 
 
 async def release(session: AsyncSession, id: UUID, lease: Lease) -> bool:
@@ -250,16 +237,14 @@ async def progress(session: AsyncSession, id: UUID) -> Progress:
         func.coalesce(func.sum(InfluenceShard.tokens).filter(done), 0),
         func.coalesce(func.sum(InfluenceShard.tokens), 0),
         func.count().filter(~done),
-        func.count().filter(~done, _free()),
+        func.count().filter(~done, leases.nobodys(InfluenceShard)),
     ).where(InfluenceShard.index_id == id)
     return Progress(*map(int, (await session.execute(sums)).one()))
 
 
-def _free() -> ColumnElement[bool]:
-    return or_(InfluenceShard.leased_until.is_(None), InfluenceShard.leased_until < func.now())
+def _left(id: UUID) -> ColumnElement[bool]:
+    return and_(InfluenceShard.index_id == id, InfluenceShard.digest.is_(None))
 
 
 async def _changed(session: AsyncSession, id: UUID, lease: Lease, **values: object) -> bool:
-    here = (InfluenceShard.index_id == id, InfluenceShard.number == lease.number, InfluenceShard.leases == lease.count)
-    changed = update(InfluenceShard).where(*here, InfluenceShard.digest.is_(None)).values(values)
-    return await session.scalar(changed.returning(InfluenceShard.number)) is not None
+    return await leases.change(session, InfluenceShard, _left(id), lease.number, lease.count, **values)

@@ -11,8 +11,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, select, text
+from sqlalchemy import Connection, MetaData, NullPool, create_engine, select, text
 
+from storage import monitored_tables, tables, training_tables
 from storage.database import CONNECT_TIMEOUT_S, Database, postgres_url, translated_errors
 from storage.embedded import embedded_postgres
 from storage.errors import DatabaseRefused
@@ -26,6 +27,9 @@ def _ours(_object: object, name: str | None, kind: str, reflected: bool, _counte
     return not (kind == "table" and reflected and (name or "").startswith("procrastinate_"))
 
 
+DECLARING = (tables, monitored_tables, training_tables)
+SCHEMA: MetaData = tables.Table.metadata
+"""Of all tables: it has those of every file that declares some, since these have been imported here."""
 OPTIONS: dict[str, Any] = {"compare_type": True, "include_object": _ours}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -82,11 +82,4 @@ async def remove(session: AsyncSession, name: str) -> None:
     if await session.scalar(select(Model.name).where(Model.base == name).limit(1)) is not None:
         raise InUse("other registered models are based on that model")
     if await session.scalar(delete(Model).where(Model.name == name).returning(Model.name)) is None:
-        raise NotFound("no such model")
-
-
-async def set_digest(session: AsyncSession, name: str, digest: str) -> None:
-    """Notes the digest of the model's files, known once they were read. Raises NotFound."""
-    changed = update(Model).where(Model.name == name).values(digest=digest).returning(Model.name)
-    if await session.scalar(changed) is None:
         raise NotFound("no such model")

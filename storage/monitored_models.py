@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import AlreadyExists, InvalidValue, NotFound
 from storage.ids import time_ordered
-from storage.tables import MonitoredAttribute, MonitoredModel
+from storage.monitored_tables import MonitoredAttribute, MonitoredModel
 
 SlotKind: TypeAlias = Literal["number", "text"]
 NUMBERS = ("FLOAT", "INTEGER", "BOOLEAN", "TIMESTAMP")

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.cells import Cells, count_of
 from storage.errors import AlreadyExists, InvalidValue, NotFound
 from storage.monitored_models import list_attributes
+from storage.monitored_tables import MonitoredModel, ReferenceRow
 from storage.staging import BIGINT, Column, stage
-from storage.tables import MonitoredModel, ReferenceRow
 
 BLOCK = 5_000
 

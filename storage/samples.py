@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.cells import Cells, count_of
 from storage.monitored_models import list_attributes
-from storage.tables import Inference, ReferenceRow
+from storage.monitored_tables import Inference, ReferenceRow
 
 BLOCK_CELLS = 20_000
 """Values that are read at once: whoever reads shares the event loop with requests."""

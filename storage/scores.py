@@ -19,8 +19,8 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import InvalidValue
+from storage.monitored_tables import Inference, InferenceScores, InferenceTokens
 from storage.staging import BIGINT, FLOATS, INTEGERS, JSON, RAGGED_FLOATS, TEXT, TEXTS, Column, stage
-from storage.tables import Inference, InferenceScores, InferenceTokens
 
 
 @dataclass(frozen=True, slots=True)

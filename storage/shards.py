@@ -10,13 +10,13 @@ too late changes nothing, and the job's rows are the same whoever computed them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage import leases
 from storage.scores import Wanted, numbered
 from storage.tables import JobShard as Row
 
@@ -57,27 +57,15 @@ async def cut(session: AsyncSession, job: UUID, wanted: Wanted, *, rows: int, mo
 
 async def lease(session: AsyncSession, job: UUID, seconds: float) -> Shard | None:
     """The first shard that nobody computes, the caller's for so long; None: there is none."""
-    free = (
-        select(Row.number)
-        .where(Row.job_id == job, ~Row.done, _free())
-        .order_by(Row.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    taken = (
-        update(Row)
-        .where(Row.job_id == job, Row.number == free)
-        .values(leases=Row.leases + 1, leased_until=func.now() + timedelta(seconds=seconds))
-        .returning(Row.number, Row.first, Row.last, Row.rows, Row.leases)
-    )
-    row = (await session.execute(taken)).one_or_none()
+    taken = leases.first(Row, _left(job), seconds)
+    shard = taken.returning(Row.number, Row.first, Row.last, Row.rows, Row.leases)
+    row = (await session.execute(shard)).one_or_none()
     return None if row is None else Shard(*row)
 
 
 async def renew(session: AsyncSession, job: UUID, shard: Shard, seconds: float) -> bool:
     """Lets a lease go on; False when it is another's, or nobody's."""
-    return await _changed(session, job, shard, leased_until=func.now() + timedelta(seconds=seconds))
+    return await _changed(session, job, shard, leased_until=leases.until(seconds))
 
 
 async def release(session: AsyncSession, job: UUID, shard: Shard) -> bool:
@@ -91,8 +79,8 @@ async def finish(session: AsyncSession, job: UUID, shard: Shard) -> bool:
 
 
 async def left(session: AsyncSession, job: UUID) -> Left:
-    sums = select(func.count(), func.count().filter(_free()), func.coalesce(func.sum(Row.rows), 0))
-    count, free, rows = (await session.execute(sums.where(Row.job_id == job, ~Row.done))).one()
+    sums = select(func.count(), func.count().filter(leases.nobodys(Row)), func.coalesce(func.sum(Row.rows), 0))
+    count, free, rows = (await session.execute(sums.where(_left(job)))).one()
     return Left(int(count), int(free), int(rows))
 
 
@@ -101,10 +89,9 @@ async def forget(session: AsyncSession, job: UUID) -> None:
     await session.execute(delete(Row).where(Row.job_id == job))
 
 
-def _free() -> ColumnElement[bool]:
-    return or_(Row.leased_until.is_(None), Row.leased_until < func.now())
+def _left(job: UUID) -> ColumnElement[bool]:
+    return and_(Row.job_id == job, ~Row.done)
 
 
 async def _changed(session: AsyncSession, job: UUID, shard: Shard, **values: object) -> bool:
-    mine = (Row.job_id == job, Row.number == shard.number, Row.leases == shard.lease, ~Row.done)
-    return await session.scalar(update(Row).where(*mine).values(values).returning(Row.number)) is not None
+    return await leases.change(session, Row, _left(job), shard.number, shard.lease, **values)

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.errors import InUse, InvalidValue, NotFound
 from storage.ids import time_ordered
-from storage.tables import TrainingFile
+from storage.training_tables import TrainingFile
 
 MAX_PAGE = 10_000
 

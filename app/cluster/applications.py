@@ -24,10 +24,10 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from app.cluster.parcels import Weights
 from app.cluster.replica import Replica
 from app.device import NICE_PLACES, PLACES
 from app.refusals import Unreachable
+from app.runtime import Weights
 from app.scaling import DEFAULT, Scaling
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ class Applications:
                 logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
                 **replicas(scaling),
             )
-        deployment._version = name  # else Serve takes the same deployment for a new one, and starts its replicas anew
+        # Else Serve takes the same deployment for a new one, and starts its replicas anew; its options take none.
+        deployment._version = name
         device = None if gpus else "cpu"  # a replica without a GPU of its own leaves those of others alone
         bound = deployment.bind(weights, device, self.queue_limit, cores, self.log_level)
         return serve.RunTarget(target=bound, name=name, route_prefix=None)
@@ -151,6 +152,6 @@ def replicas(scaling: Scaling) -> dict[str, Any]:
 
 def default_gpus(weights: Weights) -> float:
     """One where the cluster has any, unless the model is to run on a CPU."""
-    if weights[-1] == "cpu":
+    if weights.device == "cpu":
         return 0.0
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0

@@ -17,12 +17,10 @@ import cloudpickle
 from app.device import Steps
 from app.listeners import Once
 from app.open_indexes import Opened
+from app.runtime import Weights
 from app.schedule import Owner
 from explainers.decoding import Completion, Piece
 from explainers.language_model import LanguageModel, Passes
-
-Weights: TypeAlias = tuple[str | None, ...]
-"""What a registration says of its weights: kind, path, path of the base, digest, dtype, device."""
 
 How: TypeAlias = Literal["done", "failed", "full", "closing", "broken"]
 Kind: TypeAlias = Literal["model", "index", "steps", "listener"]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from app import logs
-from app.cluster.parcels import Ended, How, Name, News, Order, Weights, pack, unpack
+from app.cluster.parcels import Ended, How, Name, News, Order, pack, unpack
 from app.device import ASKED_BY, Priority, Steps
 from app.listeners import Once
 from app.logs import frames
 from app.open_indexes import OpenIndexes
 from app.refusals import QueueFull, ShuttingDown
-from app.runtime import Runtime, Spent, loader_of
+from app.runtime import Runtime, Spent, Weights, loader_of
 from explainers import clock
 from explainers.decoding import Completion, Listener, Piece, nobody
 from explainers.errors import ExplainerError, MissingCapability
@@ -59,8 +59,7 @@ class Replica:
         """What an outline needs, and the device; or why the model is refused."""
         if self.refused is not None:
             return self.refused
-        model, (_, path, base, *_) = self.models[self.weights], self.weights
-        folders = [Path(place) for place in (path, base) if place is not None]
+        model, folders = self.models[self.weights], [Path(place) for place in self.weights.places]
         settings = await asyncio.to_thread(settings_digest, folders)
         return Told(model.digest, settings, model.facts), str(model.device)
 
@@ -126,9 +125,7 @@ class Replica:
         async with self.loading:
             for weights in order.models:
                 if weights not in self.models:  # the base of a fine-tune, when its index is asked
-                    kind, path, base, _, dtype, device = weights
-                    model = await self.runtime.read(str(kind), str(path), dtype, device, base)
-                    self.models[weights] = checked(model, weights)
+                    self.models[weights] = checked(await self.runtime.read(weights), weights)
             opened = {key: await self.indexes.get(Path(key[0]), self.models[key[1]]) for key in order.indexes}
         places: dict[str, Any] = {"model": self.models, "index": opened}
         places |= {"steps": telling.steps, "listener": telling.listeners}
@@ -142,21 +139,20 @@ class Replica:
 
 def read(weights: Weights, default_device: str | None) -> LanguageModel:
     """The model of these weights, loaded and tested; raises why it is refused."""
-    kind, path, base, _, dtype, device = weights
-    return checked(loader_of(str(kind), base)(Path(str(path)), dtype, device or default_device), weights)
+    return checked(loader_of(weights)(default_device), weights)
 
 
 def checked(model: Model, weights: Weights) -> LanguageModel:
     if not isinstance(model, LanguageModel):
-        raise MissingCapability(f"models of kind '{weights[0]}' run in the server itself")
-    if model.digest != weights[3]:
-        raise MissingCapability(f"its files are not those that were registered as {weights[3]}")
+        raise MissingCapability(f"models of kind '{weights.kind}' run in the server itself")
+    if model.digest != weights.digest:
+        raise MissingCapability(f"its files are not those that were registered as {weights.digest}")
     return model
 
 
 def without_places(error: Exception, order: Order) -> Exception:
     """The same error, which does not say where models lie."""
-    for place in (place for _, path, base, *_ in order.models for place in (path, base) if place):
+    for place in (place for weights in order.models for place in weights.places):
         error.args = tuple(said.replace(place, "the model") if isinstance(said, str) else said for said in error.args)
     return error
 

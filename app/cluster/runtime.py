@@ -13,11 +13,10 @@ import torch
 from app.cluster.applications import Applications, told_plainly
 from app.cluster.errand import Errand
 from app.cluster.node_tasks import NodeTasks, TakePart, helped
-from app.cluster.parcels import Weights
 from app.device import Outcome, Priority, Work
 from app.meters import Meters
 from app.refusals import Unreachable
-from app.runtime import Registration, Runtime, SharedJob, Spent
+from app.runtime import Registration, Runtime, SharedJob, Spent, Weights
 from app.scaling import Scaling
 from app.tracing import Traces
 from explainers.errors import ExplainerError
@@ -78,24 +77,15 @@ class ClusterRuntime(Runtime):
         await self.model(registration)  # raises why it is refused
         async with self._holding:
             if registration.weights not in self._held:
-                kind, path, base, _, dtype, device = registration.weights
-                self._held[registration.weights] = await super().read(str(kind), str(path), dtype, device, base)
+                self._held[registration.weights] = await super().read(registration.weights)
             return self._held[registration.weights]
 
-    async def read(
-        self,
-        kind: str,
-        path: str,
-        dtype: str | None,
-        device: str | None,
-        base: str | None = None,
-        scaling: Scaling | None = None,
-    ) -> Model:
+    async def read(self, weights: Weights, scaling: Scaling | None = None) -> Model:
         """Loads and tests the model in the cluster, where it then stays."""
-        if kind not in OUTLINES:
-            return await super().read(kind, path, dtype, device, base)
-        digest = await asyncio.to_thread(digest_of_weights, folders_of(path, base))
-        return await self._outlined((kind, path, base, digest, dtype, device), scaling)
+        if weights.kind not in OUTLINES:
+            return await super().read(weights)
+        digest = await asyncio.to_thread(digest_of_weights, [Path(place) for place in weights.places])
+        return await self._outlined(weights._replace(digest=digest), scaling)
 
     async def keep(self, registrations: Sequence[Registration], among: frozenset[tuple[str, str]]) -> None:
         """Begins to load what is not loaded yet, all at once; ends the replicas of what is registered no more."""
@@ -134,14 +124,10 @@ class ClusterRuntime(Runtime):
             raise told
         about, device = told
         where = Elsewhere(weights, name, device)
-        folder, below = Path(str(path)), None if base is None else Path(base)
-        model = await asyncio.to_thread(outline, folder, below, str(kind), about, where)
+        below = None if base is None else Path(base)
+        model = await asyncio.to_thread(outline, Path(path), below, kind, about, where)
         self._handles[name] = handle
         return model
 
     def _application(self, registration: Registration) -> str:
         return self.applications.name_of(registration.weights, registration.scaling)
-
-
-def folders_of(path: str, base: str | None) -> tuple[Path, ...]:
-    return (Path(path),) if base is None else (Path(path), Path(base))

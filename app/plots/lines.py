@@ -50,7 +50,7 @@ def line_plot(title: str, times: Sequence[datetime], lines: Sequence[Line], *, a
     seconds = [moment.timestamp() for moment in times]
     across = span_of(seconds)
     up = scale_over((v for line in shown for v in line.values if math.isfinite(v)), bottom, TOP + 14)
-    rule(canvas, up, across, bottom, axis)
+    rule(canvas, up, across, axis)
     dates(canvas, across, times, bottom)
     for place, line in enumerate(shown):
         draw_line(canvas, place, line, [across(second) for second in seconds], up, times)
@@ -72,7 +72,7 @@ def span_of(seconds: Sequence[float]) -> Scale:
     return Scale(low, high, LEFT, WIDTH - RIGHT) if high > low else Scale(low - 1, low + 1, LEFT, WIDTH - RIGHT)
 
 
-def rule(canvas: Canvas, up: Scale, across: Scale, bottom: float, axis: str) -> None:
+def rule(canvas: Canvas, up: Scale, across: Scale, axis: str) -> None:
     """Horizontal grid lines with their numbers."""
     canvas.text(16, TOP + 4, axis, "tick", most=80)
     for tick in up.ticks:

@@ -18,7 +18,8 @@ from sqlalchemy import text
 from app.admission import MINUTE
 from app.dependencies import Server
 from app.main import create_app
-from app.models import NewModel, add_model
+from app.models import NewModel
+from app.predictors import add_predictor
 from app.settings import Settings
 from storage import api_keys, tenants
 from tests import tiny_models
@@ -56,9 +57,8 @@ class Running:
 
     async def add(self, folder: Path, name: str = "tiny-lm", tenant: str = "default") -> None:
         """Registers a model folder, as the command line does."""
-        explainer = self.server.explainer
         new = NewModel(name, "causal-lm", folder.name, description="a tiny model")
-        await add_model(explainer.database, explainer.runtime, folder.parent, tenant, new)
+        await add_predictor(self.server.explainer, folder.parent, tenant, new)
 
     async def explain(self, **changes: Any) -> httpx.Response:
         body = {"model": "tiny-lm", "prompt": PROMPT, "target": TARGET, **changes}

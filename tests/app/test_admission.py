@@ -405,17 +405,17 @@ async def test_a_client_that_goes_away_leaves_its_place(start: Start, tiny_lm: P
     async with start() as running:
         await running.add(tiny_lm, "left-lm")
         headers, of = await running.key("explain", concurrency=1), {"model": "left-lm"}
-        opened = await hold(running)
         stream = {"model": "left-lm", "prompt": PROMPT, "maximum_tokens": 4, "stream": True}
-        for path, content in (("/explain", body(0.1, **of)), ("/complete", stream)):
+        for factor, path, content in ((0.2, "/explain", body(0.1, **of)), (0.3, "/complete", stream)):
+            opened = await hold(running)
             task = asyncio.create_task(running.client.post(path, json=content, headers=headers))
             await until(lambda: running.server.explainer.runtime.device.waiting == 1)
-            assert_reached(await asked(running, headers, 0.2, **of), "concurrency", 1)
+            assert_reached(await asked(running, headers, factor, **of), "concurrency", 1)
             task.cancel()
             await asyncio.wait({task})
             await until(lambda: running.server.explainer.runtime.device.waiting == 0)
-        opened.set()
-        async with asyncio.timeout(60):
-            while (await asked(running, headers, 0.2, **of)).status_code != 200:  # noqa: ASYNC110 - there is no event for it
-                await asyncio.sleep(0.02)
+            opened.set()
+            async with asyncio.timeout(60):
+                while (await asked(running, headers, factor, **of)).status_code != 200:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.02)
         await running.client.delete("/models/left-lm")

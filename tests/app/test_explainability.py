@@ -16,6 +16,7 @@ import pytest
 from app.dialects.arthur.model_routes import MODELS
 from app.models import NewModel
 from app.predictors import add_predictor
+from app.runtime import Weights
 from tests.app import predictors
 from tests.app.conftest import Running
 from tests.app.predictors import INPUTS, definition, records, rows
@@ -282,7 +283,7 @@ async def test_texts(running: Running, text_folder: Path) -> None:
     name = f"notes-{uuid4()}"
     await registered(running, text_folder, name, "text-classifier")
     id = await created(running, predictors.text_definition(name))
-    row = await running.server.explainer.runtime.read("text-classifier", str(text_folder), None, "cpu")
+    row = await running.server.explainer.runtime.read(Weights("text-classifier", str(text_folder), device="cpu"))
     texts = ["Anna lives in Oslo", "", "Ben"]
     outputs = row.predict_texts(texts)  # type: ignore[union-attr]
     given = [

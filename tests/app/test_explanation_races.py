@@ -16,8 +16,8 @@ from app.monitored import find_in_use
 from app.refusals import UnknownModel
 from app.scoring import Scorer
 from storage import inferences, scores
+from storage.monitored_tables import Inference, ReferenceRow
 from storage.samples import sample
-from storage.tables import Inference, ReferenceRow
 from tests.app import predictors
 from tests.app.conftest import Running
 from tests.app.predictors import INPUTS, definition, records, rows

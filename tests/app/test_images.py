@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from app.models import NewModel, add_model
+from app.models import NewModel
+from app.predictors import add_predictor
 from tests import tiny_models
 from tests.app.conftest import Running, Start, empty
 
@@ -25,9 +26,8 @@ async def seeing(start: Start, tiny_lm: Path) -> AsyncIterator[Running]:
         await empty(running)
         await running.add(tiny_lm)
         folder = tiny_models.save_image_text(tiny_lm.parent / "tiny-vision")
-        explainer = running.server.explainer
         new = NewModel("tiny-vision", "image-text-lm", folder.name)
-        await add_model(explainer.database, explainer.runtime, folder.parent, "default", new)
+        await add_predictor(running.server.explainer, folder.parent, "default", new)
         yield running
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from app.dependencies import KeyedRoute
 from storage import models
 from storage import tenants as tenants_stored
-from storage.tables import Table
+from storage.migrations import SCHEMA
 from tests.app import predictors
 from tests.app.conftest import PROMPT, TARGET, Running, Start, until
 from tests.app.tenants import CHILDREN, MARK, Names, Operation, Tenant, absent, keyed, made, operations
@@ -71,7 +71,7 @@ async def rows_of(server: Running, tenant: Tenant) -> dict[str, Any]:
     found = {}
     await server.server.audit.flush()  # outcomes are written a moment after their answers
     async with server.server.explainer.database.transaction(tenant.name) as session:
-        for name in Table.metadata.tables:
+        for name in SCHEMA.tables:
             query = f"SELECT count(*), md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {name} t"  # noqa: S608
             found[name] = tuple((await session.execute(text(query))).one())
     found.pop("tenants")  # a list that all may read

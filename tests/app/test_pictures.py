@@ -17,6 +17,7 @@ import pytest
 from app.dialects.arthur.model_routes import MODELS
 from app.media_types import SVG
 from app.pictures import NO_PICTURE, query_plot
+from app.runtime import Weights
 from explainers.errors import InvalidRequest
 from tests.app import predictors
 from tests.app.conftest import ADMIN_KEY, Running
@@ -185,7 +186,7 @@ async def test_a_text_as_a_heat_map(running: Running, models_dir: Path) -> None:
     name, folder = f"notes-{uuid4()}", predictors.text_classifier(models_dir / "drawn-notes")
     await registered(running, folder, name, "text-classifier")
     id = await created(running, predictors.text_definition(name))
-    model = await running.server.explainer.runtime.read("text-classifier", str(folder), None, "cpu")
+    model = await running.server.explainer.runtime.read(Weights("text-classifier", str(folder), device="cpu"))
     (output,) = model.predict_texts(["Anna <b>lives</b> in Oslo"]).tolist()  # type: ignore[union-attr]
     given = {"note": "Anna <b>lives</b> in Oslo", "routine": output[0], "urgent": output[1]}
     record = {"partner_inference_id": "n/0", "inference_timestamp": predictors.WHEN, "inference_data": given}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.runtime import Weights
 from app.scaling import Scaling
 
 COUNT = 400
@@ -17,7 +18,7 @@ def test_many_are_made_at_the_same_time(ray: None) -> None:
     from app.cluster.applications import Applications
 
     applications, scaling = Applications("home", queue_limit=8, log_level="info"), Scaling(gpus=0)
-    weights = ("causal-lm", "/models/m", None, "sha256:0", None, "cpu")
+    weights = Weights("causal-lm", "/models/m", digest="sha256:0", device="cpu")
 
     def made(number: int) -> str:
         return str(applications.target(f"whence-{number}", weights, scaling).name)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.cluster.parcels import Ended, News, Order, Shared, Weights, pack, unpack
+from app.cluster.parcels import Ended, News, Order, Shared, pack, unpack
 from app.cluster.replica import Replica
 from app.complete import Completion, Piece
 from app.device import Steps
 from app.listeners import Once
 from app.questions import Question, answer, forecast
+from app.runtime import Weights
 from explainers import errors
 from explainers.decoding import CompletionConfig, completing, outcome_of
 from explainers.errors import ExplainerError
@@ -42,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 @pytest.fixture(scope="module")
 def weights(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     folder = next(tmp_path_factory.getbasetemp().glob("replica*/tiny-lm"))
-    return "causal-lm", str(folder), None, model.digest, None, "cpu"
+    return Weights("causal-lm", str(folder), digest=model.digest, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ async def far(replica: Replica, weights: Weights) -> LanguageModel:
     """The outline that a server has of the replica's model."""
     told = await replica.describe()
     assert not isinstance(told, ExplainerError)
-    return outline(Path(str(weights[1])), None, "causal-lm", told[0], Elsewhere(weights, "app", told[1]))
+    return outline(Path(weights.path), None, "causal-lm", told[0], Elsewhere(weights, "app", told[1]))
 
 
 def sent(work: Any, *, nice: bool = False) -> tuple[Shared, Order, bytes]:
@@ -127,7 +128,7 @@ async def test_errors_arrive_as_themselves_without_a_place(
     replica: Replica, far: LanguageModel, weights: Weights, kind: type[ExplainerError]
 ) -> None:
     def work(_: Checkpoint) -> Any:
-        error = kind(f"{weights[1]}/config.json holds no {far.context_length}")
+        error = kind(f"{weights.path}/config.json holds no {far.context_length}")
         if isinstance(error, errors.InvalidRequest):
             error.pointer = "/prompt"
         raise error
@@ -189,7 +190,7 @@ async def test_a_full_queue_says_when_to_come_back(replica: Replica, far: Langua
 
 
 async def test_a_model_that_is_refused_says_so_to_everybody(weights: Weights, far: LanguageModel) -> None:
-    changed = Replica((*weights[:3], "sha256:other", *weights[4:]), "cpu", queue_limit=8, cores=1, log_level="info")
+    changed = Replica(weights._replace(digest="sha256:other"), "cpu", queue_limit=8, cores=1, log_level="info")
     refusal = await changed.describe()
     assert isinstance(refusal, errors.MissingCapability) and "registered as sha256:other" in str(refusal)
     _, ended = await done(changed, lambda checkpoint: answer(far, QUESTION, checkpoint))

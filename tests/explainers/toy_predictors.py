@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,6 @@ class RowFormula:
     def predict(self, table: Table) -> NDArray[np.float64]:
         self.asked.append(len(table))
         return self.formula(table.cells)
-
-    def with_formula(self, formula: Formula) -> RowFormula:
-        return replace(self, formula=formula, asked=[])
 
 
 def two_classes(chance: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Formula:

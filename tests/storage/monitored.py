@@ -13,7 +13,7 @@ from storage.cells import cells_of
 from storage.database import Database
 from storage.inferences import Rows
 from storage.monitored_models import Attribute
-from storage.tables import Inference, MonitoredAttribute
+from storage.monitored_tables import Inference, MonitoredAttribute
 
 ATTRIBUTES = (
     Attribute("income", "PIPELINE_INPUT", "FLOAT", 0, definition={"min_range": 0}),

@@ -16,7 +16,7 @@ from storage.database import Database
 from storage.errors import AlreadyExists, InvalidValue, NotFound, StorageError
 from storage.ids import time_ordered
 from storage.inferences import BLOCK, MOST_NAMED, Rows, Truths
-from storage.tables import MonitoredAttribute
+from storage.monitored_tables import MonitoredAttribute
 from tests.storage.monitored import HOUR, START, filled, registered, rows_of, stored
 
 
@@ -170,9 +170,6 @@ async def test_ground_truth_replaces_only_what_is_given(database: Database, tena
     ]
     assert [row.ground_truth_timestamp and row.ground_truth_timestamp.hour for row in rows] == [11, 10, None]
     assert (await stored(database, tenant, other))[0].numbers[5] == 7
-    async with database.transaction(tenant) as session:
-        outcome = await inferences.set_all_truths(session, model_id, iter([truths, truths]), given)
-    assert (outcome.done, outcome.failed, outcome.named) == (6, 2, ("none", "none"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select, table, text, update
 from storage import inferences, monitored_models, reference, scores, staging, tenants
 from storage.database import Database
 from storage.errors import NotFound, StorageError
-from storage.tables import (
+from storage.monitored_tables import (
     Inference,
     InferenceScores,
     InferenceTokens,

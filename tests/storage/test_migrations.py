@@ -16,8 +16,7 @@ from sqlalchemy import NullPool, create_engine
 from storage import migrations
 from storage.database import Database, postgres_url
 from storage.errors import DatabaseRefused, DatabaseUnavailable
-from storage.migrations import OPTIONS, migrate, migrated
-from storage.tables import Table
+from storage.migrations import OPTIONS, SCHEMA, migrate, migrated
 from tests.postgres import Server, connection
 
 
@@ -58,7 +57,7 @@ def test_servers_that_start_at_once_migrate_once(postgres: Server) -> None:
 def test_the_migrations_make_the_tables_as_declared(postgres: Server) -> None:
     engine = create_engine(postgres_url(postgres.url), poolclass=NullPool)
     with engine.connect() as plain:
-        assert compare_metadata(MigrationContext.configure(plain, opts=OPTIONS), Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(plain, opts=OPTIONS), SCHEMA) == []
 
 
 async def test_a_newer_schema_is_refused(postgres: Server) -> None:

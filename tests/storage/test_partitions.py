@@ -9,13 +9,12 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from storage.migrations import migrate
-from storage.tables import Table
+from storage.migrations import SCHEMA, migrate
 from tests.postgres import Server, connection
 
 WHOLE = {"tenants", "api_keys"}
 """Small, and asked before a tenant is known: a secret is unique among all tenants'."""
-OURS = sorted(set(Table.metadata.tables) - WHOLE)
+OURS = sorted(set(SCHEMA.tables) - WHOLE)
 BY_TIME = {"explanations": "id", "jobs": "id", "audit": "id", "inference_scores": "seq", "inference_tokens": "seq"}
 """Tables whose keys grow with time, and by which column."""
 CUT = SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL) PARTITION BY {}")
@@ -31,7 +30,7 @@ def database(postgres: Server) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 
 def test_all_keys_begin_with_the_tenant() -> None:
     for name in OURS:
-        table = Table.metadata.tables[name]
+        table = SCHEMA.tables[name]
         uniques = [index.columns for index in table.indexes if index.unique]
         for key in (table.primary_key.columns, *uniques):
             assert next(iter(key)).name == "tenant_id", name

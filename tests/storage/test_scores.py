@@ -10,8 +10,8 @@ import pytest
 from storage import inferences, scores, staging
 from storage.database import Database
 from storage.errors import InvalidValue, StorageError
+from storage.monitored_tables import Inference
 from storage.scores import Scores, TokenScores, Wanted
-from storage.tables import Inference
 from tests.storage.monitored import filled, rows_of
 
 K, M = 2, 3

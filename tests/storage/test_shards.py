@@ -9,9 +9,9 @@ import numpy as np
 from storage import jobs, scores, shards
 from storage.database import Database
 from storage.ids import time_ordered
+from storage.monitored_tables import Inference
 from storage.scores import Scores, Wanted
 from storage.shards import Left, Shard
-from storage.tables import Inference
 from tests.storage.monitored import filled
 
 IDS = [f"u-{place}" for place in range(7)]

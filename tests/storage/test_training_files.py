@@ -14,7 +14,7 @@ from storage import training_files
 from storage.content import content_path, read_content, remove_content, sweep_contents, write_content
 from storage.database import Database
 from storage.errors import InUse, InvalidValue, NotFound
-from storage.tables import TrainingFile
+from storage.training_tables import TrainingFile
 
 USED = """CREATE TABLE users_of_files (tenant_id text, file uuid,
 FOREIGN KEY (tenant_id, file) REFERENCES training_files (tenant_id, id))"""

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool
 
-from app.chat import Chat
+from app.chat import Chat, message_of
 from app.complete import Completed, Event, Finished
 from app.dialects.aleph_alpha.completion_schemas import Choosing, refuse_unsupported
-from app.wire import Array, Count, ModelName, Objects, StopSequences, Whole, Wire, as_parts
+from app.wire import Array, Count, ModelName, Objects, Stops, Whole, Wire, as_parts
 from explainers.chat_template import Message
 from explainers.decoding import CompletionConfig, FinishReason, Piece
-from explainers.errors import InvalidRequest, MissingCapability
+from explainers.errors import MissingCapability
 from explainers.sampling import Sampling
 
 REASONS: dict[FinishReason, str] = {
@@ -28,14 +28,6 @@ UNSUPPORTED = {
     "logprobs": "log-probabilities of a chat",
 }
 """Members that ask for what is not served: refused unless they ask for nothing."""
-
-
-def as_list(stop: Any) -> Any:
-    """One text may stand alone."""
-    return [stop] if isinstance(stop, str) else stop
-
-
-Stops = Annotated[StopSequences, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
 
 
 class ContentPart(Wire):
@@ -56,12 +48,7 @@ class ChatMessage(Wire):
     ] = Field(description="The text, or parts that are put together.", examples=["Where is Oslo?"])
 
     def to_domain(self, pointer: str) -> Message:
-        for index, part in enumerate(self.content):
-            if part.type != "text":
-                raise MissingCapability("chats are served with text only", f"{pointer}/content/{index}")
-            if part.text is None:
-                raise InvalidRequest("must be a string", f"{pointer}/content/{index}/text")
-        return Message(self.role, "".join(part.text or "" for part in self.content))
+        return message_of(self.role, self.content, f"{pointer}/content")
 
 
 class StreamOptions(Wire):

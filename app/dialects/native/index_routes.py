@@ -16,7 +16,7 @@ from app.errors import Responses, problems
 from app.influence_indexes import MOST_FILES, MOST_PROMPTS, NewIndex, list_indexes, start_index
 from app.wire import Array, Whole, Wire
 from explainers.influence.examples import Mask
-from storage.tables import InfluenceIndex
+from storage.training_tables import InfluenceIndex
 
 MADE = {"training_files": ["file-9b1f3a52-77aa-4a31-8f0e-2f9c44d0a6e1"]}
 BUILDING: Responses = {

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
-from app.chat import Chat
+from app.chat import Chat, message_of
 from app.complete import Request
-from app.wire import Count, ModelName, Number, Objects, StopSequences, Whole, Wire, as_parts
+from app.wire import Count, ModelName, Number, Objects, Stops, Whole, Wire, as_parts
 from explainers.chat_template import Message
 from explainers.decoding import CompletionConfig
-from explainers.errors import InvalidRequest, MissingCapability
+from explainers.errors import MissingCapability
 from explainers.sampling import Sampling
 from explainers.types import Text
 
@@ -33,14 +33,6 @@ Limit = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 LogProbs = Annotated[Whole, Field(ge=0, le=MOST_LOG_PROBS)]
 
 
-def as_list(stop: Any) -> Any:
-    """One text may stand alone."""
-    return [stop] if isinstance(stop, str) else stop
-
-
-Stops = Annotated[StopSequences, BeforeValidator(as_list, json_schema_input_type=str | list[str])]
-
-
 class FlowPart(Wire):
     """A part of a message."""
 
@@ -57,12 +49,7 @@ class FlowMessage(Wire):
     )
 
     def to_domain(self, pointer: str) -> Message:
-        for index, part in enumerate(self.content):
-            if part.type != "text":
-                raise MissingCapability("chats are served with text only", f"{pointer}/content/{index}")
-            if part.text is None:
-                raise InvalidRequest("must be a string", f"{pointer}/content/{index}/text")
-        return Message(self.role, "".join(part.text or "" for part in self.content))
+        return message_of(self.role, self.content, f"{pointer}/content")
 
 
 class FlowStreamOptions(Wire):
