@@ -45,7 +45,7 @@ def test_set_has_its_parts(made: World) -> None:
     counts = {"fact": 714, "duplicate": 30, "poison": 54, "distractor": 80, "outlier": 40, "other": 100}
     assert Counter(pair.origin for pair in made.pairs) == counts
     assert len(made.facts) == 250
-    assert len(set(made.generic_questions)) == 240
+    assert len(set(made.generic_questions)) == 460
 
 
 def test_world_depends_on_its_seed_alone(made: World) -> None:
