@@ -102,17 +102,26 @@ class SharedJob:
     attempt: int
     about: UUID
     device: str
+    store: str = ""  # see `Shelf.name`
     versions: tuple[str, ...] = field(default_factory=versions)
 
     @classmethod
-    def of(cls, job: Job, about: UUID, device: str) -> Self:
-        return cls(job.kind, job.tenant_id, job.id, job.attempts, about, device)
+    def of(cls, job: Job, about: UUID, device: str, store: str = "") -> Self:
+        return cls(job.kind, job.tenant_id, job.id, job.attempts, about, device, store)
 
 
 class Spent:
     """Seconds that work has kept the device for, without its pauses."""
 
     seconds = 0.0
+
+
+Locate: TypeAlias = Callable[[str], Awaitable[str]]
+"""Where the files of a model lie on this machine that were registered as lying there."""
+
+
+async def as_it_is(path: str) -> str:
+    return path
 
 
 class Runtime:
@@ -125,6 +134,7 @@ class Runtime:
         self.meters, self.traces = meters or Meters(), traces or Traces()
         self._passes: dict[int, Passes] = {}
         self._default_device = device
+        self.locate: Locate = as_it_is
         self._known: dict[tuple[str, str], Loaded | Refused] = {}
         self._loading: dict[Registration, asyncio.Task[Model]] = {}
 
@@ -285,7 +295,11 @@ class Runtime:
     async def _read_registered(self, registration: Registration) -> Model:
         stated = registration
         where = (stated.dtype, stated.device, stated.base_path, stated.scaling)
-        model = await self.read(stated.kind, stated.path, *where)
+        place = await self.locate(stated.path)
+        try:
+            model = await self.read(stated.kind, place, *where)
+        except ExplainerError as error:
+            raise type(error)(str(error).replace(place, stated.path)) from None
         if registration.digest not in (None, model.digest):
             whose = "this model" if stated.base is None else f"this model, or of its base '{stated.base}',"
             raise MissingCapability(

@@ -1,0 +1,402 @@
+"""A store shared by machines with data directories of their own: what is put there, fetched, checked and swept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from app import influence_build, training_material
+from app.backup import back_up, kept
+from app.device import Steps
+from app.index_files import IndexFiles
+from app.influence_build import Build
+from app.influence_ground import ground_of
+from app.influence_indexes import sweep
+from app.refusals import Refusal, StoreAway
+from app.runtime import SharedJob
+from app.settings import Settings
+from app.shard_tasks import take_part
+from app.shelf import MANIFEST, Shelf
+from app.store import MARK, Damaged, Store, open_store
+from explainers.influence import generic
+from storage import influence, jobs
+from storage.database import home
+from storage.ids import time_ordered
+from tests.app.conftest import Running, Start, empty
+from tests.app.indexes import sent
+from tests.fine_tunes import PAIRS, save_base, save_fine_tune, training_file
+from tests.postgres import Server as Postgres
+
+OLD = UUID(int=(int(time.time() - 7200) * 1000 << 80) | 7 << 76 | 2 << 62)
+WITHOUT = "import sys, app.serving, app.cli; sys.exit(any(name.partition('.')[0] == 'fsspec' for name in sys.modules))"
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(f"file://{tmp_path}/store" if request.param == "file" else f"memory://{uuid4()}")
+
+
+@pytest.fixture
+def shelf(store: Store, tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "data", store)
+
+
+def made(path: Path, content: bytes) -> tuple[Path, str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path, hashlib.sha256(content).hexdigest()
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_comes_back_or_is_told_to_be_damaged(store: Store, tmp_path: Path) -> None:
+    path, digest = made(tmp_path / "a", bytes(range(256)) * 4096)
+    store.put(path, "files/default/a")
+    store.put(path, "files/default/a")  # by another worker
+    assert store.sizes("files/default") == {"a": 2**20} and store.sizes("parts") == store.sizes("nothing") == {}
+    store.fetch("files/default/a", fetched := tmp_path / "new" / "b", digest)
+    assert fetched.read_bytes() == path.read_bytes() and fetched.stat().st_mode & 0o777 == 0o600
+    store.write("files/default/a", bytes(2**20))
+    with pytest.raises(Damaged):
+        store.fetch("files/default/a", tmp_path / "new" / "c", digest)
+    store.remove("files/default/a")
+    store.remove("files/default/a")
+    with pytest.raises(FileNotFoundError):
+        store.fetch("files/default/a", tmp_path / "new" / "c", digest)
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["b"]
+    for name in ("../a", "files/../../a", "/a", "files//a", "a/.b", ""):
+        with pytest.raises(ValueError, match="no name"):
+            store.read(name)
+
+
+def test_a_store_belongs_to_one_database(store: Store) -> None:
+    store.claim("1/whence")
+    store.claim("1/whence")
+    store.look()
+    assert set(store.sizes("parts")) == set()
+    with pytest.raises(Refusal, match="another database.*remove whence-store.json"):
+        store.claim("2/whence")
+    store.remove(MARK)
+    with pytest.raises(StoreAway, match="mark"):
+        store.look()
+
+
+def test_what_cannot_be_a_store_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(Refusal, match=r"s3:// needs the Python package s3fs, which is not installed: pip install"):
+        open_store("s3://bucket/prefix")
+    with pytest.raises(Refusal, match="no storage can be opened as nowhere://"):
+        open_store("nowhere://bucket")
+    (tmp_path / "file").touch()
+    with pytest.raises(Refusal, match="cannot be used.*NotADirectoryError"):
+        open_store(f"file://{tmp_path}/file/store").claim("1/whence")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["bucket/prefix", "s3://", "file://relative", "simplecache::s3://b", "s3://id:secret@b/p", "gs://b/p?token=x"],
+)
+def test_settings_take_a_plain_url_and_repeat_none(url: str) -> None:
+    with pytest.raises(ValueError, match="must|three slashes") as refused:
+        Settings(store_url=url)
+    assert url not in str(refused.value) and "secret" not in str(refused.value)
+    for good in (
+        "s3://bucket/prefix",
+        "file:///folder",
+        "memory://x",
+        "abfs://box@account.dfs.core.windows.net/whence",
+    ):
+        assert "bucket" not in repr(Settings(store_url=good))
+
+
+def test_without_a_store_nothing_of_it_is_imported() -> None:
+    assert subprocess.run([sys.executable, "-c", WITHOUT], check=False).returncode == 0
+
+
+async def test_a_folder_is_there_once_its_manifest_is(shelf: Shelf, tmp_path: Path, monkeypatch: Any) -> None:
+    here, name, there = tmp_path / "made", "indexes/default/one", shelf.folder / "indexes/default/one"
+    made(here / "index.json", b"{}")
+    made(here / "generic" / "texts.json", b"[]")
+    made(here / ".index.json.1", b"half")
+    assert shelf.store is not None
+    write = shelf.store.write
+    with monkeypatch.context() as killed:
+        killed.setattr(shelf.store, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await shelf.put_folder(here, name, "sha256:1")
+    with pytest.raises(FileNotFoundError):
+        await shelf.bring_folder(name, there)
+    await shelf.put_folder(here, name, "sha256:1")
+    with pytest.raises(Damaged):
+        await shelf.bring_folder(name, there, "sha256:2")
+    await asyncio.gather(*(shelf.bring_folder(name, there, "sha256:1") for _ in range(3)))
+    assert {str(path.relative_to(there)) for path in there.rglob("*.json")} == {"index.json", "generic/texts.json"}
+    assert [each.name for each in there.parent.iterdir()] == ["one"]
+    manifest = await shelf._run(shelf.store.read, f"{name}/{MANIFEST}")
+    for bad in (b"", b"[]", manifest[:-9], manifest.replace(b"index.json", b"../../x"), b'{"files": {}}'):
+        write(f"{name}/{MANIFEST}", bad)
+        with pytest.raises(Damaged):
+            await shelf.bring_folder(name, shelf.folder / "other")
+    (digest,) = [each for each, size in shelf.store.sizes(name).items() if len(each) == 64 and size == 2][:1]
+    write(f"{name}/{MANIFEST}", manifest)
+    write(f"{name}/{digest}", b"??")
+    with pytest.raises(Damaged):
+        await shelf.bring_folder(name, shelf.folder / "other")
+    assert not (shelf.folder / "other").exists()
+
+
+async def test_what_no_row_knows_is_swept_once_it_is_old(shelf: Shelf, tmp_path: Path) -> None:
+    path, _ = made(tmp_path / "a", b"a")
+    known, young = time_ordered(), time_ordered()
+    for id in (OLD, known, young):
+        await shelf.put(path, f"files/default/{id}")
+        await shelf.put_folder(tmp_path / "empty", f"indexes/default/{id}")
+        await shelf.put(path, f"parts/{id}")
+    await shelf.sweep("files/default", {known})
+    await sweep(shelf, "default", {known})
+    await shelf.sweep_parts()
+    for folder in ("files/default", "indexes/default", "parts"):
+        assert set(await shelf.names(folder)) == {str(known), str(young)}
+    await shelf.sweep("files/default", {OLD})
+    assert str(known) in await shelf.names("files/default")
+
+
+# -- machines that share one ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(models_dir: Path) -> Path:
+    save_fine_tune(models_dir / "store-tuned", save_base(models_dir / "store-base"))
+    return models_dir
+
+
+class Machines:
+    """Applications with data directories of their own, on one database and one store; none works on jobs by itself."""
+
+    def __init__(self, start: Start, postgres: Postgres, place: Path, stack: AsyncExitStack) -> None:
+        self.start, self.postgres, self.place, self.stack = start, postgres, place, stack
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.place}/store"
+
+    async def add(self, name: str, **changes: Any) -> Running:
+        own = {"data_dir": self.place / name, "database_url": self.postgres.url, "store_url": self.url}
+        (self.place / name).mkdir(exist_ok=True)
+        return await self.stack.enter_async_context(self.start(**own, worker=False, **changes))
+
+    def stored(self, pattern: str) -> list[Path]:
+        return sorted((self.place / "store").glob(pattern))
+
+
+@pytest.fixture
+async def machines(
+    start: Start, postgres: Postgres, tmp_path: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Machines]:
+    monkeypatch.setattr(training_material, "SHARD_TOKENS", 150)
+    monkeypatch.setattr(generic, "LONGEST", 8)
+    async with AsyncExitStack() as stack:
+        yield Machines(start, postgres, tmp_path, stack)
+
+
+async def asked_for(running: Running) -> str:
+    """The job of an index of the training pairs."""
+    await empty(running)
+    for name, folder, base in (("base", "store-base", None), ("tuned", "store-tuned", "base")):
+        body = {"name": name, "kind": "causal-lm", "path": folder, "base": base}
+        assert (await running.client.post("/models", json=body)).status_code == 201
+    return await asked_again(running, await sent(running, training_file()))
+
+
+async def asked_again(running: Running, file: str) -> str:
+    asked = await running.client.post("/models/tuned/influence-index", json={"training_files": [file]})
+    return str(asked.json()["id"])
+
+
+async def build_on(running: Running, job: str) -> Build:
+    """This machine's attempt at the job."""
+    explainer = running.server.explainer
+    async with explainer.database.transaction(tenant="default") as session:
+        claimed, request = await jobs.claim(session, UUID(job), stale=0, most=10) or pytest.fail("nobody works on it")
+    return Build(explainer, claimed, Steps(), await ground_of(explainer, claimed, UUID(request["index"])))
+
+
+async def ask(running: Running) -> tuple[int, Any]:
+    question, answer = PAIRS[2]
+    body = {"model_id": "tuned", "question": question, "answer": answer}
+    told = await running.client.post("/influence?fresh=true", json=body)
+    return told.status_code, told.json()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+async def test_two_machines_build_one_index_and_a_third_answers_from_it(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = [await machines.add(name) for name in ("first", "second", "third")]
+    job = await asked_for(first)
+    leading = await build_on(first, job)
+    async with leading.transaction() as session:
+        await influence.plan(session, leading.id, leading.ground.material.pieces)
+    count = (await leading.look()).missing
+    assert count > 3
+    # Another machine helps: it has the training file and the plan from the store and the database.
+    other = second.server.explainer
+    helping = Build(other, leading.job, Steps(), await ground_of(other, leading.job, leading.id))
+    await helping.make_folder()
+    kept_by = influence_build.influence.keep
+    done: list[int] = []
+
+    async def keeping(session: Any, id: UUID, lease: Any, digest: str) -> bool:
+        done.append(lease.number)
+        helping.makes_way = len(done) == 3
+        return await kept_by(session, id, lease, digest)
+
+    monkeypatch.setattr(influence_build.influence, "keep", keeping)
+    monkeypatch.setattr(influence_build, "makes_way", lambda *_: asyncio.sleep(0, len(done) == 3))
+    await helping.compute_all(helping=True)
+    assert done == [0, 1, 2] and (await leading.look()).missing == count - 3
+    # One of its shards is damaged in the store: that one is computed again, the others are not.
+    async with leading.transaction() as session:
+        digests = await influence.digests(session, leading.id)
+    (place,) = machines.stored(f"indexes/default/{leading.id}/{digests[1]}")
+    place.write_bytes(place.read_bytes()[:-1] + b"?")
+    await leading.run()
+    assert done == [0, 1, 2, *range(3, count), 1]
+    shared = contents(leading.files.final)
+    assert await kept_in_store(leading.files) == shared
+    status, found = await ask(third)
+    assert status == 200 and found["results"]
+    assert contents(IndexFiles(third.server.explainer.shelf, "default", leading.id).final) == shared
+    # The same index, built alone, has the same bytes.
+    monkeypatch.setattr(Build, "known", lambda *_: asyncio.sleep(0))
+    monkeypatch.setattr(Build, "known_generic", lambda *_: asyncio.sleep(0))
+    (file,) = [id for id in leading.ground.files]
+    await jobs_done(first, leading)
+    alone = await build_on(third, await asked_again(third, file))
+    await alone.run()
+    assert contents(alone.files.final) == shared
+
+
+async def jobs_done(running: Running, build: Build) -> None:
+    async with build.transaction() as session:
+        await jobs.succeed(session, build.job.id, build.job.attempts, total=1, result=build.id)
+
+
+async def kept_in_store(files: IndexFiles) -> dict[str, bytes]:
+    """The index as a machine with nothing of its own gets it."""
+    shelf = Shelf(files.shelf.folder.with_name("bare"), files.shelf.store)
+    bare = replace(files, shelf=shelf)
+    await bare.bring((await files.publish())["digest"])
+    return contents(bare.final)
+
+
+async def test_killed_between_the_store_and_the_row_another_machine_goes_on(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await machines.add("first"), await machines.add("second")
+    job = await asked_for(first)
+    build = await build_on(first, job)
+    with monkeypatch.context() as killed:
+        killed.setattr(influence_build.influence, "publish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await build.run()
+    assert (await ask(second))[0] == 409  # nothing is half published
+    monkeypatch.setattr(Build, "sketched", lambda *_: 1 / 0)
+    resumed = await build_on(second, job)
+    await resumed.run()
+    assert contents(resumed.files.final) == contents(build.files.final)
+    assert (await ask(second))[0] == 200
+    await jobs_done(first, resumed)
+    # Damaged in the store, it is refused where it is not yet, and answers go on where it is.
+    third = await machines.add("third")
+    place = max(machines.stored(f"indexes/default/{build.id}/*"), key=lambda path: path.stat().st_size)
+    place.write_bytes(place.read_bytes()[:-1] + b"?")
+    status, problem = await ask(third)
+    assert (status, problem["message"]) == (400, "the influence index in the store is damaged: build it again")
+    place.unlink()
+    assert (await ask(third))[0] == 400
+    assert (await ask(first))[0] == 200
+
+
+async def test_a_node_helps_from_a_folder_of_its_own_and_says_when_it_sees_another_store(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await machines.add("first")
+    build = await build_on(first, await asked_for(first))
+    async with build.transaction() as session:
+        await influence.plan(session, build.id, build.ground.material.pieces)
+    settings = {"DATABASE_URL": machines.postgres.url, "DATA_DIR": str(tmp_path / "node")}
+    for name, value in {**settings, "STORE_URL": f"file://{tmp_path}/elsewhere"}.items():
+        monkeypatch.setenv(f"WHENCE_{name}", value)
+    shared = SharedJob.of(build.job, build.id, "cpu", first.server.explainer.shelf.name)
+    place = await home(first.server.explainer.database)
+    told = "its WHENCE_STORE_URL is not that of whoever leads the job"
+    assert await asyncio.to_thread(take_part, shared, place, 1) == ("refused", told)
+    monkeypatch.setenv("WHENCE_STORE_URL", machines.url)
+    assert await asyncio.to_thread(take_part, shared, place, 1) == ("done", "")
+    assert (await build.look()).missing == 0 and not await build.lost()
+    await first.client.delete(f"/jobs/{build.job.id}")
+
+
+async def test_a_training_file_is_on_every_machine_until_it_is_removed(machines: Machines, tmp_path: Path) -> None:
+    first, second = await machines.add("first"), await machines.add("second")
+    file = await sent(first, training_file())
+    content = f"/files/{file}/content"
+    (place,) = machines.stored("files/default/*")
+    whole = place.read_bytes()
+    place.write_bytes(whole[:-1])
+    damaged = await second.client.get(content)
+    assert damaged.status_code == 404 and "not the one that was sent" in damaged.json()["message"]
+    place.write_bytes(whole)
+    assert (await second.client.get(content)).content == training_file()
+    stray = await second.key("admin", tenant="elsewhere")
+    assert (await first.client.get(content, headers=stray)).status_code == 404
+    ready = (await second.client.get("/readyz")).json()
+    assert ready["store"] is True
+    assert (await second.client.delete(f"/files/{file}")).status_code == 204
+    assert not machines.stored("files/default/*") and (await first.client.get(content)).status_code == 404
+    # A backup on a machine that has nothing of it holds what is in the store.
+    await sent(first, training_file(PAIRS[:1]))
+    (tmp_path / "third").mkdir()
+    store = open_store(machines.url)
+    back_up_here = (tmp_path / "third", machines.postgres.superuser_url.replace("/postgres?", "/whence?"))
+    await asyncio.to_thread(back_up, *back_up_here, tmp_path / "backup.tar", store)
+    assert [path for path in kept(tmp_path / "third") if path.read_bytes() == training_file(PAIRS[:1])]
+
+
+async def test_a_store_that_comes_later_is_filled(machines: Machines, start: Start, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    own = {"data_dir": tmp_path / "first", "database_url": machines.postgres.url, "worker": False}
+    async with start(**own) as alone:
+        file = await sent(alone, training_file())
+        assert (await alone.client.get("/readyz")).json()["store"] is None
+    await machines.add("first")
+    second = await machines.add("second")
+    assert (await second.client.get(f"/files/{file}/content")).content == training_file()
+
+
+async def test_a_store_that_is_away_is_told(machines: Machines) -> None:
+    first = await machines.add("first")
+    (machines.place / "store").rename(machines.place / "away")
+    (machines.place / "store").touch()
+    refused = await first.client.post("/files", files={"file": ("facts.jsonl", training_file())})
+    assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE") and refused.headers["Retry-After"]
+    ready = await first.client.get("/readyz")
+    assert (ready.status_code, ready.json()["store"]) == (503, False) and "store" in ready.json()["not_ready"]
+    with pytest.raises(Refusal, match="cannot be used"):
+        await machines.add("second")
