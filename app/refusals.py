@@ -163,3 +163,4 @@ class Unreachable(QueueFull):
 class StoreAway(Unreachable):
     def __init__(self, why: str) -> None:
         super().__init__(f"the store of files cannot be used at the moment ({why})")
+        self.why = why

@@ -204,10 +204,11 @@ def sums_of(manifest: bytes, digest: str | None) -> Mapping[str, Sum]:
     try:
         told = json.loads(manifest)
         sums = {str(name): Sum(int(each["bytes"]), str(each["sha256"])) for name, each in told["files"].items()}
-        sound = all(FILE.fullmatch(name) and SHA256.fullmatch(each.sha256) for name, each in sums.items())
+        named = all(FILE.fullmatch(name) and SHA256.fullmatch(each.sha256) for name, each in sums.items())
+        sound = named and digest in (None, told["digest"])
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
-    if not sound or digest not in (None, told["digest"]):
+    if not sound:
         raise Damaged("a manifest of the store is damaged")
     return sums
 

@@ -81,8 +81,11 @@ class Store:
             found = self._mark()
             if found is None:
                 self.write(MARK, mine)
-        except (StoreAway, OSError) as error:
-            raise Refusal(f"WHENCE_STORE_URL: {self.place} cannot be used: {error or type(error).__name__}") from None
+        except StoreAway as away:
+            raise Refusal(
+                f"WHENCE_STORE_URL: {self.place} cannot be written, read and cleared ({away.why}): does it exist, and "
+                "has this machine the credentials for it?"
+            ) from None
         if not sound:
             raise Refusal(f"WHENCE_STORE_URL: {self.place} gives back other bytes than it was given")
         if found not in (None, mine):
@@ -111,17 +114,19 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """A few bytes. Raises FileNotFoundError."""
+        place = self._at(name)
         with speaking():
-            return bytes(self._files.cat_file(self._at(name)))
+            return bytes(self._files.cat_file(place))
 
     def fetch(self, name: str, path: Path, digest: str) -> None:
         """Brings a file here, which has its path when it is whole. Raises FileNotFoundError, Damaged."""
+        place = self._at(name)
         make_folder(path.parent)
         part = path.with_name(f".{path.name}.{uuid4().hex}{PART}")
         try:
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             with speaking():
-                self._files.get_file(self._at(name), str(part))
+                self._files.get_file(place, str(part))
             with part.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     raise Damaged(f"{name} of the store is damaged")
@@ -133,8 +138,9 @@ class Store:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """What lies in a folder, by its last name; nothing where there is none."""
+        place = self._at(folder)
         with suppress(FileNotFoundError), speaking():
-            found = self._files.ls(self._at(folder), detail=True)
+            found = self._files.ls(place, detail=True)
             named = [(str(each["name"]).rstrip("/").rpartition("/")[2], each) for each in found]
             own = folder.rpartition("/")[2]
             return {name: int(each["size"] or 0) for name, each in named if name not in ("", own)}
@@ -142,12 +148,14 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Nothing where there is none."""
+        place = self._at(name)
         with suppress(FileNotFoundError), speaking():
-            self._files.rm_file(self._at(name))
+            self._files.rm_file(place)
 
     def remove_folder(self, name: str) -> None:
+        place = self._at(name)
         with suppress(FileNotFoundError), speaking():
-            self._files.rm(self._at(name), recursive=True)
+            self._files.rm(place, recursive=True)
 
     def _at(self, name: str) -> str:
         if not NAME.fullmatch(name):

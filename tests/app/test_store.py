@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import make_url
 
 from app import influence_build, training_material
 from app.backup import back_up, kept
@@ -39,12 +42,15 @@ from tests.fine_tunes import PAIRS, save_base, save_fine_tune, training_file
 from tests.postgres import Server as Postgres
 
 OLD = UUID(int=(int(time.time() - 7200) * 1000 << 80) | 7 << 76 | 2 << 62)
+ELSEWHERE = os.environ.get("TEST_STORE_URL", "").split()
+"""More stores to test, such as s3://bucket."""
 WITHOUT = "import sys, app.serving, app.cli; sys.exit(any(name.partition('.')[0] == 'fsspec' for name in sys.modules))"
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", *ELSEWHERE])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(f"file://{tmp_path}/store" if request.param == "file" else f"memory://{uuid4()}")
+    places = {"file": f"file://{tmp_path}", "memory": "memory://"}
+    return open_store(f"{places.get(request.param, request.param)}/{uuid4()}")
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_a_store_belongs_to_one_database(store: Store) -> None:
     store.claim("1/whence")
     store.look()
     assert set(store.sizes("parts")) == set()
-    with pytest.raises(Refusal, match="another database.*remove whence-store.json"):
+    with pytest.raises(Refusal, match=r"another database.*remove whence-store\.json"):
         store.claim("2/whence")
     store.remove(MARK)
     with pytest.raises(StoreAway, match="mark"):
@@ -100,7 +106,7 @@ def test_what_cannot_be_a_store_is_refused_in_a_sentence(tmp_path: Path, monkeyp
     with pytest.raises(Refusal, match="no storage can be opened as nowhere://"):
         open_store("nowhere://bucket")
     (tmp_path / "file").touch()
-    with pytest.raises(Refusal, match="cannot be used.*NotADirectoryError"):
+    with pytest.raises(Refusal, match="cannot be written, read and cleared"):
         open_store(f"file://{tmp_path}/file/store").claim("1/whence")
 
 
@@ -109,9 +115,9 @@ def test_what_cannot_be_a_store_is_refused_in_a_sentence(tmp_path: Path, monkeyp
     ["bucket/prefix", "s3://", "file://relative", "simplecache::s3://b", "s3://id:secret@b/p", "gs://b/p?token=x"],
 )
 def test_settings_take_a_plain_url_and_repeat_none(url: str) -> None:
-    with pytest.raises(ValueError, match="must|three slashes") as refused:
+    with pytest.raises(ValueError, match=r"must|three slashes") as refused:
         Settings(store_url=url)
-    assert url not in str(refused.value) and "secret" not in str(refused.value)
+    assert "secret" not in str(refused.value) and "token" not in str(refused.value)
     for good in (
         "s3://bucket/prefix",
         "file:///folder",
@@ -145,7 +151,7 @@ async def test_a_folder_is_there_once_its_manifest_is(shelf: Shelf, tmp_path: Pa
     assert {str(path.relative_to(there)) for path in there.rglob("*.json")} == {"index.json", "generic/texts.json"}
     assert [each.name for each in there.parent.iterdir()] == ["one"]
     manifest = await shelf._run(shelf.store.read, f"{name}/{MANIFEST}")
-    for bad in (b"", b"[]", manifest[:-9], manifest.replace(b"index.json", b"../../x"), b'{"files": {}}'):
+    for bad in (b"", b"[]", manifest[:-9], manifest.replace(b"index.json", b"../../x"), b'{"digest": ""}'):
         write(f"{name}/{MANIFEST}", bad)
         with pytest.raises(Damaged):
             await shelf.bring_folder(name, shelf.folder / "other")
@@ -173,7 +179,7 @@ async def test_what_no_row_knows_is_swept_once_it_is_old(shelf: Shelf, tmp_path:
     assert str(known) in await shelf.names("files/default")
 
 
-# -- machines that share one ---------------------------------------------------------------------------------------------
+# -- machines that share one -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +239,11 @@ async def build_on(running: Running, job: str) -> Build:
     return Build(explainer, claimed, Steps(), await ground_of(explainer, claimed, UUID(request["index"])))
 
 
-async def ask(running: Running) -> tuple[int, Any]:
-    question, answer = PAIRS[2]
+async def ask(running: Running, pair: int = 2) -> tuple[int, Any]:
+    """What was answered before is not asked of an index again."""
+    question, answer = PAIRS[pair]
     body = {"model_id": "tuned", "question": question, "answer": answer}
-    told = await running.client.post("/influence?fresh=true", json=body)
+    told = await running.client.post("/influence", json=body)
     return told.status_code, told.json()
 
 
@@ -285,7 +292,7 @@ async def test_two_machines_build_one_index_and_a_third_answers_from_it(
     # The same index, built alone, has the same bytes.
     monkeypatch.setattr(Build, "known", lambda *_: asyncio.sleep(0))
     monkeypatch.setattr(Build, "known_generic", lambda *_: asyncio.sleep(0))
-    (file,) = [id for id in leading.ground.files]
+    (file,) = leading.ground.files
     await jobs_done(first, leading)
     alone = await build_on(third, await asked_again(third, file))
     await alone.run()
@@ -326,11 +333,11 @@ async def test_killed_between_the_store_and_the_row_another_machine_goes_on(
     third = await machines.add("third")
     place = max(machines.stored(f"indexes/default/{build.id}/*"), key=lambda path: path.stat().st_size)
     place.write_bytes(place.read_bytes()[:-1] + b"?")
-    status, problem = await ask(third)
+    status, problem = await ask(third, 3)
     assert (status, problem["message"]) == (400, "the influence index in the store is damaged: build it again")
     place.unlink()
-    assert (await ask(third))[0] == 400
-    assert (await ask(first))[0] == 200
+    assert (await ask(third, 3))[0] == 400
+    assert (await ask(first, 3))[0] == 200
 
 
 async def test_a_node_helps_from_a_folder_of_its_own_and_says_when_it_sees_another_store(
@@ -370,13 +377,26 @@ async def test_a_training_file_is_on_every_machine_until_it_is_removed(machines:
     assert ready["store"] is True
     assert (await second.client.delete(f"/files/{file}")).status_code == 204
     assert not machines.stored("files/default/*") and (await first.client.get(content)).status_code == 404
-    # A backup on a machine that has nothing of it holds what is in the store.
-    await sent(first, training_file(PAIRS[:1]))
-    (tmp_path / "third").mkdir()
-    store = open_store(machines.url)
-    back_up_here = (tmp_path / "third", machines.postgres.superuser_url.replace("/postgres?", "/whence?"))
-    await asyncio.to_thread(back_up, *back_up_here, tmp_path / "backup.tar", store)
-    assert [path for path in kept(tmp_path / "third") if path.read_bytes() == training_file(PAIRS[:1])]
+
+
+async def test_a_backup_holds_what_is_in_the_store_alone(postgres: Postgres, start: Start, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    own = {"store_url": f"file://{tmp_path}/store", "data_dir": tmp_path / "first", "worker": False}
+    with postgres.empty_database() as url:
+        async with start(**own, database_url=url) as running:
+            file = await sent(running, training_file())
+        store = open_store(own["store_url"])
+        above = make_url(postgres.superuser_url).set(database=make_url(url).database)
+        given = (tmp_path / "second", above.render_as_string(hide_password=False), tmp_path / "backup.tar", store)
+        assert (await asyncio.to_thread(back_up, *given)).contents == 1
+        assert [path.name for path in kept(tmp_path / "second")] == [file.removeprefix("file-")]
+        (place,) = (tmp_path / "store").glob("files/default/*")
+        place.write_bytes(b"{}")
+        (tmp_path / "backup.tar").unlink()
+        shutil.rmtree(tmp_path / "second" / "files")
+        with pytest.raises(Refusal, match="in the store is damaged"):
+            await asyncio.to_thread(back_up, *given)
 
 
 async def test_a_store_that_comes_later_is_filled(machines: Machines, start: Start, tmp_path: Path) -> None:
@@ -398,5 +418,5 @@ async def test_a_store_that_is_away_is_told(machines: Machines) -> None:
     assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE") and refused.headers["Retry-After"]
     ready = await first.client.get("/readyz")
     assert (ready.status_code, ready.json()["store"]) == (503, False) and "store" in ready.json()["not_ready"]
-    with pytest.raises(Refusal, match="cannot be used"):
+    with pytest.raises(Refusal, match="cannot be written, read and cleared"):
         await machines.add("second")
