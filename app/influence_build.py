@@ -5,7 +5,8 @@ shard is a file whose content is fixed by the training data and the weights alon
 writes it whole, and only then says so, under the number of its lease. The job calls one helper, and each helper the
 next, so that every worker with nothing else to do joins in, unless reading the training data would take it longer than
 its share of what is left; helpers make way for jobs that wait. What is derived is made by the job itself, in the folder
-of the build, and the finished folder gets its name before its row says that it is ready. Consequence: a killed worker
+of the build, and the finished folder gets its name before its row says that it is ready. Where machines share a store
+instead of a folder, all of this is there before a row says so (`index_files`). Consequence: a killed worker
 loses the shard under way, its lease runs out, and the index has the same bytes whatever happened on the way.
 """
 

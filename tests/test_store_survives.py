@@ -30,7 +30,6 @@ def worker(place: Path, **settings: str) -> Iterator[Process]:
         process.kill()
         process.wait()
         assert process.stdout is not None
-        print(process.stdout.read())
         process.stdout.close()
 
 
@@ -42,7 +41,12 @@ def test_a_killed_machine_takes_nothing_with_it(folder: Path, tmp_path: Path) ->
     place = os.environ.get("TEST_STORE_URL", f"file://{tmp_path}").split()[0]
     url = f"{place}/{uuid4()}"
     with running_server() as database:
-        settings = {"WHENCE_DATABASE_URL": database.url, "WHENCE_STORE_URL": url, "WHENCE_DEVICE": "cpu"}
+        settings = {
+            "WHENCE_DATABASE_URL": database.url,
+            "WHENCE_STORE_URL": url,
+            "WHENCE_DEVICE": "cpu",
+            "WHENCE_LOG_LEVEL": "error",
+        }
         own = {**settings, "WHENCE_API_KEY": SECRET, "WHENCE_MODELS_DIR": str(folder)}
         with running(tmp_path / "server", options=["--no-worker"], **own) as server, client(server) as one:
             file = prepared(one, folder)
