@@ -6,8 +6,8 @@ writes it whole, and only then says so, under the number of its lease. The job c
 next, so that every worker with nothing else to do joins in, unless reading the training data would take it longer than
 its share of what is left; helpers make way for jobs that wait. What is derived is made by the job itself, in the folder
 of the build, and the finished folder gets its name before its row says that it is ready. Where machines share a store
-instead of a folder, all of this is there before a row says so (`index_files`). Consequence: a killed worker
-loses the shard under way, its lease runs out, and the index has the same bytes whatever happened on the way.
+instead of a folder, each of these is there before a row says so (`index_files`). Consequence: a killed worker loses the
+shard under way, its lease runs out, and the index has the same bytes whatever happened on the way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from app.influence_ground import BATCH_TOKENS, Ground, ground_of
 from app.influence_indexes import SHARDS, sweep
 from app.mask_checks import mask_facts
 from app.records import digest_of as digest_of_values
-from app.refusals import QueueFull, Refusal
+from app.refusals import Refusal, ShuttingDown, StoreAway
 from app.runtime import SharedJob
 from app.turns import take_turns
 from explainers.errors import ExplainerError, InvalidRequest
@@ -61,7 +61,7 @@ async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any]
     watch(steps)
     try:
         await Build(explainer, job, steps, await ground_of(explainer, job, id)).run()
-    except QueueFull:  # the server ends, or cannot reach something: not the build's fault
+    except (ShuttingDown, StoreAway):
         raise
     except (ExplainerError, Refusal, storage_errors.NotFound):  # the same would happen again
         with suppress(StorageError):
@@ -285,7 +285,9 @@ class Build:
             rows = await influence.list_of(session, self.ground.row.model)
         for row in rows:
             if row.state == "ready" and (row.facts or {}).get("calibration") == self.calibration:
-                return await replace(self.files, id=row.id).generic()
+                found = await replace(self.files, id=row.id).generic()
+                if found is not None:
+                    return found
         return None
 
     @property

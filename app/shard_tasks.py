@@ -27,7 +27,7 @@ from app.influence_build import Build
 from app.influence_ground import ground_of
 from app.influence_indexes import building_folder_of
 from app.monitored import find_active
-from app.refusals import QueueFull, Refusal
+from app.refusals import Refusal, StoreAway
 from app.runtime import Runtime, SharedJob, versions
 from app.settings import Settings
 from app.shelf import open_shelf
@@ -69,7 +69,7 @@ def take_part(shared: SharedJob, home: str, cores: int) -> Ended:
         asyncio.run(helping(settings, shared, home))
     except ValidationError:
         return Ended("refused", "its settings are wrong: `whence serve` says there what is")
-    except QueueFull as away:
+    except StoreAway as away:
         return Ended("failed", str(away))
     except Refusal as refusal:
         return Ended("refused", str(refusal))
