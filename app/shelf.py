@@ -117,7 +117,7 @@ class Shelf:
         async with self._turns[name]:
             if await asyncio.to_thread(folder.exists):
                 return
-            sums = sums_of(await self._run(self.store.read, f"{name}/{manifest}"), digest)
+            sums = sums_of(await self._run(manifest_in, self.store, f"{name}/{manifest}"), digest)
             passing = (self.folder / name).with_name(f".passing-{uuid4().hex}{PART}")
             fetch = partial(self._run, self.store.fetch)
             try:
@@ -186,6 +186,15 @@ class Shelf:
         for ended in await asyncio.gather(*(work() for work in works), return_exceptions=True):
             if isinstance(ended, BaseException):
                 raise ended
+
+
+def manifest_in(store: Store, name: str) -> bytes:
+    """Raises FileNotFoundError, but for a store that is not there itself."""
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        store.look()
+        raise
 
 
 def summed(folder: Path) -> dict[str, Sum]:

@@ -64,7 +64,7 @@ class Store:
 
         self.place = f"{scheme}://{root.rstrip('/')}"
         self._files, self._root = files, root.rstrip("/")
-        self._local = isinstance(files, LocalFileSystem)
+        self._local, self._claimed = isinstance(files, LocalFileSystem), False
         # Others copy to rename; what they write appears when it is whole.
         self._renames = type(files).mv is not AbstractFileSystem.mv
 
@@ -94,8 +94,10 @@ class Store:
                 f"{MARK} there if that database was moved to where this one is"
             )
 
+        self._claimed = True
+
     def look(self) -> None:
-        """Raises what stands against reading here."""
+        """Raises `StoreAway` where the mark is gone, too: a folder that is not mounted is empty, and lacks nothing."""
         if self._mark() is None:
             raise StoreAway("its mark is gone")
 
@@ -133,6 +135,9 @@ class Store:
                 os.fsync(file.fileno())
             part.replace(path)
             sync_folder(path.parent)
+        except FileNotFoundError:
+            self.look()
+            raise
         finally:
             part.unlink(missing_ok=True)
 
@@ -164,6 +169,8 @@ class Store:
 
     def _keep(self, name: str, write: Callable[[str], object]) -> None:
         place = self._at(name)
+        if self._local and self._claimed:
+            self.look()
         try:
             with speaking():
                 if not self._renames:
