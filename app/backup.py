@@ -3,23 +3,26 @@
 A backup is a plain tar of `whence-backup.json`, `database.dump` (Postgres's custom format) and the data directory
 without its embedded cluster. The database is dumped first, at one moment; what lies in folders is written once under an
 id of its own and never changed, so that all that the dump names is still there afterwards, or else was removed
-meanwhile, which is refused. Nobody has to stop.
+meanwhile, which is refused. Nobody has to stop. What lies in the store alone is fetched into the data directory first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from app.refusals import Refusal
+from app.shelf import Shelf
 from app.start import UNFINISHED_RESTORE
+from app.store import Damaged, Store
 from storage.backup import dump, restore, superuser_url
 from storage.embedded import embedded_postgres, made_data_dir
 
@@ -40,7 +43,7 @@ class Backup:
     bytes: int
 
 
-def back_up(data_dir: Path, url: str | None, target: Path) -> Backup:
+def back_up(data_dir: Path, url: str | None, target: Path, store: Store | None = None) -> Backup:
     """Writes everything into the new file `target`, readable by its owner alone, whole or not at all.
 
     `url` is that of a role above row-level security in a database of one's own; None: the embedded one. Raises Refusal
@@ -52,7 +55,7 @@ def back_up(data_dir: Path, url: str | None, target: Path) -> Backup:
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w") as archive:
-                made = _write(data_dir.resolve(), url, archive)
+                made = _write(Shelf(data_dir.resolve(), store), url, archive)
             file.flush()
             os.fsync(file.fileno())
         part.rename(target)
@@ -61,7 +64,8 @@ def back_up(data_dir: Path, url: str | None, target: Path) -> Backup:
     return made
 
 
-def _write(data_dir: Path, url: str | None, archive: tarfile.TarFile) -> Backup:
+def _write(shelf: Shelf, url: str | None, archive: tarfile.TarFile) -> Backup:
+    data_dir = shelf.folder
     with tempfile.TemporaryDirectory() as folder:
         dumped = Path(folder) / DUMP
         if url is not None:
@@ -69,6 +73,7 @@ def _write(data_dir: Path, url: str | None, archive: tarfile.TarFile) -> Backup:
         else:
             with embedded_postgres(data_dir):
                 found = dump(superuser_url(data_dir), dumped)
+        asyncio.run(bring_all(shelf, found.contents))
         paths = list(kept(data_dir))
         _refuse_missing(data_dir, found.contents)
         size = dumped.stat().st_size + sum(path.stat().st_size for path in paths)
@@ -81,6 +86,21 @@ def _write(data_dir: Path, url: str | None, archive: tarfile.TarFile) -> Backup:
             archive.add(path, f"{BESIDE}/{path.relative_to(data_dir)}", recursive=False)
         _refuse_missing(data_dir, found.contents)
     return made
+
+
+async def bring_all(shelf: Shelf, contents: Mapping[str, str]) -> None:
+    """Fetches what lies in the store alone. Raises Refusal for what is damaged there."""
+    if shelf.store is None:
+        return
+    for name, digest in contents.items():
+        bring = shelf.bring_folder if name.startswith("indexes/") else shelf.bring
+        try:
+            await bring(name, shelf.folder / name, digest)
+        except Damaged:
+            raise Refusal(f"{name} in the store is damaged: remove it over HTTP, and send or build it again") from None
+        except FileNotFoundError:  # told with all others that are missing
+            continue
+    await shelf.bring_models()
 
 
 def kept(data_dir: Path) -> Iterator[Path]:
@@ -96,7 +116,7 @@ def kept(data_dir: Path) -> Iterator[Path]:
             yield path
 
 
-def _refuse_missing(data_dir: Path, contents: tuple[str, ...]) -> None:
+def _refuse_missing(data_dir: Path, contents: Collection[str]) -> None:
     gone = [content for content in contents if not (data_dir / content).exists()]
     if gone:
         raise Refusal(

@@ -29,6 +29,7 @@ from app.refusals import Refusal
 from app.registry import explainer_of, key_commands, model_commands
 from app.settings import Settings
 from app.start import DEFAULT_TENANT
+from app.store import open_store
 from explainers.errors import ExplainerError
 from storage.database import Database
 from storage.errors import StorageError
@@ -141,7 +142,8 @@ def backup(file: Path, data_dir: DataDir = None, database_url: DatabaseUrl = Non
     Of a database of your own (WHENCE_DATABASE_URL) the URL is needed of a role that sees all tenants' rows.
     """
     settings = settings_from(data_dir=data_dir)
-    show([asdict(back_up(settings.data_dir, whole_url(settings, database_url), file))], as_json=as_json)
+    store = None if settings.store_url is None else open_store(settings.store_url.get_secret_value())
+    show([asdict(back_up(settings.data_dir, whole_url(settings, database_url), file, store))], as_json=as_json)
 
 
 @program.command()

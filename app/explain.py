@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hasha
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -29,6 +28,7 @@ from app.records import Record, attribution_from, attribution_record, text_of
 from app.refusals import Limited, NotFound, UnknownModel
 from app.runtime import Registration, Runtime
 from app.scoring import Scorers
+from app.shelf import Shelf
 from explainers.types import Attribution
 from storage import errors as storage_errors
 from storage import explanations
@@ -156,14 +156,14 @@ class Explainer:
     """What answering needs: the store, the models and the flights of requests under way.
 
     `deadline` is the longest time in seconds that one who asks waits; None: as long as it takes. What is kept on disk
-    lies in `data_dir`. What is computed has to pass the `gate` of whoever asks.
+    lies on the `shelf`. What is computed has to pass the `gate` of whoever asks.
     """
 
     database: Database
     runtime: Runtime
     flights: SingleFlight[Any]
     deadline: float | None
-    data_dir: Path
+    shelf: Shelf
     rates: Rates = field(default_factory=Rates)
     scorers: Scorers = field(default_factory=Scorers)
     indexes: OpenIndexes = field(default_factory=OpenIndexes)

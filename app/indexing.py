@@ -51,7 +51,7 @@ async def add_and_index(
     Raises a refusal where the build fails; the model stays registered, and the build can be asked for again.
     """
     await add_predictor(explainer, folder, tenant, new)
-    rows = await add_files(explainer.database, explainer.data_dir, tenant, files)
+    rows = await add_files(explainer.database, explainer.shelf, tenant, files)
     await build_and_wait(explainer, tenant, new.name, NewIndex(tuple(wire_id(row.id) for row in rows)))
 
 
@@ -89,7 +89,7 @@ async def kept_file(explainer: Explainer, tenant: str, path: Path) -> TrainingFi
     same = next((row for row in known if row.digest == digest), None)
     if same is not None:
         return same
-    (row,) = await add_files(explainer.database, explainer.data_dir, tenant, [new])
+    (row,) = await add_files(explainer.database, explainer.shelf, tenant, [new])
     return row
 
 

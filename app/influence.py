@@ -20,7 +20,8 @@ from app.deployments import model_named
 from app.device import Priority, Steps
 from app.explain import Computation, Explainer, compute_once
 from app.flights import Watch
-from app.influence_indexes import base_of, folder_of, index_for, mask_from
+from app.index_files import IndexFiles
+from app.influence_indexes import base_of, index_for, mask_from
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import Opened
 from app.records import Record, digest_of
@@ -233,8 +234,8 @@ async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
 
 
 async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) -> Opened:
-    folder = folder_of(explainer.data_dir, ready.registration.tenant, ready.index.id)
-    return await explainer.indexes.get(folder, model)
+    files = IndexFiles(explainer.shelf, ready.registration.tenant, ready.index.id)
+    return await explainer.indexes.get(await files.bring(ready.digest), model)
 
 
 async def generated(

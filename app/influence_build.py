@@ -5,14 +5,14 @@ shard is a file whose content is fixed by the training data and the weights alon
 writes it whole, and only then says so, under the number of its lease. The job calls one helper, and each helper the
 next, so that every worker with nothing else to do joins in, unless reading the training data would take it longer than
 its share of what is left; helpers make way for jobs that wait. What is derived is made by the job itself, in the folder
-of the build, and the finished folder gets its name before its row says that it is ready. Consequence: a killed worker
-loses the shard under way, its lease runs out, and the index has the same bytes whatever happened on the way.
+of the build, and the finished folder gets its name before its row says that it is ready. Where machines share a store
+instead of a folder, each of these is there before a row says so (`index_files`). Consequence: a killed worker loses the
+shard under way, its lease runs out, and the index has the same bytes whatever happened on the way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -24,25 +24,25 @@ from uuid import UUID, uuid5
 from app.device import Priority, Steps
 from app.explain import Explainer
 from app.flights import Watch
+from app.index_files import GENERIC, IndexFiles
 from app.influence_ground import BATCH_TOKENS, Ground, ground_of
-from app.influence_indexes import SHARDS, building_folder_of, folder_of, sweep
+from app.influence_indexes import SHARDS, sweep
 from app.leases import Hold
 from app.mask_checks import mask_facts
 from app.records import digest_of as digest_of_values
-from app.refusals import Refusal, ShuttingDown
+from app.refusals import Refusal, ShuttingDown, StoreAway
 from app.runtime import SharedJob
 from app.turns import take_turns
-from explainers.errors import ExplainerError, InvalidRequest, UnreadableModel
+from explainers.errors import ExplainerError, InvalidRequest
 from explainers.influence.examples import Example, Mask
-from explainers.influence.finishing import FACTS, Generic, finish, read_finished, read_generic, write_generic
+from explainers.influence.finishing import Generic, finish, write_generic
 from explainers.influence.generic import LONGEST, answering, generic_prompts
 from explainers.influence.gradients import left_out
-from explainers.influence.index import ARRAYS
 from explainers.influence.levels import FEWEST_PROMPTS
-from explainers.influence.pairs import LINES, write_pairs
+from explainers.influence.pairs import write_pairs
 from explainers.influence.passes import batches
 from explainers.influence.rendering import render_question
-from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
+from explainers.influence.shards import Shard, shard_of, write_shard
 from explainers.influence.sketching import Sketches, sketching
 from explainers.types import Checkpoint
 from storage import errors as storage_errors
@@ -54,8 +54,6 @@ from storage.queue import INDEXES, Later, makes_way
 
 LEASE_SECONDS, RENEW_SECONDS = 15.0, 4.0
 LOOK_SECONDS = 0.5
-GENERIC = "generic"
-"""The folder of the calibration prompts' own shard."""
 
 
 async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
@@ -64,7 +62,7 @@ async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any]
     watch(steps)
     try:
         await Build(explainer, job, steps, await ground_of(explainer, job, id)).run()
-    except ShuttingDown:
+    except (ShuttingDown, StoreAway):
         raise
     except (ExplainerError, Refusal, storage_errors.NotFound):  # the same would happen again
         with suppress(StorageError):
@@ -130,7 +128,8 @@ class Build:
         self.explainer, self.job, self.steps, self.ground = explainer, job, steps, ground
         self.makes_way = self.called = False
         self.id = ground.row.id
-        self.folder = building_folder_of(explainer.data_dir, job.tenant_id, self.id)
+        self.files = IndexFiles(explainer.shelf, job.tenant_id, self.id)
+        self.folder = self.files.folder
         self.prompts = (*generic_prompts(), *ground.row.config["generic_prompts"])
         self.steps.total = ground.material.tokens + len(self.prompts) * LONGEST
 
@@ -139,21 +138,20 @@ class Build:
 
     async def run(self) -> None:
         """From wherever the build is to the ready index."""
-        final = folder_of(self.explainer.data_dir, self.job.tenant_id, self.id)
-        if not await asyncio.to_thread(final.exists):
+        if not await self.files.finished():
             await self.all_shards()
             generic = await self.generic()
             await self.derive(generic)
-            await asyncio.to_thread(self.folder.rename, final)
-        await self.publish(final)
+            await asyncio.to_thread(self.folder.rename, self.files.final)
+        await self.publish()
 
-    async def publish(self, folder: Path) -> None:
-        facts = await asyncio.to_thread(facts_of, folder)
+    async def publish(self) -> None:
+        facts = await self.files.publish()
         async with self.transaction() as session:
             known = await influence.list_ids(session)
             await influence.publish(session, self.id, facts)
         self.steps.done = self.steps.total
-        await asyncio.to_thread(sweep, self.explainer.data_dir, self.job.tenant_id, known)
+        await sweep(self.explainer.shelf, self.job.tenant_id, known)
 
     # -- shards --------------------------------------------------------------------------------------------------------
 
@@ -161,7 +159,7 @@ class Build:
         """Until every shard's file is there and what its digest says, by this worker and others."""
         async with self.transaction() as session:
             await influence.plan(session, self.id, self.ground.material.pieces)
-        shared = SharedJob.of(self.job, self.id, self.ground.tune.model.device.type)
+        shared = SharedJob.of(self.job, self.id, self.ground.tune.model.device.type, self.explainer.shelf.name)
         async with self.explainer.runtime.helped(shared, self.free):
             while True:
                 await self.make_folder()
@@ -187,7 +185,7 @@ class Build:
         """Whether files of finished shards are gone or damaged; they are to be computed again."""
         async with self.transaction() as session:
             known = await influence.digests(session, self.id)
-        wrong = await asyncio.to_thread(lambda: [n for n in known if not whole(shard_path(self.folder, n), known[n])])
+        wrong = await self.files.lost(known)
         if wrong:
             async with self.transaction() as session:
                 await influence.lose(session, self.id, wrong)
@@ -227,7 +225,7 @@ class Build:
             examples = [material.examples[place] for place in material.shards[number]]
             sketches = await self.sketched(examples)
             found = shard_of(sketches, [example.record for example in examples])
-        return await asyncio.to_thread(write_shard, self.folder, number, found)
+        return await self.files.keep_shard(number, await asyncio.to_thread(write_shard, self.folder, number, found))
 
     async def known(self, number: int) -> Shard | None:
         """The same content in an index that is ready, with the numbers that its records have here."""
@@ -236,12 +234,8 @@ class Build:
             twin = await influence.twin(session, self.id, piece.key)
         if twin is None:
             return None
-        folder = folder_of(self.explainer.data_dir, self.job.tenant_id, twin.index_id)
-        with suppress(UnreadableModel):  # its index may be replaced meanwhile
-            if await asyncio.to_thread(whole, shard_path(folder, twin.number), twin.digest):
-                shard = await asyncio.to_thread(read_shard, folder, twin.number)
-                return replace(shard, records=shard.records - twin.first + piece.first)
-        return None
+        shard = await replace(self.files, id=twin.index_id).shard(twin.number, twin.digest)
+        return None if shard is None else replace(shard, records=shard.records - twin.first + piece.first)
 
     async def sketched(self, examples: Sequence[Example]) -> Sketches:
         """Behind all requests that wait, and told of as it goes on."""
@@ -259,15 +253,13 @@ class Build:
 
     async def generic(self) -> Generic:
         """The calibration prompts, answered by the model itself; kept, so that an attempt after this has them."""
-        folder = self.folder / GENERIC
-        with suppress(UnreadableModel):
-            return await asyncio.to_thread(read_generic, folder)
-        found = await self.known_generic()
+        found = await self.files.generic() or await self.known_generic()
         if found is None:
             examples = await self.generic_examples()
             sketches = shard_of(await self.sketched(examples), range(len(examples)))
             found = Generic(sketches, tuple(example.ids for example in examples))
-        await asyncio.to_thread(write_generic, folder, found)
+        await asyncio.to_thread(write_generic, self.folder / GENERIC, found)
+        await self.files.keep_generic()
         return found
 
     async def known_generic(self) -> Generic | None:
@@ -276,9 +268,9 @@ class Build:
             rows = await influence.list_of(session, self.ground.row.model)
         for row in rows:
             if row.state == "ready" and (row.facts or {}).get("calibration") == self.calibration:
-                folder = folder_of(self.explainer.data_dir, self.job.tenant_id, row.id)
-                with suppress(UnreadableModel):
-                    return await asyncio.to_thread(read_generic, folder / GENERIC)
+                found = await replace(self.files, id=row.id).generic()
+                if found is not None:
+                    return found
         return None
 
     @property
@@ -365,19 +357,3 @@ def answered(model: Any, pairs: Sequence[tuple[str, str | None]], mask: Mask) ->
         except InvalidRequest:
             examples.append(None)
     return examples
-
-
-def whole(path: Path, digest: str) -> bool:
-    try:
-        return digest_of(path) == digest
-    except OSError:
-        return False
-
-
-def facts_of(folder: Path) -> dict[str, Any]:
-    """Of a finished index, with a digest over all that decides its answers."""
-    facts = {name: value for name, value in read_finished(folder).facts.items() if name not in ("generic", "made")}
-    parts = [shard_path(folder, number) for number in range(facts["shards"])]
-    parts += [shard_path(folder / GENERIC, 0), folder / ARRAYS, folder / LINES, folder / FACTS]
-    digest = hashlib.sha256("".join(digest_of(part) for part in parts).encode()).hexdigest()
-    return {**facts, "digest": f"sha256:{digest}"}

@@ -59,7 +59,7 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
     tune, made_with = await tune_of(explainer, registration, row)
     mask, started = mask_from(row.config), time.monotonic()
     try:
-        contents = [await read_file(explainer.database, explainer.data_dir, tenant, wire_id(file.id)) for file in files]
+        contents = [await read_file(explainer.database, explainer.shelf, tenant, wire_id(file.id)) for file in files]
     except OSError:
         raise UnreadableModel("a training file cannot be read, or has changed on the disk: send it again") from None
     size = size_of(tune, sum(file.lines for file in files))

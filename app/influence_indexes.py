@@ -24,6 +24,7 @@ from app.explain import Explainer
 from app.models import find_model, language_model, registration_of
 from app.refusals import Conflict, IndexNotReady, NotFound
 from app.runtime import Registration
+from app.shelf import Shelf
 from app.training_files import id_of
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.influence.examples import Mask
@@ -215,20 +216,31 @@ def not_ready(registration: Registration, row: InfluenceIndex, job: Job | None) 
     )
 
 
-async def sweep_indexes(database: Database, data_dir: Path) -> None:
+def stored_as(tenant: str, id: UUID) -> str:
+    """The folder of an index in the store, also while it is built."""
+    return f"indexes/{tenant}/{id}"
+
+
+async def sweep_indexes(database: Database, shelf: Shelf) -> None:
     """Removes the files of indexes, of all tenants, that no row knows."""
     async with database.transaction() as session:
         names = [tenant.id for tenant in await tenants.list_all(session)]
     for tenant in names:
         async with database.transaction(tenant=tenant) as session:
-            known = await influence.list_ids(session)
-        await asyncio.to_thread(sweep, data_dir, tenant, known)
+            known, building = await influence.list_ids(session), await influence.list_ids(session, "building")
+        await sweep(shelf, tenant, known, None if shelf.store is None else building)
 
 
-def sweep(data_dir: Path, tenant: str, known: Collection[UUID]) -> None:
+async def sweep(shelf: Shelf, tenant: str, known: Collection[UUID], building: Collection[UUID] | None = None) -> None:
+    """Here and in the store; also shards of builds that others have finished, where it is told what is `building`."""
+    await asyncio.to_thread(sweep_folder, shelf.folder, tenant, known, known if building is None else building)
+    await shelf.sweep(f"indexes/{tenant}", known, folders=True)
+
+
+def sweep_folder(data_dir: Path, tenant: str, known: Collection[UUID], building: Collection[UUID]) -> None:
     """Removes the folders of indexes that no row knows, once nobody can be reading them any more."""
     place = data_dir / "indexes" / tenant
-    names = {name for id in known for name in (str(id), f".building-{id}")}
+    names = {str(id) for id in known} | {f".building-{id}" for id in building}
     for folder in list(place.iterdir()) if place.is_dir() else []:
         with suppress(FileNotFoundError):  # another worker sweeps too
             if folder.name not in names and time.time() - folder.stat().st_mtime > STRAY_SECONDS:

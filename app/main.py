@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.routing import BaseRoute
 
-from app import logs
+from app import index_files, logs, training_files
 from app.admission import limits_of
 from app.audit import Audit
 from app.auditing import AuditTrail
@@ -35,6 +35,7 @@ from app.readiness import Readiness
 from app.runtime import Runtime
 from app.settings import Settings
 from app.shard_tasks import take_part
+from app.shelf import open_shelf
 from app.start import first_key, open_database
 from app.tracing import Traces, traces_of
 from app.traffic import Traffic
@@ -61,6 +62,7 @@ NO_TELEMETRY: TelemetryConfig = {
 }
 """The framework's own would send paths, query strings and the texts of errors to wherever the environment says."""
 
+TIDY_SECONDS = 3600.0
 REFRESH_SECONDS = 5.0
 """Time between two looks at the registry: models added or removed by other processes."""
 
@@ -108,8 +110,8 @@ async def running(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     state = app.state
     async with open_server(settings, state.traffic, state.meters, state.traces) as server:
         secret = await first_key(server.explainer.database, settings)
-        await sweep_files(server.explainer.database, settings.data_dir)
-        await sweep_indexes(server.explainer.database, settings.data_dir)
+        await tidy(server.explainer)
+        await fill_store(server.explainer)
         await sweep_limits(server.explainer.database)
         if secret is not None:
             print(f"API key (shown once): {secret}", flush=True)  # noqa: T201 - a secret must not reach the log
@@ -131,15 +133,20 @@ async def open_server(settings: Settings, traffic: Traffic, meters: Meters, trac
         open_flights() as flights,
     ):
         traces.watch(database.engine.sync_engine)
-        explainer = Explainer(database, runtime, flights, settings.deadline_seconds, settings.data_dir)
+        shelf = await open_shelf(settings, database)
+        runtime.locate = shelf.model_path
+        explainer = Explainer(database, runtime, flights, settings.deadline_seconds, shelf)
         jobs = Jobs(explainer, problem_body)
         readiness = Readiness(explainer, jobs, traffic, working=settings.worker)
-        refreshing = asyncio.create_task(refresh(settings, database, runtime))
+        keeping = [asyncio.create_task(refresh(settings, database, runtime))]
+        if shelf.store is not None:
+            keeping.append(asyncio.create_task(keep_tidy(explainer)))
         audit, metrics = Audit(database, settings.audit, meters), Metrics(explainer, readiness, traffic)
         try:
             yield Server(settings, explainer, jobs, audit, limits_of(settings), readiness, metrics)
         finally:
-            await end(refreshing)
+            for task in keeping:
+                await end(task)
             await jobs.close()
             await audit.close()
 
@@ -202,3 +209,25 @@ async def refresh_once(settings: Settings, database: Database, runtime: Runtime)
         if settings.database_url is None:
             with suppress(StorageError):
                 await asyncio.to_thread(revive, settings.data_dir)
+
+
+async def tidy(explainer: Explainer) -> None:
+    """Removes files that no row knows."""
+    await sweep_files(explainer.database, explainer.shelf)
+    await sweep_indexes(explainer.database, explainer.shelf)
+
+
+async def fill_store(explainer: Explainer) -> None:
+    """Shares what this machine alone has of what rows know."""
+    await training_files.fill_store(explainer.database, explainer.shelf)
+    await index_files.fill_store(explainer.database, explainer.shelf)
+
+
+async def keep_tidy(explainer: Explainer) -> None:
+    """This machine's own copies of what others remove, too."""
+    while True:
+        await asyncio.sleep(TIDY_SECONDS)
+        try:
+            await tidy(explainer)
+        except Exception as error:  # noqa: BLE001 - a loop like that of jobs
+            log.warning("files could not be swept: %s", type(error).__name__)

@@ -162,7 +162,7 @@ def pool_of(explainer: Explainer) -> Any:
 
 def of_disk(explainer: Explainer) -> Iterator[Metric]:
     try:
-        usage = shutil.disk_usage(explainer.data_dir)
+        usage = shutil.disk_usage(explainer.shelf.folder)
     except OSError:
         return
     yield gauge("whence_disk_free_bytes", "Free where the data directory lies.", usage.free)

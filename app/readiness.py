@@ -20,17 +20,18 @@ FRESH_SECONDS = 0.5
 LEAST_DISK_BYTES = 64 * 2**20
 """With less free where data lie, the embedded database and uploads are about to fail."""
 
-PARTS = ("database", "migrations", "models", "disk", "worker", "accepting")
+PARTS = ("database", "migrations", "models", "disk", "store", "worker", "accepting")
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """`worker` is None where jobs are left to others; `counts` are models by state."""
+    """`worker` is None where jobs are left to others, `store` where there is none; `counts` are models by state."""
 
     database: bool
     migrations: bool
     models: bool
     disk: bool
+    store: bool | None
     worker: bool | None
     accepting: bool
     counts: dict[str, int]
@@ -60,6 +61,7 @@ class Readiness:
             migrations=tables,
             models=tables and pending == 0,
             disk=await asyncio.to_thread(has_room, self.explainer),
+            store=await self.explainer.shelf.reachable(),
             worker=self.jobs.looking if self.working else None,
             accepting=not self.traffic.stopping,
             counts={"loaded": counts["loaded"], "loading": pending, "refused": counts["refused"]},
@@ -83,6 +85,6 @@ async def look(explainer: Explainer) -> tuple[bool, bool, Counter[str]]:
 
 def has_room(explainer: Explainer) -> bool:
     try:
-        return shutil.disk_usage(explainer.data_dir).free >= LEAST_DISK_BYTES
+        return shutil.disk_usage(explainer.shelf.folder).free >= LEAST_DISK_BYTES
     except OSError:
         return False

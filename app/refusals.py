@@ -21,6 +21,7 @@ Refusal
 └── QueueFull              too much work waits already
     ├── ShuttingDown       the server takes no new work
     └── Unreachable        the model's replicas on the cluster cannot be had at the moment
+        └── StoreAway      nor can the store of files
 
 Messages name fields, counts and limits, never the text of a prompt.
 """
@@ -157,3 +158,9 @@ class ShuttingDown(QueueFull):
 class Unreachable(QueueFull):
     def __init__(self, message: str) -> None:
         super().__init__(5, message)
+
+
+class StoreAway(Unreachable):
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the store of files cannot be used at the moment ({why})")
+        self.why = why

@@ -20,6 +20,7 @@ from app.audit import DONE, command
 from app.console import AsJson, DataDir, Name, Row, Tenant, in_tenant, opened, settings_from, show, with_database
 from app.refusals import Refusal
 from app.settings import Settings
+from app.shelf import open_shelf
 from app.start import DEFAULT_TENANT
 from storage import api_keys, audit, models, tenants
 from storage.database import Database
@@ -274,7 +275,9 @@ async def explainer_of(database: Database, settings: Settings) -> AsyncIterator[
     use_cores(settings.threads)
     runtime = Runtime(queue_limit=1, device=settings.device)
     try:
-        yield Explainer(database, runtime, SingleFlight(), None, settings.data_dir)
+        shelf = await open_shelf(settings, database)
+        runtime.locate = shelf.model_path
+        yield Explainer(database, runtime, SingleFlight(), None, shelf)
     finally:
         await runtime.close()
 

@@ -120,17 +120,26 @@ class SharedJob:
     attempt: int
     about: UUID
     device: str
+    store: str = ""  # see `Shelf.name`
     versions: tuple[str, ...] = field(default_factory=versions)
 
     @classmethod
-    def of(cls, job: Job, about: UUID, device: str) -> Self:
-        return cls(job.kind, job.tenant_id, job.id, job.attempts, about, device)
+    def of(cls, job: Job, about: UUID, device: str, store: str = "") -> Self:
+        return cls(job.kind, job.tenant_id, job.id, job.attempts, about, device, store)
 
 
 class Spent:
     """Seconds that work has kept the device for, without its pauses."""
 
     seconds = 0.0
+
+
+Locate: TypeAlias = Callable[[str], Awaitable[str]]
+"""Where the files of a model lie on this machine that were registered as lying there."""
+
+
+async def as_it_is(path: str) -> str:
+    return path
 
 
 class Runtime:
@@ -143,6 +152,7 @@ class Runtime:
         self.meters, self.traces = meters or Meters(), traces or Traces()
         self._passes: dict[int, Passes] = {}
         self._default_device = device
+        self.locate: Locate = as_it_is
         self._known: dict[tuple[str, str], Loaded | Refused] = {}
         self._loading: dict[Registration, asyncio.Task[Model]] = {}
 
@@ -292,7 +302,11 @@ class Runtime:
         return model
 
     async def _read_registered(self, registration: Registration) -> Model:
-        model = await self.read(registration.weights, registration.scaling)
+        place = await self.locate(registration.path)
+        try:
+            model = await self.read(registration.weights._replace(path=place), registration.scaling)
+        except ExplainerError as error:
+            raise type(error)(str(error).replace(place, registration.path)) from None
         if registration.digest not in (None, model.digest):
             whose = "this model" if registration.base is None else f"this model, or of its base '{registration.base}',"
             raise MissingCapability(

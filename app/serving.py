@@ -27,6 +27,7 @@ from app.main import create_app, open_server
 from app.meters import Meters
 from app.refusals import Refusal
 from app.settings import Settings
+from app.shelf import open_shelf
 from app.start import open_database
 from app.tracing import traces_of
 from app.traffic import Traffic
@@ -94,6 +95,7 @@ async def serve_on(listener: socket.socket, settings: Settings, preparation: Pre
     logs.configure(settings.log_level, settings.log_format)
     host, port = reachable(listener)
     async with open_database(settings) as database, joined(settings):
+        await open_shelf(settings, database)
         greeting = await preparation(database, settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
         app = create_app(settings)
         config = uvicorn.Config(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,6 +18,12 @@ class Settings(BaseSettings):
         default=8000, ge=0, le=65535, description="Port the server listens on; 0 lets the system choose one."
     )
     data_dir: Path = Field(default=Path(".whence"), description="Folder of everything the server keeps on disk.")
+    store_url: SecretStr | None = Field(
+        default=None,
+        description="Where training files, influence indexes and uploaded models are shared, as any URL of fsspec "
+        "(s3://bucket/prefix, gs://bucket/prefix, file:///folder), without credentials; each machine then has a "
+        "WHENCE_DATA_DIR of its own. Without it that folder itself is shared.",
+    )
     database_url: SecretStr | None = Field(
         default=None,
         description="Postgres to use, as postgresql://user:password@host/name; without it an embedded one starts.",
@@ -137,6 +144,19 @@ class Settings(BaseSettings):
                 if given.get(name) is not None:
                     raise ValueError(f"WHENCE_{name.upper()} and WHENCE_{name.upper()}_FILE are both set: give one")
                 given |= {name: read_secret(Path(file))}
+        return given
+
+    @field_validator("store_url")
+    @classmethod
+    def plain_url(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            url = given.get_secret_value()
+            if re.search(r"[?#]|://[^/]*:[^/]*@", url):
+                raise ValueError("must hold no credentials: they come from the machine, such as AWS_ACCESS_KEY_ID")
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s][^\s]*|[a-z][a-z0-9+.-]*:///[^\s]+", url) or "::" in url:
+                raise ValueError("must be a URL such as s3://bucket/prefix, gs://bucket/prefix or file:///folder")
+            if re.match(r"(file|local)://[^/]", url):
+                raise ValueError("a folder's URL has three slashes: file:///folder")
         return given
 
     @model_validator(mode="after")

@@ -27,9 +27,10 @@ from app.influence_build import Build
 from app.influence_ground import ground_of
 from app.influence_indexes import building_folder_of
 from app.monitored import find_active
-from app.refusals import Refusal
+from app.refusals import Refusal, StoreAway
 from app.runtime import Runtime, SharedJob, versions
 from app.settings import Settings
+from app.shelf import open_shelf
 from app.start import external_url
 from explainers.errors import ExplainerError
 from explainers.loaders import use_cores
@@ -68,6 +69,8 @@ def take_part(shared: SharedJob, home: str, cores: int) -> Ended:
         asyncio.run(helping(settings, shared, home))
     except ValidationError:
         return Ended("refused", "its settings are wrong: `whence serve` says there what is")
+    except StoreAway as away:
+        return Ended("failed", str(away))
     except Refusal as refusal:
         return Ended("refused", str(refusal))
     except ExplainerError as error:
@@ -97,7 +100,9 @@ async def open_explainer(settings: Settings, place: str, device: str | None) -> 
     try:
         if await home(database) != place:
             raise Refusal("its WHENCE_DATABASE_URL is that of another database")
-        yield Explainer(database, runtime, flights, None, settings.data_dir)
+        shelf = await open_shelf(settings, database)
+        runtime.locate = shelf.model_path
+        yield Explainer(database, runtime, flights, None, shelf)
     finally:
         await runtime.close()
         await database.close()
@@ -131,10 +136,16 @@ async def while_led(database: Database, shared: SharedJob, work: Awaitable[None]
 
 async def sketch_pairs(explainer: Explainer, job: Job, shared: SharedJob) -> None:
     """Shards of an influence index, until all are there."""
-    folder = building_folder_of(explainer.data_dir, shared.tenant, shared.about)
-    if not await asyncio.to_thread(folder.is_dir):
-        raise Refusal("the folder of the index is not in its WHENCE_DATA_DIR, which must be the same everywhere")
+    if explainer.shelf.name != shared.store:
+        raise Refusal("its WHENCE_STORE_URL is not that of whoever leads the job")
+    folder = building_folder_of(explainer.shelf.folder, shared.tenant, shared.about)
+    if explainer.shelf.store is None and not await asyncio.to_thread(folder.is_dir):
+        raise Refusal(
+            "the folder of the index is not in its WHENCE_DATA_DIR, which must be the same everywhere, or have a store "
+            "behind it (WHENCE_STORE_URL)"
+        )
     build = Build(explainer, job, Steps(), await ground_of(explainer, job, shared.about))
+    await build.make_folder()
     build.called = True  # workers are called by whoever leads
     async with build.transaction() as session:
         planned = await influence.keys(session, shared.about)

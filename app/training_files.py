@@ -16,6 +16,8 @@ from typing import Literal, TypeAlias, get_args
 from uuid import UUID
 
 from app.refusals import NotFound
+from app.shelf import Shelf, sum_of
+from app.store import Damaged
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.influence.records import file_type, records_of
 from storage import tenants, training_files
@@ -54,7 +56,7 @@ def id_of(file: str) -> UUID:
     return UUID(found[1])
 
 
-async def add_files(database: Database, data_dir: Path, tenant: str, new: Sequence[NewFile]) -> list[TrainingFile]:
+async def add_files(database: Database, shelf: Shelf, tenant: str, new: Sequence[NewFile]) -> list[TrainingFile]:
     """Keeps all of these files, or none. Raises BadLines and InvalidRequest for what is wrong with one of them.
 
     What stops after the contents were written leaves some that no row knows: they are swept up at the next start.
@@ -62,7 +64,8 @@ async def add_files(database: Database, data_dir: Path, tenant: str, new: Sequen
     lines = [await asyncio.to_thread(checked, file) for file in new]
     ids = [training_files.new_id() for _ in new]
     for id, file in zip(ids, new, strict=True):
-        await asyncio.to_thread(write_content, data_dir, tenant, id, file.content)
+        await asyncio.to_thread(write_content, shelf.folder, tenant, id, file.content)
+        await shelf.put(content_path(shelf.folder, tenant, id), stored_as(tenant, id))
     async with database.transaction(tenant=tenant) as session:
         return [
             await training_files.add(
@@ -94,24 +97,34 @@ def check_name(filename: str, pointer: str) -> None:
         raise InvalidRequest(f"must be 1 to {LONGEST_NAME} printable characters", pointer)
 
 
+def stored_as(tenant: str, id: UUID) -> str:
+    """The name of a content in the store."""
+    return f"files/{tenant}/{id}"
+
+
 async def fetch_file(database: Database, tenant: str, file: str) -> TrainingFile:
     async with database.transaction(tenant=tenant) as session:
         return await training_files.get(session, id_of(file))
 
 
-async def locate_content(database: Database, data_dir: Path, tenant: str, file: str) -> tuple[TrainingFile, Path]:
-    """A file and where its content lies. Raises NotFound, also where this machine has none."""
+async def locate_content(database: Database, shelf: Shelf, tenant: str, file: str) -> tuple[TrainingFile, Path]:
+    """A file and where its content lies. Raises NotFound, also where this machine and the store have none."""
     row = await fetch_file(database, tenant, file)
-    path = content_path(data_dir, tenant, row.id)
-    if not await asyncio.to_thread(path.is_file):
-        raise NotFound("the content of this file is not on this machine")
+    path = content_path(shelf.folder, tenant, row.id)
+    try:
+        await shelf.bring(stored_as(tenant, row.id), path, row.digest.hex())
+    except FileNotFoundError:
+        where = "on this machine" if shelf.store is None else "in the store"
+        raise NotFound(f"the content of this file is not {where}") from None
+    except Damaged:
+        raise NotFound("the content of this file in the store is not the one that was sent: send it again") from None
     return row, path
 
 
-async def read_file(database: Database, data_dir: Path, tenant: str, file: str) -> tuple[TrainingFile, bytes]:
+async def read_file(database: Database, shelf: Shelf, tenant: str, file: str) -> tuple[TrainingFile, bytes]:
     """A file and its content, which is the one that came: raises `NotFound`, and OSError for one that has changed."""
-    row = await fetch_file(database, tenant, file)
-    content = await asyncio.to_thread(read_content, data_dir, tenant, row.id)
+    row, _ = await locate_content(database, shelf, tenant, file)
+    content = await asyncio.to_thread(read_content, shelf.folder, tenant, row.id)
     if await asyncio.to_thread(lambda: hashlib.sha256(content).digest()) != row.digest:
         raise OSError("the content of a training file has changed on the disk")
     return row, content
@@ -139,22 +152,46 @@ async def rename_file(database: Database, tenant: str, file: str, filename: str)
         return await training_files.rename(session, id_of(file), filename)
 
 
-async def remove_file(database: Database, data_dir: Path, tenant: str, file: str) -> None:
+async def remove_file(database: Database, shelf: Shelf, tenant: str, file: str) -> None:
     """Raises NotFound, or InUse as long as an index was made from it."""
     id = id_of(file)
     async with database.transaction(tenant=tenant) as session:
         await training_files.remove(session, id)
-    await asyncio.to_thread(remove_content, data_dir, tenant, id)
+    await asyncio.to_thread(remove_content, shelf.folder, tenant, id)
+    await shelf.remove(stored_as(tenant, id))
 
 
-async def sweep_files(database: Database, data_dir: Path) -> int:
-    """Removes the contents of all tenants that no row knows; how many those were. And halves of uploaded models."""
-    await asyncio.to_thread(sweep_parts, data_dir / "models")
+async def sweep_files(database: Database, shelf: Shelf) -> int:
+    """Removes the contents of all tenants that no row knows; how many those were here. And halves of uploads."""
+    await asyncio.to_thread(sweep_parts, shelf.folder / "models")
+    await shelf.sweep_parts()
     async with database.transaction() as session:
         names = [tenant.id for tenant in await tenants.list_all(session)]
     swept = 0
     for tenant in names:
         async with database.transaction(tenant=tenant) as session:
             known = await training_files.list_ids(session)
-        swept += await asyncio.to_thread(sweep_contents, data_dir, tenant, known)
+        swept += await asyncio.to_thread(sweep_contents, shelf.folder, tenant, known)
+        await shelf.sweep(f"files/{tenant}", known)
     return swept
+
+
+def is_sound(path: Path, digest: bytes) -> bool:
+    return path.is_file() and sum_of(path).sha256 == digest.hex()
+
+
+async def fill_store(database: Database, shelf: Shelf) -> None:
+    """Puts into the store what rows know, this machine has and the store lacks: it was set, or emptied, later."""
+    if shelf.store is None:
+        return
+    async with database.transaction() as session:
+        names = [tenant.id for tenant in await tenants.list_all(session)]
+    for tenant in names:
+        there = await shelf.names(f"files/{tenant}")
+        async with database.transaction(tenant=tenant) as session:
+            digests = await training_files.digests(session)
+        for id, digest in digests.items():
+            path = content_path(shelf.folder, tenant, id)
+            if str(id) not in there and await asyncio.to_thread(is_sound, path, digest):
+                await shelf.put(path, stored_as(tenant, id))
+    await shelf.put_models()

@@ -22,10 +22,14 @@ from storage.embedded import url_of
 from storage.errors import DatabaseRefused, DumpFailed
 
 KEPT = {
-    "files": ("training_files", "SELECT tenant_id, id FROM training_files"),
-    "indexes": ("influence_indexes", "SELECT tenant_id, id FROM influence_indexes WHERE state = 'ready'"),
+    "files": ("training_files", "SELECT tenant_id, id, encode(digest, 'hex') FROM training_files"),
+    "indexes": (
+        "influence_indexes",
+        "SELECT tenant_id, id, facts ->> 'digest' FROM influence_indexes WHERE state = 'ready'",
+    ),
 }
-"""Tables whose rows' content lies in the data directory, as `<folder>/<tenant>/<id>`; older schemas lack some."""
+"""Tables whose rows' content lies in the data directory, as `<folder>/<tenant>/<id>`, and what stands for it; older
+schemas lack some."""
 
 REBASED = "UPDATE models SET {column} = :new || substr({column}, length(:old) + 1) WHERE starts_with({column}, :old)"
 
@@ -35,7 +39,7 @@ class Dumped:
     """What a dump holds: the schema's revision, and the contents that its rows need beside it."""
 
     revision: str
-    contents: tuple[str, ...]  # paths below the data directory
+    contents: Mapping[str, str]  # digests, by paths below the data directory
 
 
 def superuser_url(data_dir: Path) -> str:
@@ -54,7 +58,7 @@ def dump(url: str, target: Path) -> Dumped:
         _refuse_plain_role(connection)
         snapshot = connection.scalar(text("SELECT pg_export_snapshot()"))
         revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        found = tuple(_contents(connection))
+        found = dict(_contents(connection))
         _run("pg_dump", url, "--format=custom", f"--snapshot={snapshot}", f"--file={target}")
     return Dumped(str(revision), found)
 
@@ -95,11 +99,11 @@ def _refuse_plain_role(connection: Connection) -> None:
         )
 
 
-def _contents(connection: Connection) -> Iterator[str]:
+def _contents(connection: Connection) -> Iterator[tuple[str, str]]:
     for folder, (table, rows) in KEPT.items():
         if connection.scalar(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": table}):
-            for tenant, id in connection.execute(text(rows)):
-                yield f"{folder}/{tenant}/{id}"
+            for tenant, id, digest in connection.execute(text(rows)):
+                yield f"{folder}/{tenant}/{id}", digest
 
 
 def _run(program: str, url: str, *arguments: str) -> None:

@@ -2,7 +2,7 @@
 
 On disk and not in a row: a content may have half a gigabyte, is read front to back and never queried, and a row of that
 size costs several times its memory on both sides of the connection. So workers on other machines need that folder to be
-shared, and a backup of the database goes with one of the folder.
+shared, or a store behind it (`app/shelf.py`), and a backup of the database goes with one of the folder.
 
 Nobody but the server may read them (0600 below 0700). A content is written under another name, brought to the disk and
 only then renamed: what has its name is whole.

@@ -115,9 +115,16 @@ async def list_of(session: AsyncSession, model: str) -> list[InfluenceIndex]:
     return list(await session.scalars(select(InfluenceIndex).where(InfluenceIndex.model == model).order_by(*order)))
 
 
-async def list_ids(session: AsyncSession) -> set[UUID]:
-    """Of all indexes of the tenant."""
-    return set(await session.scalars(select(InfluenceIndex.id)))
+async def list_ids(session: AsyncSession, state: str | None = None) -> set[UUID]:
+    """Of all indexes of the tenant, or of those in one state."""
+    chosen = select(InfluenceIndex.id)
+    return set(await session.scalars(chosen if state is None else chosen.where(InfluenceIndex.state == state)))
+
+
+async def ready_digests(session: AsyncSession) -> dict[UUID, str]:
+    """What the facts of the tenant's ready indexes say of all their files."""
+    found = select(InfluenceIndex.id, InfluenceIndex.facts).where(InfluenceIndex.state == "ready")
+    return {row.id: str((row.facts or {}).get("digest")) for row in await session.execute(found)}
 
 
 async def files_of(session: AsyncSession, id: UUID) -> list[TrainingFile]:

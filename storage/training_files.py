@@ -90,6 +90,12 @@ async def list_ids(session: AsyncSession) -> set[UUID]:
     return set(await session.scalars(select(TrainingFile.id)))
 
 
+async def digests(session: AsyncSession) -> dict[UUID, bytes]:
+    """The sha256 of each of the tenant's contents."""
+    columns = select(TrainingFile.id, TrainingFile.digest)
+    return {row.id: row.digest for row in await session.execute(columns)}
+
+
 async def rename(session: AsyncSession, id: UUID, filename: str) -> TrainingFile:
     """Raises NotFound, and InvalidValue for a name that cannot be stored."""
     changed = update(TrainingFile).where(TrainingFile.id == id).values(filename=filename).returning(TrainingFile)

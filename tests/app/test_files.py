@@ -62,7 +62,7 @@ async def test_a_file_comes_back_byte_for_byte(running: Running) -> None:
         assert response.headers["content-length"] == str(len(GOOD) + 3)
         assert not {"content-encoding", "transfer-encoding"} & set(response.headers)
     row, content = await read_file(
-        running.server.explainer.database, running.server.settings.data_dir, "default", file["id"]
+        running.server.explainer.database, running.server.explainer.shelf, "default", file["id"]
     )
     assert (row.lines, content) == (2, b"\xef\xbb\xbf" + GOOD)
 
@@ -214,7 +214,7 @@ async def test_strays_are_swept_at_the_start(start: Start, running: Running) -> 
         os.utime(path, (old, old))
     async with start():
         assert not content_path(data_dir, "default", stray).exists() and not half.exists()
-    assert await sweep_files(running.server.explainer.database, data_dir) == 0
+    assert await sweep_files(running.server.explainer.database, running.server.explainer.shelf) == 0
     assert (await running.client.get(f"{FLOW}/{file['id']}/content")).content == GOOD
 
 
@@ -224,7 +224,7 @@ async def test_a_content_that_changed_on_the_disk_is_no_training_data(running: R
     path = content_path(data_dir, "default", id_of(file["id"]))
     path.write_bytes(json.dumps({"text": "other"}).encode())
     with pytest.raises(OSError, match="has changed"):
-        await read_file(database, data_dir, "default", file["id"])
+        await read_file(database, running.server.explainer.shelf, "default", file["id"])
     path.unlink()
     response = await running.client.get(f"{FLOW}/{file['id']}/content")
     assert (response.status_code, response.json()["code"]) == (404, "NOT_FOUND")

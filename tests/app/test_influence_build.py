@@ -188,13 +188,13 @@ async def test_folders_of_indexes_that_are_gone_are_swept_up(server: Running) ->
     await built(server, "tuned", await sent(server, training_file()))
     explainer, place = server.server.explainer, server.server.settings.data_dir / "indexes" / "default"
     (index,) = (await server.client.get("/models/tuned/influence-index")).json()["indexes"]
-    await sweep_indexes(explainer.database, explainer.data_dir)
+    await sweep_indexes(explainer.database, explainer.shelf)
     assert (place / index["id"]).exists()
     assert (await server.client.delete("/models/tuned")).status_code == 204
-    await sweep_indexes(explainer.database, explainer.data_dir)
+    await sweep_indexes(explainer.database, explainer.shelf)
     assert (place / index["id"]).exists()  # somebody may be reading it
     os.utime(place / index["id"], (0, 0))
-    await sweep_indexes(explainer.database, explainer.data_dir)
+    await sweep_indexes(explainer.database, explainer.shelf)
     assert not (place / index["id"]).exists()
 
 

@@ -70,7 +70,7 @@ async def upload(request: Request, server: ServerState, caller: Ingester) -> Res
     """
     new = await uploaded(request, "file", "files")
     (file,) = await while_connected(
-        request, add_files(server.explainer.database, server.settings.data_dir, caller.tenant, new)
+        request, add_files(server.explainer.database, server.explainer.shelf, caller.tenant, new)
     )
     answer = file_answer(file)
     return JsonResponse(answer, 201, {"Location": f"/files/{answer['id']}"})
@@ -88,11 +88,11 @@ async def file(server: ServerState, caller: Reader, id: FileId) -> Response:
 
 async def content(server: ServerState, caller: Reader, id: FileId) -> Response:
     """The content of a training file, byte for byte as it came."""
-    found = await locate_content(server.explainer.database, server.settings.data_dir, caller.tenant, id)
+    found = await locate_content(server.explainer.database, server.explainer.shelf, caller.tenant, id)
     return content_answer(*found)
 
 
 async def remove(server: ServerState, caller: Ingester, id: FileId) -> Response:
     """Removes a training file; one that an influence index was made from stays, with a 409."""
-    await remove_file(server.explainer.database, server.settings.data_dir, caller.tenant, id)
+    await remove_file(server.explainer.database, server.explainer.shelf, caller.tenant, id)
     return Response(status_code=204)

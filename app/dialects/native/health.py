@@ -37,7 +37,7 @@ async def healthz() -> Response:
 
 
 async def readyz(server: ServerState) -> Response:
-    """Every part is ready: database, migrations, models, disk, worker, and the server itself, which is not ending.
+    """Every part is ready: database, migrations, models, disk, store, worker, and the server, which is not ending.
 
     Status 503 while some part is not; `not_ready` says which. A model that cannot be loaded does not keep the server
     unready: it is counted as refused.

@@ -33,6 +33,7 @@ from app.model_body import ModelBody
 from app.models import Entry, check_links, describe_model, list_models
 from app.multipart import MULTIPART, Form
 from app.predictors import add_predictor, remove_registered
+from app.shelf import MODELS
 from explainers.errors import InvalidRequest
 from explainers.predictors.formats import FORMATS
 from storage.content import write_whole
@@ -132,7 +133,8 @@ async def add_uploaded(request: Request, server: ServerState, caller: Admin) -> 
         suffix = PurePath(form.file_name("file")).suffix.lower()
         if suffix not in FORMATS:
             raise InvalidRequest(f"its name must end in one of {', '.join(FORMATS)}", "/file")
-        path = await asyncio.to_thread(kept, file, server.settings.data_dir / "models", suffix)
+        path = await asyncio.to_thread(kept, file, server.settings.data_dir / MODELS, suffix)
+        await server.explainer.shelf.put(path, f"{MODELS}/{path.name}")
     body = read_as(NewModelRequest, {**said, "path": path.name})
     return await add_predictor(server.explainer, path.parent, caller.tenant, body.to_domain(), definition)
 

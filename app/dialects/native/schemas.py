@@ -248,6 +248,9 @@ class Readiness(BaseModel):
     migrations: bool = Field(description="The tables are those of this release.", examples=[True])
     models: bool = Field(description="No model is still being loaded (refused ones do not count).", examples=[True])
     disk: bool = Field(description="There is room left where the data directory lies.", examples=[True])
+    store: bool | None = Field(
+        description="The store of files answers; null without one (`WHENCE_STORE_URL`).", examples=[None]
+    )
     worker: bool | None = Field(
         description="This process looks for jobs in the queue; null where that is left to others.", examples=[True]
     )

@@ -102,7 +102,7 @@ async def upload(request: Request, server: ServerState, caller: Ingester) -> Res
     """
     new = await uploaded(request, "files")
     (file,) = await while_connected(
-        request, add_files(server.explainer.database, server.settings.data_dir, caller.tenant, new)
+        request, add_files(server.explainer.database, server.explainer.shelf, caller.tenant, new)
     )
     return JsonResponse(file_answer(file))
 
@@ -111,7 +111,7 @@ async def upload_several(request: Request, server: ServerState, caller: Ingester
     """Keeps several files of training examples, all or none; up to 100."""
     new = await uploaded(request, "files", most=MOST_FILES)
     added = await while_connected(
-        request, add_files(server.explainer.database, server.settings.data_dir, caller.tenant, new)
+        request, add_files(server.explainer.database, server.explainer.shelf, caller.tenant, new)
     )
     return JsonResponse([file_answer(file) for file in added])
 
@@ -128,7 +128,7 @@ async def file(server: ServerState, caller: Reader, id: FileId) -> Response:
 
 async def content(server: ServerState, caller: Reader, id: FileId) -> Response:
     """The content of a training file, byte for byte as it came."""
-    found = await locate_content(server.explainer.database, server.settings.data_dir, caller.tenant, id)
+    found = await locate_content(server.explainer.database, server.explainer.shelf, caller.tenant, id)
     return content_answer(*found)
 
 
@@ -140,5 +140,5 @@ async def rename(server: ServerState, caller: Ingester, id: FileId, body: Rename
 
 async def remove(server: ServerState, caller: Ingester, id: FileId) -> Response:
     """Removes a training file; one that an influence index was made from stays, with a 409."""
-    await remove_file(server.explainer.database, server.settings.data_dir, caller.tenant, id)
+    await remove_file(server.explainer.database, server.explainer.shelf, caller.tenant, id)
     return JsonResponse(deleted_answer(id))
