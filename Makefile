@@ -16,6 +16,9 @@ suits = $(1) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$(call suits,$$python) && echo $$python && break; done)
 
+# Compiled modules are kept: a server that has to compile PyTorch and transformers first starts in three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup dev clients demo test check bench audit image-check openapi python
 

@@ -73,26 +73,25 @@ def _attention(model: LanguageModel, factors: NDArray[np.float64], log_additive:
         heads, rows, size = query.shape[1:]
         group = heads // key.shape[1]
         k, v = (tensor[0].repeat_interleave(group, dim=0) for tensor in (key, value))  # (H, S, d)
-        f = torch.tensor(factors, dtype=query.dtype)
-        output = torch.zeros(1, rows, heads, value.shape[-1])
-        for row in range(rows):
-            visible = attention_mask[0, 0, row].bool()
-            scores = (k @ query[0, :, row, :, None])[..., 0] * (size**-0.5 if scaling is None else scaling)  # (H, S)
-            if softcap is not None:
-                scores = torch.tanh(scores / softcap) * softcap
-            top = scores[:, visible].amax(-1, keepdim=True)
-            if log_additive:
-                weights = torch.exp(scores - top).where(visible, 0.0) * f
-                if not (f * visible).any():
-                    weights[:, row] = 1.0
-            else:
-                low = scores[:, visible].amin(-1, keepdim=True)
-                stretched = scores + (f - 1) * (scores - low)
-                top = stretched[:, visible].amax(-1, keepdim=True)
-                weights = torch.exp(stretched - top).where(visible, 0.0)
-            sink = 0.0 if s_aux is None else torch.exp(s_aux[:, None] - top)
-            output[0, row] = ((weights / (weights.sum(-1, keepdim=True) + sink))[:, None] @ v)[:, 0]
-        return output, None
+        f = torch.tensor(factors, dtype=query.dtype)  # (S,)
+        visible = attention_mask[0, 0].bool()  # (R, S)
+        scores = query[0] @ k.mT * (size**-0.5 if scaling is None else scaling)  # (H, R, S)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if log_additive:
+            top = scores.where(visible, -torch.inf).amax(-1, keepdim=True)
+            weights = torch.exp(scores - top).where(visible, 0.0) * f
+            for row in range(rows):
+                if not (f * visible[row]).any():
+                    weights[:, row, row] = 1.0
+        else:
+            low = scores.where(visible, torch.inf).amin(-1, keepdim=True)
+            stretched = scores + (f - 1) * (scores - low)
+            top = stretched.where(visible, -torch.inf).amax(-1, keepdim=True)
+            weights = torch.exp(stretched - top).where(visible, 0.0)
+        sink = 0.0 if s_aux is None else torch.exp(s_aux[:, None, None] - top)
+        output = (weights / (weights.sum(-1, keepdim=True) + sink)) @ v  # (H, R, d)
+        return output.transpose(0, 1)[None], None
 
     def mask(*args: Any, **kwargs: Any) -> Tensor | None:
         return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})

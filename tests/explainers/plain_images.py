@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -108,6 +109,7 @@ def cell(row: int, column: int, rows: int, columns: int) -> Place:
     return (Fraction(column, columns), Fraction(row, rows), Fraction(column + 1, columns), Fraction(row + 1, rows))
 
 
+@cache
 def place_of(tile: Tile) -> Place:
     """The rectangle that the decimal numbers mean."""
     left, top, width, height = (
@@ -116,6 +118,7 @@ def place_of(tile: Tile) -> Place:
     return left, top, left + width, top + height
 
 
+@cache
 def share(area: Place, tile: Place) -> Fraction:
     width = min(area[2], tile[2]) - max(area[0], tile[0])
     height = min(area[3], tile[3]) - max(area[1], tile[1])
