@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -314,9 +315,12 @@ async def test_refused_model_says_why_without_its_path(start: Start, models_dir:
         assert (refused.status_code, refused.json()["code"]) == (400, "MISSING_CAPABILITY")
         assert str(models_dir) not in refused.text
         assert (await running.explain(model="broken")).json() == refused.json()
-        await ready(running)
-        told = (await running.client.get("/readyz")).json()
-        assert told["ready"] and told["model_counts"]["refused"] == others + 1
+        async with asyncio.timeout(60):  # what it tells is up to half a second old
+            told = (await running.client.get("/readyz")).json()
+            while told["model_counts"]["refused"] != others + 1:
+                await asyncio.sleep(0.1)
+                told = (await running.client.get("/readyz")).json()
+        assert told["ready"]
         assert (await running.client.get("/models/broken")).json()["state"] == "refused"
         weights.write_bytes(good)
         assert (await running.explain(model="broken")).status_code == 200
