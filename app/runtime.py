@@ -306,6 +306,8 @@ class Runtime:
         try:
             model = await self.read(registration.weights._replace(path=place), registration.scaling)
         except ExplainerError as error:
+            if place == registration.path:
+                raise
             raise type(error)(str(error).replace(place, registration.path)) from None
         if registration.digest not in (None, model.digest):
             whose = "this model" if registration.base is None else f"this model, or of its base '{registration.base}',"

@@ -72,7 +72,7 @@ def evaluated(bed: Bed, retrainings: int, runs: int, removed: int, *, checkpoint
         raise ValueError("fine-tuning taught the model no fact, or none of the poisoned ones")
     scores = all_scores(bed, [*right, *poisoned], made, checkpoints=checkpoints)
     found: dict[str, Any] = {
-        "queries": dict(Counter(query.kind for query in bed.queries)),
+        "queries": counted(bed),
         "sources": {name: sources(bed, each, right, poisoned) for name, each in scores.items()},
         "levels": levels(made, bed),
     }
@@ -86,7 +86,12 @@ def evaluated(bed: Bed, retrainings: int, runs: int, removed: int, *, checkpoint
 
 def levels_of(bed: Bed) -> dict[str, Any]:
     """What the levels hold, alone."""
-    return {"levels": levels(own(bed, calibrating(bed)), bed)}
+    return {"queries": counted(bed), "levels": levels(own(bed, calibrating(bed)), bed)}
+
+
+def counted(bed: Bed) -> dict[str, int]:
+    """Queries of each kind."""
+    return dict(Counter(query.kind for query in bed.queries))
 
 
 def calibrating(bed: Bed) -> Sequence[Query]:
