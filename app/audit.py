@@ -131,10 +131,8 @@ DONE = 200
 
 async def prune(database: Database, before: datetime) -> int:
     """Removes the entries of all tenants of before that time, and leaves one that says so; their number."""
-    async with database.transaction() as session:
-        names = [tenant.id for tenant in await tenants.list_all(session)]
     removed = 0
-    for tenant in names:
+    for tenant in await tenants.names(database):
         async with database.transaction(tenant=tenant) as session:
             gone = await rows.prune(session, before)
             if gone:

@@ -142,9 +142,7 @@ async def fill_store(database: Database, shelf: Shelf) -> None:
     """Puts ready indexes into the store that this machine has and the store lacks: it was set, or emptied, later."""
     if shelf.store is None:
         return
-    async with database.transaction() as session:
-        names = [tenant.id for tenant in await tenants.list_all(session)]
-    for tenant in names:
+    for tenant in await tenants.names(database):
         async with database.transaction(tenant=tenant) as session:
             digests = await influence.ready_digests(session)
         for id, digest in digests.items():

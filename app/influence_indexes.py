@@ -223,9 +223,7 @@ def stored_as(tenant: str, id: UUID) -> str:
 
 async def sweep_indexes(database: Database, shelf: Shelf) -> None:
     """Removes the files of indexes, of all tenants, that no row knows."""
-    async with database.transaction() as session:
-        names = [tenant.id for tenant in await tenants.list_all(session)]
-    for tenant in names:
+    for tenant in await tenants.names(database):
         async with database.transaction(tenant=tenant) as session:
             known, building = await influence.list_ids(session), await influence.list_ids(session, "building")
         await sweep(shelf, tenant, known, None if shelf.store is None else building)

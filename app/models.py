@@ -210,10 +210,8 @@ async def keep_loaded(database: Database, runtime: Runtime) -> None:
 
 async def all_registrations(database: Database) -> list[Registration]:
     """Of all tenants; one transaction for each, for no transaction sees the rows of two."""
-    async with database.transaction() as session:
-        names = [tenant.id for tenant in await tenants.list_all(session)]
     registrations = []
-    for tenant in names:
+    for tenant in await tenants.names(database):
         async with database.transaction(tenant=tenant) as session:
             registrations += [registration_of(row) for row in await models.list_all(session)]
     return registrations

@@ -165,10 +165,8 @@ async def sweep_files(database: Database, shelf: Shelf) -> int:
     """Removes the contents of all tenants that no row knows; how many those were here. And halves of uploads."""
     await asyncio.to_thread(sweep_parts, shelf.folder / "models")
     await shelf.sweep_parts()
-    async with database.transaction() as session:
-        names = [tenant.id for tenant in await tenants.list_all(session)]
     swept = 0
-    for tenant in names:
+    for tenant in await tenants.names(database):
         async with database.transaction(tenant=tenant) as session:
             known = await training_files.list_ids(session)
         swept += await asyncio.to_thread(sweep_contents, shelf.folder, tenant, known)
@@ -184,9 +182,7 @@ async def fill_store(database: Database, shelf: Shelf) -> None:
     """Puts into the store what rows know, this machine has and the store lacks: it was set, or emptied, later."""
     if shelf.store is None:
         return
-    async with database.transaction() as session:
-        names = [tenant.id for tenant in await tenants.list_all(session)]
-    for tenant in names:
+    for tenant in await tenants.names(database):
         there = await shelf.names(f"files/{tenant}")
         async with database.transaction(tenant=tenant) as session:
             digests = await training_files.digests(session)

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage.database import Database
 from storage.errors import InvalidValue
 from storage.tables import Tenant
 
@@ -24,3 +25,9 @@ async def ensure(session: AsyncSession, tenant: str) -> None:
 async def list_all(session: AsyncSession) -> list[Tenant]:
     """All tenants by name, whoever asks."""
     return list(await session.scalars(select(Tenant).order_by(Tenant.id)))
+
+
+async def names(database: Database) -> list[str]:
+    """Of all tenants, for what is done tenant by tenant."""
+    async with database.transaction() as session:
+        return list(await session.scalars(select(Tenant.id).order_by(Tenant.id)))

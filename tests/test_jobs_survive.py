@@ -97,8 +97,8 @@ def test_jobs_of_a_killed_server_end_exactly_once(data_dir: Path) -> None:
     with running(data_dir, WHENCE_API_KEY=SECRET) as server, client(server) as one:
         started_at = time.monotonic()
         wait(lambda: attempts(one, ids)[1] == 2)
-        # Dead for eight seconds or more, and noticed within four, on a machine that does nothing else.
-        assert time.monotonic() - max(started_at, killed_at + 8) < 30
+        # Dead for eight seconds or more, and noticed within four; the server's own start takes its time, too.
+        assert time.monotonic() - max(started_at, killed_at + 8) < 8
         wait(lambda: not {"queued", "running"} & set(states(one, ids)))
         assert_each_once(one, ids)
         assert attempts(one, ids) == [1, 2, 1, 1]

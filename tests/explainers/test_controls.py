@@ -279,7 +279,7 @@ def test_a_thousand_chunks_of_a_thousand_tokens_take_no_time(llama: LanguageMode
     assert (len(places), len(sequence.tokens)) == (1000, 3000)
     started = time.process_time()
     found = [addressed(sequence, 1, Control(place, 0.1), "partial") for place in places]
-    assert time.process_time() - started < 5.0
+    assert time.process_time() - started < 1.0
     assert [min(factors) for factors in found[:4]] == [1501, 1502, 1504, 1505]
 
 
