@@ -23,13 +23,14 @@ from app.forecasts import Rates
 from app.meters import Meters
 from app.models import find_model, language_model, registration_of
 from app.open_indexes import OpenIndexes
-from app.questions import Forecast, Question, answer, forecast, spoken
+from app.questions import Forecast, Question, answer, forecast, has_turns, spoken
 from app.records import Record, attribution_from, attribution_record, text_of
 from app.refusals import Limited, NotFound, UnknownModel
 from app.runtime import Registration, Runtime
 from app.scoring import Scorers
 from app.shelf import Shelf
-from explainers.types import Attribution
+from explainers.language_model import LanguageModel
+from explainers.types import Attribution, Prompt
 from storage import errors as storage_errors
 from storage import explanations
 from storage.database import Database
@@ -304,7 +305,7 @@ async def compute(
 ) -> Explained:
     """Answers on the device thread, which waits for no chat template."""
     model = language_model(await explainer.runtime.model(registration))
-    prompt = await asyncio.to_thread(spoken, model, question.prompt)
+    prompt = await as_read(model, question.prompt)
     attribution = await explainer.runtime.run(
         lambda checkpoint: answer(model, question, checkpoint, steps, prompt), priority, on=model
     )
@@ -313,11 +314,16 @@ async def compute(
     return Explained(new, model.digest, attribution, float(facts["seconds"]), int(facts["forwards"]))
 
 
+async def as_read(model: LanguageModel, prompt: Prompt) -> Prompt:
+    """As `spoken`; the event loop waits for no chat template."""
+    return await asyncio.to_thread(spoken, model, prompt) if has_turns(prompt) else prompt
+
+
 async def forecast_completion(explainer: Explainer, tenant: str, question: Question) -> Forecasted:
     """What answering would take; nothing is run, and nothing stored."""
     registration = registration_of(await find_model(explainer.database, tenant, question.model))
     model = language_model(await explainer.runtime.model(registration))
-    prompt = await asyncio.to_thread(spoken, model, question.prompt)
+    prompt = await as_read(model, question.prompt)
     found = await explainer.runtime.run(lambda _: forecast(model, question, prompt), on=model)
     speed = costs.speeds_of(registration, question.method)[0]
     seconds = explainer.rates.seconds(speed, found.cost.operations)

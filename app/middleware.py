@@ -124,6 +124,8 @@ class Passage:
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await asyncio.sleep(0)  # the loop sends what it was given before anything is written down about it
 
     async def fail(self, error: Exception, receive: Receive) -> None:
         response = internal_error(error)

@@ -142,9 +142,14 @@ def taken(asked: Plan, question: Question) -> Cost:
     )
 
 
+def has_turns(prompt: Prompt) -> bool:
+    """Whether it holds messages, for a chat template."""
+    return any(isinstance(item, Text) and item.turn is not None for item in prompt)
+
+
 def spoken(model: LanguageModel, prompt: Prompt) -> Prompt:
     """The prompt as the model reads it: messages get what the model's chat template puts around them."""
-    if not any(isinstance(item, Text) and item.turn is not None for item in prompt):
+    if not has_turns(prompt):
         return prompt
     if model.chat is None:
         raise MissingCapability("this model has no chat template: send `prompt` instead of `messages`", "/messages")

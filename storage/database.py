@@ -18,7 +18,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import generators
@@ -57,13 +56,22 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a connection keeps from one question to the next: found out anew, it costs as much as the statement."""
+
+    adapter: Any  # a Transformer, which the driver types as nothing
+    planned: set[str] = field(default_factory=set)
+    """The names of the statements that it has planned."""
+    rows: dict[str, Any] = field(default_factory=dict)
+    """By those names, what makes the rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Database:
     """A pool of connections; opens the first one when it is needed."""
 
     engine: AsyncEngine
     pool_size: int
-    planned: WeakKeyDictionary[Any, set[str]] = field(default_factory=WeakKeyDictionary)
-    """The names of the statements that a connection has planned."""
     kept: list[Any] = field(default_factory=list)
     """Connections that stay out of the pool between two questions, a quarter of all at most: the way in and out costs
     more than the statement."""
@@ -128,14 +136,12 @@ class Database:
         pooled = self.kept.pop() if self.kept else await self.engine.raw_connection()
         connection: Any = pooled.driver_connection
         try:
+            learnt = pooled.info.get(Learnt) or pooled.info.setdefault(Learnt, Learnt(Transformer(connection)))
             # Values are quoted on this side: only so can one message, which is one transaction, hold two statements.
-            adapter = Transformer(connection)
-            quoted = b", ".join(adapter.as_literal(values[name]) for name in statement.values)
+            quoted = b", ".join(learnt.adapter.as_literal(values[name]) for name in statement.values)
             given = b"(%b)" % quoted if quoted else b""
             message = b"%bEXECUTE %b%b" % (opening, statement.name.encode(), given)
-            result = await self._execute(connection, statement, message)
-            adapter.set_pgresult(result)
-            return adapter.load_row(0, _row_type(result)._make) if result.ntuples else None
+            return _first_row(await _execute(connection, statement, message, learnt.planned), statement, learnt)
         except psycopg.OperationalError as error:
             if connection.closed:
                 raise _LostConnectionError from error
@@ -146,18 +152,6 @@ class Database:
                 self.kept.append(pooled)
             else:
                 await greenlet_spawn(pooled.close if idle else pooled.invalidate)
-
-    async def _execute(self, connection: Any, statement: Statement, message: bytes) -> Any:
-        """The result of a message that executes the statement, which is planned first where it has to be."""
-        known = self.planned.setdefault(connection, set())
-        if statement.name in known:
-            with suppress(psycopg.errors.InvalidSqlStatementName):
-                return await _exchange(connection, message)
-            known.clear()  # a rollback may have the driver forget all that a connection has planned, ours too
-        with suppress(psycopg.errors.DuplicatePreparedStatement):  # by a question that was cancelled just then
-            await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
-        known.add(statement.name)
-        return await _exchange(connection, message)
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable unless the database answers."""
@@ -243,6 +237,18 @@ def compiled(statement: ClauseElement, columns: Collection[str] | None = None) -
     return Statement(f"whence_{hashlib.sha256(told.encode()).hexdigest()[:16]}", told, tuple(done.positiontup or ()))
 
 
+async def _execute(connection: Any, statement: Statement, message: bytes, planned: set[str]) -> Any:
+    """The result of a message that executes the statement, which is planned first where it has to be."""
+    if statement.name in planned:
+        with suppress(psycopg.errors.InvalidSqlStatementName):
+            return await _exchange(connection, message)
+        planned.clear()  # a rollback may have the driver forget all that a connection has planned, ours too
+    with suppress(psycopg.errors.DuplicatePreparedStatement):  # by a question that was cancelled just then
+        await _exchange(connection, f"PREPARE {statement.name} AS {statement.text}".encode())
+    planned.add(statement.name)
+    return await _exchange(connection, message)
+
+
 async def _exchange(connection: Any, message: bytes) -> Any:
     """Sends statements in one message; the result of the last one. Raises the driver's errors.
 
@@ -255,13 +261,22 @@ async def _exchange(connection: Any, message: bytes) -> Any:
     return result
 
 
-def _row_type(result: Any) -> Any:
-    """The named tuple that rows with these columns are."""
-    return _named(tuple(result.fname(column).decode() for column in range(result.nfields)))
+def _first_row(result: Any, statement: Statement, learnt: Learnt) -> Any | None:
+    """As a named tuple, or None."""
+    if not result.ntuples:
+        return None
+    make = learnt.rows.get(statement.name)
+    if make is None:
+        names = tuple(result.fname(column).decode() for column in range(result.nfields))
+        make = learnt.rows[statement.name] = _row_type(names)._make
+    learnt.adapter.set_pgresult(result)
+    row = learnt.adapter.load_row(0, make)
+    learnt.adapter.set_pgresult(None)  # which can be large
+    return row
 
 
 @cache
-def _named(names: tuple[str, ...]) -> Any:
+def _row_type(names: tuple[str, ...]) -> Any:
     return namedtuple("Row", names)
 
 
