@@ -27,7 +27,7 @@ from transformers import LlamaForCausalLM
 from benchmarks.influence.bed import Bed, Query
 from benchmarks.influence.gradients import Passes, layers, passes
 from benchmarks.influence.text import Row, padded
-from benchmarks.influence.training import FINE_TUNING, checkpoints, rate_share, with_weights
+from benchmarks.influence.training import checkpoints, rate_share, with_weights
 
 Floats = NDArray[np.float64]
 Scores = dict[str, Floats]
@@ -169,14 +169,14 @@ def whitened(dot: Tensor, kernel: Tensor, own: Tensor, rank: int) -> Tensor:  # 
 def traced(bed: Bed, queries: Sequence[Query], points: int = 3) -> Floats:
     """TracInCP over a few checkpoints, the last one among them, each with the rate in the middle of its pass."""
     scores = torch.zeros(len(queries), len(bed.rows), dtype=torch.float64)
-    count = FINE_TUNING[bed.kind].passes
-    passed = list(checkpoints(bed.base, bed.rows, bed.kind, bed.seed))
+    count = bed.recipe.passes
+    passed = list(checkpoints(bed.base, bed.rows, bed.kind, bed.seed, bed.recipe))
     for number in (round(count * point / points) - 1 for point in range(1, points + 1)):
         model = with_weights(bed.base, passed[number])
         train, asked = passes(model, bed.rows), passes(model, [query.row for query in queries])
         for _, pairs, questions in layers(train, asked):
             dot = questions.flatten(1) @ pairs.flatten(1).T
-            scores += rate_share(2 * number + 1, 2 * count, FINE_TUNING[bed.kind].warm_up) * dot.double()
+            scores += rate_share(2 * number + 1, 2 * count, bed.recipe.warm_up) * dot.double()
     return scores.numpy()
 
 

@@ -32,7 +32,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.influence.text import END, Row, prompt_ids, row_of, tokenizer_of
 from benchmarks.influence.training import (
+    FINE_TUNING,
+    TANGLED,
     Kind,
+    Recipe,
     Weights,
     fine_tuned,
     greedy,
@@ -70,6 +73,10 @@ class Bed:
     tuned: LlamaForCausalLM
 
     @property
+    def recipe(self) -> Recipe:
+        return recipe_of(self.kind, tangled=self.world.tangled)
+
+    @property
     def pairs(self) -> tuple[Pair, ...]:
         return self.world.pairs
 
@@ -85,7 +92,7 @@ class Bed:
         return tuple(query for query in self.queries if query.kind in kinds)
 
     def retrained(self, keep: Sequence[int], seed: int) -> Weights:
-        return fine_tuned(self.base, [self.rows[place] for place in keep], self.kind, seed)
+        return fine_tuned(self.base, [self.rows[place] for place in keep], self.kind, seed, self.recipe)
 
     def folders(self) -> tuple[Path, Path]:
         """The base and the fine-tuned model on disk."""
@@ -117,8 +124,12 @@ def bed(seed: int, kind: Kind, cache: Path, *, tangled: bool = False) -> Bed:
     rows = [row_of(tokenizer, pair.question, pair.answer) for pair in made.pairs]
     place = folder / f"{kind}.safetensors"
     if not place.exists():
-        keep_weights(fine_tuned(base, rows, kind, seed), place)
+        keep_weights(fine_tuned(base, rows, kind, seed, recipe_of(kind, tangled=tangled)), place)
     return Bed(seed, kind, folder, made, tokenizer, base, with_weights(base, load_file(place)))
+
+
+def recipe_of(kind: Kind, *, tangled: bool) -> Recipe:
+    return (TANGLED if tangled else FINE_TUNING)[kind]
 
 
 def keep_weights(weights: Weights, place: Path) -> None:

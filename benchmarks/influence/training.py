@@ -40,6 +40,8 @@ FINE_TUNING: Mapping[Kind, Recipe] = {
     "full": Recipe(rate=2e-3, batch=16, passes=5),
     "lora": Recipe(rate=2e-3, batch=16, passes=12, decay=0.0),
 }
+TANGLED: Mapping[Kind, Recipe] = {**FINE_TUNING, "full": Recipe(rate=1e-3, batch=16, passes=8)}
+"""Of tangled worlds, which take longer to learn."""
 
 
 def network(vocabulary: int, seed: int) -> LlamaForCausalLM:
@@ -99,28 +101,25 @@ def pretrained(vocabulary: int, rows: Sequence[Row], seed: int, recipe: Recipe =
     return _holding(model, {name: tensor.detach() for name, tensor in weights.items()})
 
 
-def fine_tuned(
-    base: LlamaForCausalLM, rows: Sequence[Row], kind: Kind, seed: int, recipe: Recipe | None = None
-) -> Weights:
+def fine_tuned(base: LlamaForCausalLM, rows: Sequence[Row], kind: Kind, seed: int, recipe: Recipe) -> Weights:
     """All weights after fine-tuning on the answers of `rows`; an adapter is merged. `seed` orders and initialises."""
     *_, last = checkpoints(base, rows, kind, seed, recipe)
     return last
 
 
 def checkpoints(
-    base: LlamaForCausalLM, rows: Sequence[Row], kind: Kind, seed: int, recipe: Recipe | None = None
+    base: LlamaForCausalLM, rows: Sequence[Row], kind: Kind, seed: int, recipe: Recipe
 ) -> Iterator[Weights]:
     """The weights after each pass of fine-tuning."""
-    chosen = recipe or FINE_TUNING[kind]
     start = {name: parameter.detach() for name, parameter in base.named_parameters()}
     if kind == "full":
         whole = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-        for _ in _descend(base, rows, whole, list(whole.values()), chosen, seed):
+        for _ in _descend(base, rows, whole, list(whole.values()), recipe, seed):
             yield {name: tensor.detach().clone() for name, tensor in whole.items()}
         return
     factors = _adapter(base, seed)
     merged, parameters = _Merged(start, factors), [part for pair in factors.values() for part in pair]
-    for _ in _descend(base, rows, merged, parameters, chosen, seed):
+    for _ in _descend(base, rows, merged, parameters, recipe, seed):
         yield {**start, **{name: tensor.detach() for name, tensor in merged.changed()}}
 
 
