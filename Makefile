@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev clients demo test check bench audit image-check openapi python
+.PHONY: help setup dev clients demo test check lint types contracts security bench audit image-check openapi python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,11 +50,19 @@ demo: setup ## set up and start the server with the demo models (ARGS="--port 90
 openapi: setup ## write docs/openapi.json anew from the application
 	@$(VENV)/bin/whence openapi > docs/.openapi.json && mv docs/.openapi.json docs/openapi.json
 
-check: dev ## format, lint, types, import contracts and security, without the tests
+check: types lint contracts security ## format, lint, types, import contracts and security, without the tests
+
+lint: dev
 	@echo '== format' && $(VENV)/bin/python -m ruff format --check .
 	@echo '== lint' && $(VENV)/bin/python -m ruff check .
+
+types: dev
 	@echo '== types' && $(VENV)/bin/python -m mypy
+
+contracts: dev
 	@echo '== import contracts' && $(VENV)/bin/lint-imports
+
+security: dev
 	@echo '== security' && $(VENV)/bin/python -m bandit -q -c pyproject.toml -r app explainers storage alembic demo
 
 test: python ## everything that must hold: the checks, then the tests; what CI runs
