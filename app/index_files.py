@@ -107,13 +107,10 @@ class IndexFiles:
         return facts
 
     async def bring(self, digest: str) -> Path:
-        """The folder of the ready index with this digest. Raises UnreadableModel where the store has it not whole.
-
-        What lies here may be another: finished by a machine that was killed before it could share it.
-        """
+        """The folder of the ready index with this digest. Raises UnreadableModel where the store has it not whole."""
         if self.shelf.store is not None:
             try:
-                await self.shelf.bring_folder(self.name, self.final, digest, is_sound=partial(is_index, digest))
+                await self.shelf.bring_folder(self.name, self.final, digest)
             except FileNotFoundError:
                 raise UnreadableModel("the influence index is not in the store: build it again") from None
             except Damaged:
@@ -153,7 +150,7 @@ async def fill_store(database: Database, shelf: Shelf) -> None:
             if MANIFEST in await shelf.names(files.name) or not await asyncio.to_thread(files.final.is_dir):
                 continue
             with suppress(UnreadableModel, OSError):
-                if await asyncio.to_thread(is_index, digest, files.final):
+                if (await asyncio.to_thread(facts_of, files.final))["digest"] == digest:
                     await files.publish()
 
 
@@ -161,14 +158,6 @@ def whole(path: Path, digest: str) -> bool:
     try:
         return digest_of(path) == digest
     except OSError:
-        return False
-
-
-def is_index(digest: str, folder: Path) -> bool:
-    """Whether the index with that digest lies in a folder, whole."""
-    try:
-        return bool(facts_of(folder)["digest"] == digest)
-    except (UnreadableModel, OSError):
         return False
 
 

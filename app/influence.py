@@ -235,9 +235,7 @@ async def tune_of(explainer: Explainer, registration: Registration) -> FineTune:
 
 async def opened_of(explainer: Explainer, ready: Ready, model: LanguageModel) -> Opened:
     files = IndexFiles(explainer.shelf, ready.registration.tenant, ready.index.id)
-    if not explainer.indexes.holds(files.final):
-        await files.bring(ready.digest)
-    return await explainer.indexes.get(files.final, model)
+    return await explainer.indexes.get(await files.bring(ready.digest), model)
 
 
 async def generated(

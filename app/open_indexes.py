@@ -35,10 +35,6 @@ class OpenIndexes:
     def __init__(self) -> None:
         self._known: dict[Path, Opened] = {}
 
-    def holds(self, folder: Path) -> bool:
-        """Whether the index in that folder is open."""
-        return folder in self._known
-
     async def get(self, folder: Path, model: LanguageModel) -> Opened:
         """The index in that folder, opened now unless it is open. Raises UnreadableModel."""
         opened = self._known.pop(folder, None)

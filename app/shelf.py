@@ -110,25 +110,13 @@ class Shelf:
         told = {"digest": digest, "files": {file: asdict(each) for file, each in sums.items()}}
         await self._run(self.store.write, f"{name}/{manifest}", json.dumps(told, sort_keys=True).encode())
 
-    async def bring_folder(
-        self,
-        name: str,
-        folder: Path,
-        digest: str | None = None,
-        manifest: str = MANIFEST,
-        *,
-        is_sound: Callable[[Path], bool] = Path.exists,
-    ) -> None:
-        """Makes sure that a folder is here, whole, with that `digest`. Raises FileNotFoundError, Damaged.
-
-        One that is here already and not sound makes way for that of the store.
-        """
+    async def bring_folder(self, name: str, folder: Path, digest: str | None = None, manifest: str = MANIFEST) -> None:
+        """Makes sure that a folder is here, whole, with that `digest`. Raises FileNotFoundError, Damaged."""
         if self.store is None:
             raise FileNotFoundError(name)
         async with self._turns[name]:
-            if await asyncio.to_thread(is_sound, folder):
+            if await asyncio.to_thread(folder.exists):
                 return
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             sums = sums_of(await self._run(manifest_in, self.store, f"{name}/{manifest}"), digest)
             passing = (self.folder / name).with_name(f".passing-{uuid4().hex}{PART}")
             fetch = partial(self._run, self.store.fetch)
