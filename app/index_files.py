@@ -100,10 +100,22 @@ class IndexFiles:
                 await self.shelf.bring_folder(self.name, self.final)
         return await asyncio.to_thread(self.final.exists)
 
+    async def finish(self) -> dict[str, Any]:
+        """Shares what has been built, then gives it its place here; its facts.
+
+        Killed between the two, a machine has no index that others could finish in other bits meanwhile.
+        """
+        facts = await self.share(self.folder)
+        await asyncio.to_thread(settle, self.folder, self.final)
+        return facts
+
     async def publish(self) -> dict[str, Any]:
         """Shares the finished index; its facts."""
-        facts = await asyncio.to_thread(facts_of, self.final)
-        await self.shelf.put_folder(self.final, self.name, facts["digest"])
+        return await self.share(self.final)
+
+    async def share(self, folder: Path) -> dict[str, Any]:
+        facts = await asyncio.to_thread(facts_of, folder)
+        await self.shelf.put_folder(folder, self.name, facts["digest"])
         return facts
 
     async def bring(self, digest: str) -> Path:
@@ -152,6 +164,13 @@ async def fill_store(database: Database, shelf: Shelf) -> None:
             with suppress(UnreadableModel, OSError):
                 if (await asyncio.to_thread(facts_of, files.final))["digest"] == digest:
                     await files.publish()
+
+
+def settle(folder: Path, final: Path) -> None:
+    """Gives a built index its place, without what killed writers have left beside its files."""
+    for stray in folder.rglob(".*"):
+        stray.unlink(missing_ok=True)
+    folder.rename(final)
 
 
 def whole(path: Path, digest: str) -> bool:

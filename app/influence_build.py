@@ -30,10 +30,9 @@ from app.influence_indexes import SHARDS, sweep
 from app.leases import Hold
 from app.mask_checks import mask_facts
 from app.records import digest_of as digest_of_values
-from app.refusals import Refusal, ShuttingDown, StoreAway
 from app.runtime import SharedJob
 from app.turns import take_turns
-from explainers.errors import ExplainerError, InvalidRequest
+from explainers.errors import InvalidRequest
 from explainers.influence.examples import Example, Mask
 from explainers.influence.finishing import Generic, finish, write_generic
 from explainers.influence.generic import LONGEST, answering, generic_prompts
@@ -47,7 +46,6 @@ from explainers.influence.sketching import Sketches, sketching
 from explainers.types import Checkpoint
 from storage import errors as storage_errors
 from storage import influence, jobs
-from storage.errors import StorageError
 from storage.influence import Lease, Progress
 from storage.jobs import Job
 from storage.queue import INDEXES, Later, makes_way
@@ -57,18 +55,13 @@ LOOK_SECONDS = 0.5
 
 
 async def build_index(explainer: Explainer, job: Job, request: Mapping[str, Any], watch: Watch) -> UUID:
-    """Builds the index that the job is about, or goes on with it; the index's id."""
+    """Builds the index that the job is about, or goes on with it; the index's id.
+
+    Whatever is raised: the index is given up with its job, not with an attempt at it.
+    """
     id, steps = UUID(request["index"]), Steps()
     watch(steps)
-    try:
-        await Build(explainer, job, steps, await ground_of(explainer, job, id)).run()
-    except (ShuttingDown, StoreAway):
-        raise
-    except (ExplainerError, Refusal, storage_errors.NotFound):  # the same would happen again
-        with suppress(StorageError):
-            async with explainer.database.transaction(tenant=job.tenant_id) as session:
-                await influence.fail(session, id)
-        raise
+    await Build(explainer, job, steps, await ground_of(explainer, job, id)).run()
     return id
 
 
@@ -138,15 +131,14 @@ class Build:
 
     async def run(self) -> None:
         """From wherever the build is to the ready index."""
-        if not await self.files.finished():
-            await self.all_shards()
-            generic = await self.generic()
-            await self.derive(generic)
-            await asyncio.to_thread(self.folder.rename, self.files.final)
-        await self.publish()
+        if await self.files.finished():
+            await self.publish(await self.files.publish())
+            return
+        await self.all_shards()
+        await self.derive(await self.generic())
+        await self.publish(await self.files.finish())
 
-    async def publish(self) -> None:
-        facts = await self.files.publish()
+    async def publish(self, facts: dict[str, Any]) -> None:
         async with self.transaction() as session:
             known = await influence.list_ids(session)
             await influence.publish(session, self.id, facts)

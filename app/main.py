@@ -138,7 +138,7 @@ async def open_server(settings: Settings, traffic: Traffic, meters: Meters, trac
         explainer = Explainer(database, runtime, flights, settings.deadline_seconds, shelf)
         jobs = Jobs(explainer, problem_body)
         readiness = Readiness(explainer, jobs, traffic, working=settings.worker)
-        keeping = [asyncio.create_task(refresh(settings, database, runtime))]
+        keeping = [asyncio.create_task(refresh(settings, explainer))]
         if shelf.store is not None:
             keeping.append(asyncio.create_task(keep_tidy(explainer)))
         audit, metrics = Audit(database, settings.audit, meters), Metrics(explainer, readiness, traffic)
@@ -188,23 +188,24 @@ async def open_flights() -> AsyncIterator[SingleFlight[Any]]:
         await flights.close()
 
 
-async def refresh(settings: Settings, database: Database, runtime: Runtime) -> None:
+async def refresh(settings: Settings, explainer: Explainer) -> None:
     """Loads registered models ahead of their first request, and lets go of those that are registered no more.
 
     For as long as the server lives, whatever happens: nobody else would begin it again.
     """
     while True:
         try:
-            await refresh_once(settings, database, runtime)
+            await refresh_once(settings, explainer)
         except Exception as error:  # noqa: BLE001 - a loop like that of jobs
             log.warning("the registry of models could not be read: %s", type(error).__name__)
         await asyncio.sleep(REFRESH_SECONDS)
 
 
-async def refresh_once(settings: Settings, database: Database, runtime: Runtime) -> None:
+async def refresh_once(settings: Settings, explainer: Explainer) -> None:
     """A database that is away comes back, an embedded one with our help; requests say so meanwhile."""
     try:
-        await keep_loaded(database, runtime)
+        await keep_loaded(explainer.database, explainer.runtime)
+        explainer.indexes.keep_only(explainer.runtime.loaded())
     except DatabaseUnavailable:
         if settings.database_url is None:
             with suppress(StorageError):

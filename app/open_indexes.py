@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ class OpenIndexes:
         while len(self._known) > MOST:
             del self._known[next(iter(self._known))]
         return opened
+
+    def keep_only(self, models: Iterable[Any]) -> None:
+        """Closes those of all other models: an open one keeps the weights in memory that it was made for."""
+        loaded = {id(model) for model in models}
+        self._known = {folder: opened for folder, opened in self._known.items() if id(opened.model) in loaded}
 
 
 def open_index(folder: Path, model: LanguageModel) -> Opened:

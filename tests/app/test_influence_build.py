@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import influence_build, training_material
+from app import influence_build, main, training_material
 from app.influence_indexes import sweep_indexes
 from explainers.influence import generic
 from storage import influence
@@ -140,7 +142,12 @@ async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: 
         status, found = await asked(server, question=question, answer=answer)
         assert status == 200 and found["results"][0]["messages"] == f"Q: {question}\nA: {answer}"
         assert found["results"][0]["file_id"] == (first if (question, answer) in FIRST else second)
+    explainer = server.server.explainer
+    weights = weakref.ref(next(iter(explainer.indexes._known.values())).model.network)
     assert (await server.client.delete("/models/tuned")).status_code == 204  # and its indexes
+    await main.refresh_once(server.server.settings, explainer)
+    gc.collect()
+    assert weights() is None  # though its index was open
     assert (
         await server.client.post("/models", json={"name": "tuned", "path": "build-tuned", "base": "base"})
     ).is_success
@@ -167,6 +174,39 @@ async def test_an_older_index_answers_until_the_newer_one_is_there(start: Start,
         status, after = await asked(running)
         assert status == 200 and after["id"] != before["id"]
         assert [each["id"] for each in after["results"][:1]] == [each["id"] for each in before["results"][:1]]
+    settings = folders / "build-tuned" / "generation_config.json"
+    kept = settings.read_text()
+    settings.write_text(kept.replace("{", '{"a": 1,', 1))
+    try:
+        async with start(worker=False) as running:  # the index is that of other weights now
+            status, problem = await asked(running, answer="Somebody else.")
+    finally:
+        settings.write_text(kept)
+    assert status == 400 and "have changed since it was registered" in problem["message"]
+    assert problem["message"].endswith("register it again, and build its influence index again where it had one")
+
+
+async def test_a_full_queue_holds_a_build_up_and_loses_nothing(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, met = server.server.explainer.runtime.device, list[int]()
+    write, patience = influence_build.write_shard, device.retry_after
+    file = await sent(server, training_file())
+    with monkeypatch.context() as crowded:
+
+        def fill(*given: Any) -> str:
+            crowded.setattr(device, "limit", 0)  # once the first shard is there
+            (given[0] / ".shard-000009.safetensors.left").write_bytes(b"by a writer that was killed")
+            return write(*given)
+
+        crowded.setattr(influence_build, "write_shard", fill)
+        crowded.setattr(device, "retry_after", lambda: met.append(1) or patience())
+        answer = await server.client.post("/models/tuned/influence-index", json={"training_files": [file]})
+        await until(lambda: bool(met))
+    job = await ended(server, answer.headers["Location"])
+    assert (job["state"], job["attempts"]) == ("succeeded", 1)
+    assert (await facts_of(server))["pairs"] == len(PAIRS)
+    assert not [name for name in contents(server) if "/." in f"/{name}"]
 
 
 async def test_lines_that_the_template_refuses_fail_the_build_by_number(server: Running, folders: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ async def test_it_outlives_any_error(running: Running, monkeypatch: pytest.Monke
     """It ended for good once, and with it the help for a database that was killed."""
     monkeypatch.setattr(main, "REFRESH_SECONDS", 0.01)
     runtime, server = Short(queue_limit=1), running.server
-    looking = asyncio.create_task(main.refresh(server.settings, server.explainer.database, runtime))
+    looking = asyncio.create_task(main.refresh(server.settings, replace(server.explainer, runtime=runtime)))
     async with asyncio.timeout(60):
         while runtime.looks < 4:
             await asyncio.sleep(0.01)
