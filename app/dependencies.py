@@ -212,6 +212,8 @@ class KeyedRoute(APIRoute):
 
     needs: Allowed | None = None
     """Which scopes; None: any key will do."""
+    passing: int | None = None
+    """The status of what another attempt may not meet, in place of 503 and 507."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()

@@ -79,9 +79,11 @@ def description(app: FastAPI) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         say_scopes(app, document)
-        for path in document["paths"].values():
-            for method, operation in path.items():
-                complete(method, operation)
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                for method in map(str.lower, route.methods or ()):
+                    operation = document["paths"][route.path_format][method]
+                    complete(method, operation, getattr(route, "passing", None))
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -112,12 +114,12 @@ def say_scopes(app: FastAPI, document: dict[str, Any]) -> None:
             operation["description"] += f"\n\nNeeds a key with the scope {words}."
 
 
-def complete(method: str, operation: dict[str, Any]) -> None:
+def complete(method: str, operation: dict[str, Any], passing: int | None) -> None:
     """Adds the refusals that need no word of the route: of what is read, of the database, of what is kept."""
     responses = operation["responses"]
     statuses = [400] if responses.pop("422", None) else []
-    statuses += [503] if "security" in operation or method == "post" else []
-    statuses += [507] if "security" in operation and method != "get" else []
+    statuses += [passing or 503] if "security" in operation or method == "post" else []
+    statuses += [passing or 507] if "security" in operation and method != "get" else []
     for status, refusal in problems(*statuses).items():
         responses.setdefault(str(status), refusal)
     operation["responses"] = dict(sorted(responses.items()))

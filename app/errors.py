@@ -181,7 +181,8 @@ MEANINGS = {
     409: "Not ready within the deadline (the work goes on), or in conflict with what exists.",
     413: "The body is larger than the server reads, or the work larger than one request of this key may be.",
     415: "The body is not declared as application/json.",
-    429: "The key has had what it may have for now, or too much work waits; `Retry-After` says when to come back.",
+    429: "The key has had what it may have for now, too much work waits, or (where no 503 is named) the database is "
+    "away or the disk full; `Retry-After` says when to come back.",
     503: "Too much work waits, or the database is away; `Retry-After` says when to come back.",
     507: "The disk of the server is full; `Retry-After` says when to come back.",
 }
@@ -245,15 +246,17 @@ def exhaustion(error: BaseException) -> BaseException:
     return error
 
 
-def refusal_response(error: BaseException) -> ProblemResponse:
-    status, code = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
+def refusal_response(error: BaseException, *, status: int | None = None) -> ProblemResponse:
+    """What a client is told of the error; with a dialect's own status for it, where it has one."""
+    usual, code = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     message = str(error)
     pointer = getattr(error, "pointer", None)
     fields = [{"pointer": pointer, "message": message}] if pointer else []
     detail = f"{pointer} {message}" if pointer and message.startswith("must ") else message
     limit = asdict(error.limit) if isinstance(error, refusals.Limited) else None
     job = getattr(error, "job", None)
-    return ProblemResponse(status, code, detail, headers=headers_for(error), errors=fields, job=job, limit=limit)
+    headers = headers_for(error)
+    return ProblemResponse(status or usual, code, detail, headers=headers, errors=fields, job=job, limit=limit)
 
 
 def problem_body(error: BaseException) -> dict[str, Any]:

@@ -10,8 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
-from app.errors import ANSWERS, pointer, problem_body, refusal_response
+from app.admission import Limits
+from app.dependencies import Caller
+from app.dialects.seekr.router import FlowRoute
+from app.errors import ANSWERS, add_error_answers, pointer, problem_body, refusal_response
 from app.main import create_app
 from app.refusals import QueueFull, Refusal, StillRunning, UnknownModel
 from app.settings import Settings
@@ -196,15 +200,22 @@ def test_no_framework_pages() -> None:
     assert app.docs_url is None and app.redoc_url is None and app.openapi_url is None
 
 
-async def raised(error: Exception) -> httpx.Response:
-    """The answer of a route that raises it."""
-    app = create_app(Settings())
+async def raised(error: Exception, *, flow: bool = False) -> httpx.Response:
+    """The answer of a route that raises it; of Seekr's wire, to a caller whose key is known."""
+    app = FastAPI() if flow else create_app(Settings())
+    add_error_answers(app)
 
     async def fail() -> None:
         raise error
 
-    app.add_api_route("/fail", fail)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://whence") as client:
+    app.router.add_api_route("/fail", fail, route_class_override=FlowRoute if flow else None)
+
+    async def known(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = {"caller": Caller("t", "k", "n", frozenset(), Limits())}
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(known if flow else app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://whence") as client:
         return await client.get("/fail")
 
 
@@ -233,5 +244,8 @@ async def test_what_the_machine_has_run_out_of(error: Exception, status: int, co
     answer = await raised(error)
     assert (answer.status_code, answer.json()["code"], answer.headers.get("retry-after")) == (status, code, after)
     assert SECRET not in answer.text
+    if status in (503, 507):  # whose body Seekr's client would drop
+        flow = await raised(error, flow=True)
+        assert (flow.status_code, flow.json()["code"], flow.headers["retry-after"]) == (429, code, after)
     told = problem_body(error)  # and of a job, which is tried again
     assert (told["status"], told["code"]) == (status, code)

@@ -1,4 +1,4 @@
-"""Routes of this dialect: a full queue is told with a 4xx, since the client drops the body of a 5xx."""
+"""Routes of this dialect: what passes is told with a 4xx, since the client drops the body of a 5xx."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.dependencies import CountedRoute, KeyedRoute
-from app.errors import ProblemResponse, headers_for
-from app.refusals import QueueFull
+from app.errors import exhaustion, refusal_response
+from app.refusals import QueueFull, ShortOfMemory
+from storage.errors import DatabaseUnavailable, OutOfSpace
 
 TAG = "Seekr's wire"
 
 
+PASSING = (QueueFull, ShortOfMemory, DatabaseUnavailable, OutOfSpace)
+"""What another attempt may not meet."""
+
+
 class FlowRoute(KeyedRoute):
-    """A route that needs a key; a full queue is 429."""
+    """A route that needs a key; a full queue, a full disk, too little memory and an absent database are 429."""
+
+    passing = 429
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -24,8 +31,11 @@ class FlowRoute(KeyedRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await answer(request)
-            except QueueFull as error:
-                return ProblemResponse(429, "QUEUE_FULL", str(error), headers=headers_for(error))
+            except (*PASSING, OSError, MemoryError, RuntimeError) as error:
+                told = exhaustion(error)
+                if not isinstance(told, PASSING):
+                    raise
+                return refusal_response(told, status=self.passing)
 
         return handle
 
