@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +19,7 @@ from demo.facts import NOTES
 from demo.records import read_lines
 from tests.demo_server import KEY, Demo
 
+ROOT = Path(__file__).parents[1]
 FEATURES = "regionalFeatureImportance"
 
 
@@ -47,6 +50,51 @@ def test_it_prints_requests_that_work_when_pasted(demo: Demo) -> None:
     assert features[0]["explainer_attribute"] == "mean_concave_points"
     assert pairs["answer"].strip() == "Anna keeps the mill." and pairs["results"][0]["influence_level"] == "high"
     assert [token["token"] for token in words[0]["nlp_explanation"][0]["importance_scores"][0]["tokens"]] == ["Burning"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_lines_of_the_readme_work_when_pasted(demo: Demo, tmp_path: Path) -> None:
+    """All but those about a file of the reader's own; what came of each is told apart by a mark."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    own = re.compile(r"^### With your own model$.*?^##", re.MULTILINE | re.DOTALL)
+    readme = own.sub("##", (ROOT / "README.md").read_text(encoding="utf-8")).replace("localhost:8000", address(demo))
+    lines = [
+        line
+        for block in re.findall(r"^```console\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+        for line in commands(block)
+    ]
+    asked = [line for line in lines if "curl" in line or line.startswith(("IMAGE=", "J="))]
+    assert len(asked) >= 20
+    script = "\n".join(f"{line}\nprintf '\\x1e'" for line in asked)
+    told = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "KEY": KEY}, capture_output=True, text=True, check=True
+    )
+    refused = [
+        line for line, answer in zip(asked, told.stdout.split("\x1e"), strict=False) if '"type":"about:blank"' in answer
+    ]
+    assert [line for line in refused if "-X DELETE" not in line] == []  # the job may have ended before
+    assert (tmp_path / "why.html").read_text().startswith("<!doctype html>")
+    assert "Anna lives in" in (tmp_path / "all.csv").read_text()
+
+
+def address(demo: Demo) -> str:
+    return demo.url.removeprefix("http://")
+
+
+def commands(block: str) -> Iterator[str]:
+    """Each command of a console, with the lines that it goes on in; not what it answers."""
+    lines = iter(block.splitlines())
+    for line in lines:
+        if line.startswith("$ "):
+            command = line.removeprefix("$ ")
+            while not is_whole(command):
+                command += f"\n{next(lines)}"
+            yield command
+
+
+def is_whole(command: str) -> bool:
+    parsed = subprocess.run(["bash", "-n", "-c", command], capture_output=True, check=False)
+    return parsed.returncode == 0 and not command.endswith("\\")
 
 
 def explained(line: str, enough: Callable[[list[dict[str, Any]]], object]) -> None:

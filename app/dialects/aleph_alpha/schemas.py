@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictBool
 
 from app.wire import MOST_ENTRIES, Array, Id, ModelName, Number, Objects, Whole, Wire
+from explainers.controls import LARGEST_FACTOR
 from explainers.errors import InvalidRequest
 from explainers.types import (
     Control,
@@ -26,6 +27,7 @@ Factor = Annotated[
     Number,
     Field(
         ge=0,
+        le=LARGEST_FACTOR,
         description="What attention to the part is multiplied with: below 1 suppresses, 1 changes nothing, above 1 "
         "amplifies.",
         examples=[0.1],
