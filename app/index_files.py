@@ -124,18 +124,18 @@ class IndexFiles:
         """Shares the calibration prompts of the build, so that whoever goes on with it has them."""
         await self.shelf.put_folder(self.folder / GENERIC, self.name, manifest=GENERIC_MANIFEST)
 
-    async def generic(self) -> Generic | None:
-        """Those of the build, or of the finished index; None where they are not whole."""
+    async def generic(self, name: str) -> Generic | None:
+        """Those of the build, or of the finished index; None where they have another name, or are not whole."""
         for folder in (self.folder, self.final):
             with suppress(UnreadableModel):
-                return await asyncio.to_thread(read_generic, folder / GENERIC)
+                return await asyncio.to_thread(read_generic, folder / GENERIC, name)
         if self.shelf.store is None:
             return None
         passing = self.final.with_name(f".passing-{uuid4().hex}{PART}")
         try:
             with suppress(FileNotFoundError, Damaged, UnreadableModel):
                 await self.shelf.bring_folder(self.name, passing, manifest=GENERIC_MANIFEST)
-                return await asyncio.to_thread(read_generic, passing)
+                return await asyncio.to_thread(read_generic, passing, name)
         finally:
             await asyncio.to_thread(partial(shutil.rmtree, passing, ignore_errors=True))
         return None

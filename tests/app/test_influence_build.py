@@ -12,7 +12,11 @@ import pytest
 
 from app import influence_build, training_material
 from app.influence_indexes import sweep_indexes
+from explainers.decoding import end_ids, outcome_of
 from explainers.influence import generic
+from explainers.influence.examples import Mask
+from explainers.influence.rendering import render_question
+from explainers.loaders import load_causal_lm
 from storage import influence
 from tests.app.conftest import Running, Start, empty, until
 from tests.app.indexes import built, ended, sent
@@ -148,6 +152,17 @@ async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: 
     await built(server, "tuned", second, first)
     assert sum(computed[:-1]) == len(PAIRS)
     assert contents(server) == grown
+
+
+def test_a_calibration_answer_that_was_cut_has_no_end(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, question = load_causal_lm(folders / "build-tuned", "float32", "cpu"), PAIRS[0][0]
+    asked = render_question(model, question, None, None, Mask())
+    for longest, whole in ((1, False), (8, True)):
+        monkeypatch.setattr(generic, "LONGEST", longest)
+        (said,) = outcome_of(generic.answering(model, [asked.ids]))
+        (example,) = influence_build.answered(model, [(question, said)], Mask())
+        assert example is not None and said.ended is whole
+        assert (example.targets[-1] in end_ids(model)) is whole
 
 
 async def test_an_older_index_answers_until_the_newer_one_is_there(start: Start, folders: Path) -> None:
