@@ -79,10 +79,11 @@ class IndexFiles:
         return False
 
     async def shard(self, number: int, digest: str) -> Shard | None:
-        """Of a finished index; None where it is not whole, or gone."""
-        with suppress(UnreadableModel):  # its index may be replaced meanwhile
-            if await asyncio.to_thread(whole, shard_path(self.final, number), digest):
-                return await asyncio.to_thread(read_shard, self.final, number)
+        """Of an index that is finished or was given up; None where it is not whole, or gone."""
+        for folder in (self.final, self.folder):
+            with suppress(UnreadableModel):  # its index may be replaced meanwhile
+                if await asyncio.to_thread(whole, shard_path(folder, number), digest):
+                    return await asyncio.to_thread(read_shard, folder, number)
         if self.shelf.store is None:
             return None
         passing = self.final.with_name(f".passing-{uuid4().hex}{PART}")
