@@ -79,10 +79,11 @@ class IndexFiles:
         return False
 
     async def shard(self, number: int, digest: str) -> Shard | None:
-        """Of a finished index; None where it is not whole, or gone."""
-        with suppress(UnreadableModel):  # its index may be replaced meanwhile
-            if await asyncio.to_thread(whole, shard_path(self.final, number), digest):
-                return await asyncio.to_thread(read_shard, self.final, number)
+        """Of an index that is finished or was given up; None where it is not whole, or gone."""
+        for folder in (self.final, self.folder):
+            with suppress(UnreadableModel):  # its index may be replaced meanwhile
+                if await asyncio.to_thread(whole, shard_path(folder, number), digest):
+                    return await asyncio.to_thread(read_shard, folder, number)
         if self.shelf.store is None:
             return None
         passing = self.final.with_name(f".passing-{uuid4().hex}{PART}")
@@ -133,18 +134,18 @@ class IndexFiles:
         """Shares the calibration prompts of the build, so that whoever goes on with it has them."""
         await self.shelf.put_folder(self.folder / GENERIC, self.name, manifest=GENERIC_MANIFEST)
 
-    async def generic(self) -> Generic | None:
-        """Those of the build, or of the finished index; None where they are not whole."""
+    async def generic(self, name: str) -> Generic | None:
+        """Those of the build, or of the finished index; None where they have another name, or are not whole."""
         for folder in (self.folder, self.final):
             with suppress(UnreadableModel):
-                return await asyncio.to_thread(read_generic, folder / GENERIC)
+                return await asyncio.to_thread(read_generic, folder / GENERIC, name)
         if self.shelf.store is None:
             return None
         passing = self.final.with_name(f".passing-{uuid4().hex}{PART}")
         try:
             with suppress(FileNotFoundError, Damaged, UnreadableModel):
                 await self.shelf.bring_folder(self.name, passing, manifest=GENERIC_MANIFEST)
-                return await asyncio.to_thread(read_generic, passing)
+                return await asyncio.to_thread(read_generic, passing, name)
         finally:
             await asyncio.to_thread(partial(shutil.rmtree, passing, ignore_errors=True))
         return None

@@ -35,7 +35,7 @@ from app.turns import take_turns
 from explainers.errors import InvalidRequest
 from explainers.influence.examples import Example, Mask
 from explainers.influence.finishing import Generic, finish, write_generic
-from explainers.influence.generic import LONGEST, answering, generic_prompts
+from explainers.influence.generic import ANSWERS, LONGEST, Answer, answering, generic_prompts
 from explainers.influence.gradients import left_out
 from explainers.influence.levels import FEWEST_PROMPTS
 from explainers.influence.pairs import write_pairs
@@ -220,7 +220,7 @@ class Build:
         return await self.files.keep_shard(number, await asyncio.to_thread(write_shard, self.folder, number, found))
 
     async def known(self, number: int) -> Shard | None:
-        """The same content in an index that is ready, with the numbers that its records have here."""
+        """The same content in an index that is ready or was given up, with the numbers that its records have here."""
         piece = self.ground.material.pieces[number]
         async with self.transaction() as session:
             twin = await influence.twin(session, self.id, piece.key)
@@ -245,30 +245,29 @@ class Build:
 
     async def generic(self) -> Generic:
         """The calibration prompts, answered by the model itself; kept, so that an attempt after this has them."""
-        found = await self.files.generic() or await self.known_generic()
+        found = await self.files.generic(self.calibration) or await self.known_generic()
         if found is None:
             examples = await self.generic_examples()
             sketches = shard_of(await self.sketched(examples), range(len(examples)))
             found = Generic(sketches, tuple(example.ids for example in examples))
-        await asyncio.to_thread(write_generic, self.folder / GENERIC, found)
+        await asyncio.to_thread(write_generic, self.folder / GENERIC, found, self.calibration)
         await self.files.keep_generic()
         return found
 
     async def known_generic(self) -> Generic | None:
-        """The same prompts with the same weights, in an index that is ready."""
+        """The same prompts with the same weights, in an index that is ready or was given up."""
         async with self.transaction() as session:
             rows = await influence.list_of(session, self.ground.row.model)
         for row in rows:
-            if row.state == "ready" and (row.facts or {}).get("calibration") == self.calibration:
-                found = await replace(self.files, id=row.id).generic()
-                if found is not None:
-                    return found
+            found = await replace(self.files, id=row.id).generic(self.calibration)
+            if found is not None:
+                return found
         return None
 
     @property
     def calibration(self) -> str:
         """Names the prompts and all else that decides what is kept of them."""
-        return digest_of_values(self.ground.made_with, self.prompts).hex()
+        return digest_of_values(ANSWERS, self.ground.made_with, self.prompts).hex()
 
     async def generic_examples(self) -> list[Example]:
         """Raises InvalidRequest where the model has no answer to most prompts."""
@@ -276,13 +275,12 @@ class Build:
         asked = await asyncio.to_thread(answered, model, [(prompt, None) for prompt in self.prompts], mask)
         told = [(prompt, example) for prompt, example in zip(self.prompts, asked, strict=True) if example is not None]
 
-        def work(checkpoint: Checkpoint) -> Generator[None, None, list[tuple[int, ...]]]:
+        def work(checkpoint: Checkpoint) -> Generator[None, None, list[Answer]]:
             sizes = [16 * LONGEST] * len(told)
             return counted(answering(model, [example.ids for _, example in told], checkpoint), sizes, self.steps)
 
-        ids = await take_turns(self.explainer.runtime, work, Priority(nice=True))
-        decode = model.tokenizer.decode
-        pairs = [(prompt, decode(list(own))) for (prompt, _), own in zip(told, ids, strict=True)]
+        said = await take_turns(self.explainer.runtime, work, Priority(nice=True))
+        pairs = [(prompt, answer) for (prompt, _), answer in zip(told, said, strict=True)]
         made = [example for example in await asyncio.to_thread(answered, model, pairs, mask) if example is not None]
         if len(made) < FEWEST_PROMPTS:
             raise InvalidRequest(
@@ -340,12 +338,17 @@ def counted(work: Generator[None, None, Any], sizes: Sequence[int], steps: Steps
     return (yield from work)
 
 
-def answered(model: Any, pairs: Sequence[tuple[str, str | None]], mask: Mask) -> list[Example | None]:
-    """Each question, with its answer where there is one, as the model reads it; None for what it cannot read."""
+def answered(model: Any, pairs: Sequence[tuple[str, Answer | None]], mask: Mask) -> list[Example | None]:
+    """Each question, with its answer where there is one, as the model reads it; None for what it cannot read.
+
+    As of the questions that are asked later, an end that was never said has no loss.
+    """
     examples: list[Example | None] = []
-    for question, answer in pairs:
+    for question, said in pairs:
+        answer = None if said is None else model.tokenizer.decode(list(said.ids))
+        own = mask if said is None or said.ended else replace(mask, end=False)
         try:
-            examples.append(render_question(model, question, answer, None, mask))
+            examples.append(render_question(model, question, answer, None, own))
         except InvalidRequest:
             examples.append(None)
     return examples

@@ -3,7 +3,8 @@
 Context: an index is of exactly one set of weights, takes minutes to days to build, and may have gigabytes. Decision:
 the row says for which weights it was made and how far it is; the files lie below the folder of the server's data, under
 the index's id, and appear there at once, by a rename, when all is done. A newer index of the same model takes over
-whatever shards it has in common. Consequence: a question is answered by a whole index or told why there is none.
+whatever shards it has in common, also with a build that failed or was cancelled: of these one keeps its shards.
+Consequence: a question is answered by a whole index or told why there is none.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from storage import leases
 from storage.errors import NotFound
@@ -116,9 +117,14 @@ async def list_of(session: AsyncSession, model: str) -> list[InfluenceIndex]:
 
 
 async def list_ids(session: AsyncSession, state: str | None = None) -> set[UUID]:
-    """Of all indexes of the tenant, or of those in one state."""
-    chosen = select(InfluenceIndex.id)
-    return set(await session.scalars(chosen if state is None else chosen.where(InfluenceIndex.state == state)))
+    """Of all indexes of the tenant whose files are needed, or of those in one state.
+
+    One that was given up is needed for its finished shards alone.
+    """
+    done = select(InfluenceShard.index_id).where(InfluenceShard.digest.is_not(None))
+    needed = or_(InfluenceIndex.state != "failed", InfluenceIndex.id.in_(done))
+    chosen = needed if state is None else InfluenceIndex.state == state
+    return set(await session.scalars(select(InfluenceIndex.id).where(chosen)))
 
 
 async def ready_digests(session: AsyncSession) -> dict[UUID, str]:
@@ -150,10 +156,42 @@ async def publish(session: AsyncSession, id: UUID, facts: dict[str, Any]) -> Non
 
 
 async def fail(session: AsyncSession, id: UUID) -> None:
-    """Gives up an index that was being built; its files may be deleted then."""
+    """Gives up an index that was being built; its training files may be deleted then.
+
+    Of the model's indexes that were given up one keeps its shards: that with most of what this one was to have, of
+    equal ones the newest. The others are forgotten, but for this one's row.
+    """
     where = (InfluenceIndex.id == id, InfluenceIndex.state == "building")
-    await session.execute(update(InfluenceIndex).where(*where).values(state="failed"))
+    given_up = update(InfluenceIndex).where(*where).values(state="failed").returning(InfluenceIndex.model)
+    model = await session.scalar(given_up)
     await session.execute(delete(InfluenceFile).where(InfluenceFile.index_id == id, _failed(id)))
+    if model is None:
+        return
+    best = await _most_of(session, id, model)
+    others = (InfluenceIndex.model == model, InfluenceIndex.state == "failed", InfluenceIndex.id.not_in([id, best]))
+    await session.execute(delete(InfluenceIndex).where(*others))
+    if best != id:
+        await lose(session, id, list(await digests(session, id)))
+
+
+async def _most_of(session: AsyncSession, id: UUID, model: str) -> UUID:
+    """Of the model's indexes that were given up the one that has done most of the shards of this one.
+
+    Of any shards, where this one was given up before it was known which they are.
+    """
+    own = aliased(InfluenceShard)
+    wanted = select(own.key).where(own.index_id == id)
+    mine = and_(InfluenceShard.index_id == InfluenceIndex.id, InfluenceShard.digest.is_not(None))
+    counts = or_(InfluenceShard.key.in_(wanted), ~wanted.exists())
+    done = func.coalesce(func.sum(InfluenceShard.tokens).filter(counts), 0)
+    found = await session.scalars(
+        select(InfluenceIndex.id)
+        .outerjoin(InfluenceShard, mine)
+        .where(InfluenceIndex.model == model, InfluenceIndex.state == "failed")
+        .group_by(InfluenceIndex.id)
+        .order_by(done.desc(), (InfluenceIndex.id == id).desc())
+    )
+    return found.first() or id
 
 
 async def abandon(session: AsyncSession, job: UUID) -> None:
@@ -219,13 +257,14 @@ async def digests(session: AsyncSession, id: UUID) -> dict[int, str]:
 
 
 async def twin(session: AsyncSession, id: UUID, key: bytes) -> Twin | None:
-    """A finished shard of another, ready index with the same content."""
+    """A finished shard of another index with the same content; of one that was given up, if no ready one has it."""
     columns = (InfluenceShard.index_id, InfluenceShard.number, InfluenceShard.first, InfluenceShard.digest)
     found = await session.execute(
         select(*columns)
         .join(InfluenceIndex, InfluenceIndex.id == InfluenceShard.index_id)
         .where(InfluenceShard.key == key, InfluenceShard.index_id != id, InfluenceShard.digest.is_not(None))
-        .where(InfluenceIndex.state == "ready")
+        .where(InfluenceIndex.state != "building")
+        .order_by((InfluenceIndex.state == "ready").desc())
         .limit(1)
     )
     row = found.one_or_none()

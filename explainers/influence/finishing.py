@@ -55,19 +55,22 @@ class Generic:
     texts: tuple[tuple[int, ...], ...]  # m, the ids of each with its answer
 
 
-def write_generic(folder: Path, generic: Generic) -> None:
+def write_generic(folder: Path, generic: Generic, name: str) -> None:
+    """`name` stands for all that decides what they are."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_json(folder / TEXTS, {"texts": generic.texts})
     write_shard(folder, 0, generic.sketches)
+    write_json(folder / TEXTS, {"name": name, "texts": generic.texts})  # last: it says which the sketches are of
 
 
-def read_generic(folder: Path) -> Generic:
-    """Raises UnreadableModel where they are not whole."""
+def read_generic(folder: Path, name: str) -> Generic:
+    """Those of that name; raises UnreadableModel where they are others, or not whole."""
     try:
-        texts = json.loads((folder / TEXTS).read_text(encoding="utf-8"))["texts"]
+        told = json.loads((folder / TEXTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UnreadableModel("the calibration prompts cannot be read") from error
-    return Generic(read_shard(folder, 0), tuple(tuple(text) for text in texts))
+    if told.get("name") != name:
+        raise UnreadableModel("the calibration prompts are others")
+    return Generic(read_shard(folder, 0), tuple(tuple(text) for text in told["texts"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +18,17 @@ from explainers.types import Checkpoint, never_stop
 TOGETHER = 16
 """Prompts that are answered at a time: the device is free for others in between."""
 LONGEST = 48
-"""Tokens of an answer."""
+"""Tokens of an answer, of which a question's own may have more: what a level promises is about answers cut here."""
+ANSWERS = 2
+"""Of the way that answers are made and read: with another number what was kept of them is made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tokens without the end token, and whether the model said that one; if not, the answer was cut."""
+
+    ids: tuple[int, ...]
+    ended: bool
 
 
 def generic_prompts() -> tuple[str, ...]:
@@ -28,9 +39,9 @@ def generic_prompts() -> tuple[str, ...]:
 
 def answering(
     model: LanguageModel, prompts: Sequence[Sequence[int]], checkpoint: Checkpoint = never_stop
-) -> Generator[None, None, list[tuple[int, ...]]]:
-    """The model's greedy answers, at most LONGEST tokens each, without end tokens; pauses after each few."""
-    answers: list[tuple[int, ...]] = []
+) -> Generator[None, None, list[Answer]]:
+    """The model's greedy answers, at most LONGEST tokens each; pauses after each few."""
+    answers: list[Answer] = []
     for start in range(0, len(prompts), TOGETHER):
         checkpoint()
         answers += _answered(model, prompts[start : start + TOGETHER])
@@ -38,7 +49,7 @@ def answering(
     return answers
 
 
-def _answered(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+def _answered(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Answer]:
     """Padded on the left, so that all answers begin at the same position."""
     ends, width = end_ids(model), max(len(prompt) for prompt in prompts)
     ids = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -53,6 +64,6 @@ def _answered(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[tu
     return [_until(answer, ends) for answer in made]
 
 
-def _until(answer: Sequence[int], ends: frozenset[int]) -> tuple[int, ...]:
+def _until(answer: Sequence[int], ends: frozenset[int]) -> Answer:
     stop = next((place for place, token in enumerate(answer) if token in ends), len(answer))
-    return tuple(answer[:stop])
+    return Answer(tuple(answer[:stop]), stop < len(answer))

@@ -2,7 +2,8 @@
 
 `low` is a guarantee. With M_j the best score of the j-th of m calibration prompts, at most a given share of questions
 like them has a score above the ceil((1 - share) (m + 1))-th smallest (split conformal prediction, Vovk et al. 2005),
-whatever their distribution: one in twenty.
+whatever their distribution: one in twenty. The prompts' answers are cut short (`generic.LONGEST`), and of answers cut
+so the guarantee is; longer ones are not calibrated.
 
 `medium` takes more. Its score is above the same bound for one question in a hundred, where prompts whose answer
 fine-tuning did not make count as below all others (their lists are empty); and above 999 of 1,000 scores between two

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ import pytest
 
 from app import influence_build, main, training_material
 from app.influence_indexes import sweep_indexes
+from explainers.decoding import end_ids, outcome_of
 from explainers.influence import generic
+from explainers.influence.examples import Example, Mask
+from explainers.influence.generic import generic_prompts
+from explainers.influence.levels import FEWEST_PROMPTS
+from explainers.influence.rendering import render_question
+from explainers.loaders import load_causal_lm
 from storage import influence
 from tests.app.conftest import Running, Start, empty, until
 from tests.app.indexes import built, ended, sent
@@ -119,22 +125,32 @@ async def test_one_pair_is_enough(server: Running) -> None:
     assert (facts["pairs"], facts["examples"]) == (2, 1)
 
 
-async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[int] = []
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Example]]:
+    """The examples of each shard that is computed, and of the calibration prompts."""
+    found: list[Sequence[Example]] = []
     sketched = influence_build.Build.sketched
 
-    async def counting(build: influence_build.Build, examples: Any) -> Any:
-        computed.append(len(examples))
+    async def counting(build: influence_build.Build, examples: Sequence[Example]) -> Any:
+        found.append(examples)
         return await sketched(build, examples)
 
     monkeypatch.setattr(influence_build.Build, "sketched", counting)
+    return found
+
+
+def count(computed: Sequence[Sequence[Example]]) -> int:
+    return sum(map(len, computed))
+
+
+async def test_more_files_take_over_what_is_there(server: Running, computed: list[Sequence[Example]]) -> None:
     first = await sent(server, training_file(FIRST))
     await built(server, "tuned", first)
-    assert sum(computed[:-1]) == len(FIRST) and len(computed) > 2  # and the calibration prompts
+    assert count(computed[:-1]) == len(FIRST) and len(computed) > 2  # and the calibration prompts
     computed.clear()
     second = await sent(server, training_file(SECOND))
     await built(server, "tuned", second, first)
-    assert sum(computed) == len(SECOND)  # the calibration prompts are taken over too
+    assert count(computed) == len(SECOND)  # the calibration prompts are taken over too
     facts = await facts_of(server)
     assert (facts["pairs"], facts["files"]) == (len(PAIRS), [second, first])
     grown = contents(server)
@@ -153,8 +169,62 @@ async def test_more_files_take_over_what_is_there(server: Running, monkeypatch: 
     ).is_success
     computed.clear()
     await built(server, "tuned", second, first)
-    assert sum(computed[:-1]) == len(PAIRS)
+    assert count(computed[:-1]) == len(PAIRS)
     assert contents(server) == grown
+
+
+async def test_a_refused_build_leaves_its_shards_to_the_next(
+    server: Running, computed: list[Sequence[Example]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, more = generic_prompts()[: FEWEST_PROMPTS - 1], list(generic_prompts()[-12:])
+    monkeypatch.setattr(influence_build, "generic_prompts", lambda: few)
+    file, path = await sent(server, training_file()), "/models/tuned/influence-index"
+    assert await swept(server) == []
+    for _ in range(2):
+        asked_for = await server.client.post(path, json={"training_files": [file]})
+        refused = await ended(server, asked_for.headers["Location"])
+        assert refused["state"] == "failed" and "add generic_prompts" in refused["error"]["message"]
+        assert count(computed) == len(PAIRS)  # once
+    assert len(folders_of(server)) == 2
+    (index,) = (await server.client.get(path)).json()["indexes"]
+    assert await swept(server) == [f".building-{index['id']}"]
+    computed.clear()
+    await built(server, "tuned", file, generic_prompts=more)
+    (prompts,) = computed
+    assert len(few) < len(prompts) <= len(few) + len(more)
+    (index,) = (await server.client.get(path)).json()["indexes"]
+    assert await swept(server) == [index["id"]]
+    follows = contents(server)
+    assert (await server.client.delete("/models/tuned")).status_code == 204
+    again = await server.client.post("/models", json={"name": "tuned", "path": "build-tuned", "base": "base"})
+    assert again.is_success
+    computed.clear()
+    await built(server, "tuned", file, generic_prompts=more)
+    assert count(computed[:-1]) == len(PAIRS) and contents(server) == follows
+
+
+def test_a_calibration_answer_that_was_cut_has_no_end(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, question = load_causal_lm(folders / "build-tuned", "float32", "cpu"), PAIRS[0][0]
+    asked = render_question(model, question, None, None, Mask())
+    for longest, whole in ((1, False), (8, True)):
+        monkeypatch.setattr(generic, "LONGEST", longest)
+        (said,) = outcome_of(generic.answering(model, [asked.ids]))
+        (example,) = influence_build.answered(model, [(question, said)], Mask())
+        assert example is not None and said.ended is whole
+        assert (example.targets[-1] in end_ids(model)) is whole
+
+
+def folders_of(server: Running) -> list[str]:
+    return sorted(path.name for path in (server.server.settings.data_dir / "indexes" / "default").glob("*"))
+
+
+async def swept(server: Running) -> list[str]:
+    """The folders of indexes that are left, long after."""
+    explainer, place = server.server.explainer, server.server.settings.data_dir / "indexes" / "default"
+    for name in folders_of(server):
+        os.utime(place / name, (0, 0))
+    await sweep_indexes(explainer.database, explainer.shelf)
+    return folders_of(server)
 
 
 async def test_an_older_index_answers_until_the_newer_one_is_there(start: Start, folders: Path) -> None:

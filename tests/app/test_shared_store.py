@@ -229,6 +229,16 @@ async def test_a_node_helps_from_a_folder_of_its_own_and_says_when_it_sees_anoth
     assert await asyncio.to_thread(take_part, shared, place, 1) == ("done", "")
     assert (await build.look()).missing == 0 and not await build.lost()
     await first.client.delete(f"/jobs/{build.job.id}")
+    # Asked again after that, another machine has all shards from the store.
+    second = await machines.add("second")
+    again = await build_on(second, await asked_again(second, *build.ground.files))
+    monkeypatch.setattr(Build, "sketched", lambda *_: 1 / 0)
+    async with again.transaction() as session:
+        await influence.plan(session, again.id, again.ground.material.pieces)
+    await again.make_folder()
+    await again.compute_all()
+    assert not (await again.look()).missing and not await again.lost()
+    await second.client.delete(f"/jobs/{again.job.id}")
 
 
 async def test_a_training_file_is_on_every_machine_until_it_is_removed(machines: Machines, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ async def test_the_same_content_is_found_in_a_ready_index(database: Database, te
     theirs = await planned(database, other_tenant, 2)
     async with database.transaction(tenant) as session:
         await kept(session, first, 1)
-        assert await influence.twin(session, second, b"key-1") is None  # not ready
+        assert await influence.twin(session, second, b"key-1") is None  # still building
         await influence.publish(session, first, {"pairs": 2})
         found = await influence.twin(session, second, b"key-1")
         assert found is not None and (found.index_id, found.number, found.first, found.digest) == (first, 1, 10, "sha")
@@ -153,6 +153,36 @@ async def test_the_newest_published_index_replaces_the_others(database: Database
         (only,) = await influence.list_of(session, "tuned")
         assert (only.id, only.state, only.facts) == (third, "ready", {"pairs": 1})
         assert await influence.list_ids(session) == {third}
+
+
+async def test_of_builds_that_were_given_up_one_keeps_its_shards(database: Database, tenant: str) -> None:
+    """That which has most of what the last one was to have; the last one's row stays, and says how it ended."""
+    first, second, third, fourth = [await planned(database, tenant, 3) for _ in range(4)]
+    other = await new_index(database, tenant, [await new_file(database, tenant)])
+    async with database.transaction(tenant) as session:
+        for number in (0, 1):
+            await kept(session, first, number)
+        await influence.fail(session, first)
+        found = await influence.twin(session, second, b"key-1")
+        assert found is not None and (found.index_id, found.number, found.digest) == (first, 1, "sha")
+        assert await failed(session) == [first]
+        await kept(session, second, 0)
+        await influence.fail(session, second)  # has less than the first
+        assert await failed(session) == [second, first] and not await influence.digests(session, second)
+        assert second not in await influence.list_ids(session) and first in await influence.list_ids(session)
+        for number in (0, 1):
+            await kept(session, third, number)
+        await influence.fail(session, third)  # as much
+        assert await failed(session) == [third]
+        await influence.fail(session, other)  # before anybody knew its shards
+        assert await failed(session) == [other, third] and len(await influence.digests(session, third)) == 2
+        await influence.publish(session, fourth, {})
+        assert await failed(session) == []
+
+
+async def failed(session: Any) -> list[UUID]:
+    """Those of the model that were given up, newest first."""
+    return [row.id for row in await influence.list_of(session, "tuned") if row.state == "failed"]
 
 
 async def test_an_index_that_was_given_up_is_never_published(database: Database, tenant: str) -> None:

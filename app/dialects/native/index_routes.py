@@ -48,7 +48,7 @@ class NewIndexRequest(Wire):
         default_factory=list,
         max_length=MOST_PROMPTS,
         description="Questions that the training data is not about, in the words and language of your users: they "
-        "calibrate the levels beside the built-in English ones.",
+        "calibrate the levels beside the built-in English ones, with the first 48 tokens of what the model answers.",
         examples=[["How do I boil an egg?"]],
     )
 

@@ -37,5 +37,6 @@ def test_answers_in_batches_are_those_of_one_at_a_time(tmp_path: Path, family: s
     for prompt, answer in list(zip(prompts, found, strict=True))[:5]:
         # The start token comes by itself.
         (alone,) = finished(completing(model, (TokenIds(prompt[1:]),), CompletionConfig(maximum_tokens=LONGEST))).items
-        assert answer == tuple(alone.generated)[: len(answer)]
-        assert len(answer) >= len(alone.generated) - 1
+        assert answer.ended == (alone.finish_reason == "end_of_text")
+        assert answer.ids == tuple(alone.generated)[: len(answer.ids)]
+        assert len(answer.ids) >= len(alone.generated) - 1

@@ -272,9 +272,11 @@ def test_an_example_that_fine_tuning_taught_nothing_is_similar_to_none(tmp_path:
 
 
 def test_calibration_prompts_are_kept_as_they_are(tmp_path: Path) -> None:
-    write_generic(tmp_path / "generic", generic())
-    again = read_generic(tmp_path / "generic")
+    write_generic(tmp_path / "generic", generic(), "these")
+    again = read_generic(tmp_path / "generic", "these")
+    with pytest.raises(UnreadableModel, match="others"):
+        read_generic(tmp_path / "generic", "those")
     assert again.texts == generic().texts
     assert (again.sketches.rows == generic().sketches.rows).all()
     with pytest.raises(UnreadableModel):
-        read_generic(tmp_path)
+        read_generic(tmp_path, "these")
