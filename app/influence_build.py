@@ -295,8 +295,7 @@ class Build:
         told, warnings = await mask_facts(runtime, model, material.sample, ground.mask, Path(ground.path))
         facts = self.facts(generic, [*material.warnings, *warnings]) | {"mask_check": told}
         await asyncio.to_thread(write_pairs, self.folder, material.pairs)
-        ids = {example.record: example.ids for example in material.examples}  # of a chat, those up to its last answer
-        given = (material.keys, ids.__getitem__, generic, facts)
+        given = (material.keys, lambda record: material.examples.last_of(record).ids, generic, facts)
         await asyncio.to_thread(finish, self.folder, len(material.pieces), *given)
 
     def facts(self, generic: Generic, warnings: list[str]) -> dict[str, Any]:

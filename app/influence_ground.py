@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from explainers.influence.gradients import Projection
 from explainers.influence.sketching import FineTune
 from storage import influence
 from storage.jobs import Job
-from storage.training_tables import InfluenceIndex
+from storage.training_tables import InfluenceIndex, TrainingFile
 
 BATCH_TOKENS = 4_096
 SEED = 0
@@ -62,13 +62,20 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
         contents = [await read_file(explainer.database, explainer.shelf, tenant, wire_id(file.id)) for file in files]
     except OSError:
         raise UnreadableModel("a training file cannot be read, or has changed on the disk: send it again") from None
-    size = size_of(tune, sum(file.lines for file in files))
+    lines = sum(file.lines for file in files)
+    size = size_of(tune, lines)
     told = [FORM, *made_with, asdict(mask), size, SEED, BATCH_TOKENS]
-    named = [(content, file.filename) for file, content in contents]
-    material = await asyncio.to_thread(material_of, tune.model, named, mask, told)
+    material = await asyncio.to_thread(material_of, tune.model, named(contents), lines, mask, told)
     projection = Projection(tune.model.network, size, SEED)
     seconds, ids = time.monotonic() - started, tuple(wire_id(file.id) for file in files)
     return Ground(row, tune, mask, material, projection, ids, registration.path, told, seconds)
+
+
+def named(contents: list[tuple[TrainingFile, bytes]]) -> Iterator[tuple[bytes, str]]:
+    """Contents with their names, each of which is let go once it was asked for."""
+    while contents:
+        file, content = contents.pop(0)
+        yield content, file.filename
 
 
 async def tune_of(explainer: Explainer, registration: Registration, row: InfluenceIndex) -> tuple[FineTune, list[Any]]:

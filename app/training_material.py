@@ -6,7 +6,7 @@ Deterministic: every worker that reads the same files under the same mask comes 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from app.records import digest_of
 from explainers.errors import InvalidRequest
-from explainers.influence.examples import Example, Mask
-from explainers.influence.mask_check import sampled
+from explainers.influence.examples import Examples, Mask
+from explainers.influence.mask_check import spread
 from explainers.influence.pairs import Pair, pair_of
 from explainers.influence.records import Record, records_of
-from explainers.influence.rendering import left_out, render
+from explainers.influence.rendering import left_out, rendered
 from explainers.influence.shards import ROWS
 from explainers.language_model import LanguageModel
 from storage.influence import Piece
@@ -33,7 +33,7 @@ class Material:
 
     pairs: tuple[Pair, ...]  # p
     keys: tuple[bytes, ...]  # p, equal where records are identical
-    examples: tuple[Example, ...]  # n
+    examples: Examples  # n
     shards: tuple[range, ...]  # places in `examples`
     pieces: tuple[Piece, ...]  # one per shard
     sample: tuple[Record, ...]
@@ -45,60 +45,53 @@ class Material:
 
 
 def material_of(
-    model: LanguageModel, files: Sequence[tuple[bytes, str]], mask: Mask, made_with: Sequence[Any]
+    model: LanguageModel, files: Iterable[tuple[bytes, str]], lines: int, mask: Mask, made_with: Sequence[Any]
 ) -> Material:
-    """Of the contents and names of files. `made_with` is what else decides the content of a shard, as JSON values.
+    """Of the contents and names of files, asked for one by one, with so many records in all.
 
+    `made_with` is what else decides the content of a shard, as JSON values.
     Raises InvalidRequest for lines that cannot be examples of this model, or where none is left.
     """
-    pairs, examples, warnings = list[Pair](), list[Example](), list[str]()
-    shards, salt, every = list[range](), digest_of(*made_with), list[Record]()
+    pairs, examples, warnings = list[Pair](), Examples(), list[str]()
+    shards, salt = list[range](), digest_of(*made_with)
+    sample, chosen = list[Record](), frozenset(spread(lines))
     for place, (content, name) in enumerate(files):
-        records, first = records_of(content, name), len(pairs)
-        own = render(model, records, mask, first)
-        warnings += [f"{name}: {warning}" for warning in left_out(records, own, first)]
-        shards += [range(len(examples) + part.start, len(examples) + part.stop) for part in cut(own)]
-        examples += own
-        every += records
+        records, first, start = records_of(content, name), len(pairs), len(examples)
+        examples.extend(rendered(model, records, mask, first))
+        warnings += [f"{name}: {warning}" for warning in left_out(records, examples.records(start), first)]
+        shards += [range(start + part.start, start + part.stop) for part in cut(examples.sizes(start))]
+        sample += [record for number, record in enumerate(records, first) if number in chosen]
         pairs += [pair_of(model, place, record) for record in records]
     if not examples:
         raise InvalidRequest("no line of the training files has an answer to learn: is `longest` too short?")
-    pieces = [piece_of(number, [examples[at] for at in shard], salt) for number, shard in enumerate(shards)]
+    pieces = [piece_of(number, examples, shard, salt) for number, shard in enumerate(shards)]
     keys = keys_of(examples, len(pairs))
-    return Material(tuple(pairs), keys, tuple(examples), tuple(shards), tuple(pieces), sampled(every), tuple(warnings))
+    return Material(tuple(pairs), keys, examples, tuple(shards), tuple(pieces), tuple(sample), tuple(warnings))
 
 
-def cut(examples: Sequence[Example]) -> Iterator[range]:
-    """Into shards of at most ROWS examples and SHARD_TOKENS tokens, one example at least."""
+def cut(sizes: Sequence[int]) -> Iterator[range]:
+    """Examples of so many tokens into shards of at most ROWS and SHARD_TOKENS tokens, one example at least."""
     start = tokens = 0
-    for place, example in enumerate(examples):
-        if place > start and (place - start == ROWS or tokens + len(example.ids) > SHARD_TOKENS):
+    for place, size in enumerate(sizes):
+        if place > start and (place - start == ROWS or tokens + size > SHARD_TOKENS):
             yield range(start, place)
             start, tokens = place, 0
-        tokens += len(example.ids)
-    if examples:
-        yield range(start, len(examples))
+        tokens += size
+    if sizes:
+        yield range(start, len(sizes))
 
 
-def piece_of(number: int, examples: Sequence[Example], salt: bytes) -> Piece:
+def piece_of(number: int, examples: Examples, shard: range, salt: bytes) -> Piece:
     """Its key does not depend on the numbers of its records, only on how far they are from the first."""
-    first, digest = examples[0].record, hashlib.sha256(salt)
-    for example in examples:
-        digest.update(ids_of(example) + np.array([example.record - first], dtype="<i8").tobytes())
-    return Piece(number, digest.digest(), first, sum(len(example.ids) for example in examples))
+    records, digest = examples.records(shard.start, shard.stop), hashlib.sha256(salt)
+    for place, record in zip(shard, records, strict=True):
+        digest.update(examples.content(place) + np.array([record - records[0]], dtype="<i8").tobytes())
+    return Piece(number, digest.digest(), records[0], sum(examples.sizes(shard.start, shard.stop)))
 
 
-def keys_of(examples: Sequence[Example], count: int) -> tuple[bytes, ...]:
+def keys_of(examples: Examples, count: int) -> tuple[bytes, ...]:
     """Of each record a name for the ids and positions of all its examples; one without any is like no other."""
-    digests = [hashlib.sha256() for _ in range(count)]
-    told = set[int]()
-    for example in examples:
-        digests[example.record].update(ids_of(example))
-        told.add(example.record)
-    return tuple(digests[place].digest() if place in told else b"%d" % place for place in range(count))
-
-
-def ids_of(example: Example) -> bytes:
-    """Ids, positions and place of the question, with their numbers first, so that no two examples share the bytes."""
-    sizes = [len(example.ids), len(example.answer), example.asked]
-    return np.array([*sizes, *example.ids, *example.answer], dtype="<i8").tobytes()
+    digests: dict[int, Any] = {}
+    for place, record in enumerate(examples.records()):
+        digests.setdefault(record, hashlib.sha256()).update(examples.content(place))
+    return tuple(digests[record].digest() if record in digests else b"%d" % record for record in range(count))

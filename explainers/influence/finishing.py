@@ -9,16 +9,16 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from explainers.errors import InvalidRequest, UnreadableModel
-from explainers.influence.index import ARRAYS, WHOLE, Index, turn
+from explainers.influence.index import ARRAYS, SKETCH, WHOLE, Index, turn
 from explainers.influence.levels import (
     ALIKE,
     FEWEST_ALIKE,
@@ -30,7 +30,7 @@ from explainers.influence.levels import (
     likeness,
 )
 from explainers.influence.metric import metric_of, second_moment, unit
-from explainers.influence.shards import Shard, read_shard, write, write_json, write_shard
+from explainers.influence.shards import Shard, read_shard, rows_of, write_arrays, write_json, write_shard
 from explainers.influence.space import Space, alike
 from explainers.seeds import generator
 
@@ -94,21 +94,8 @@ def finish(
     than FEWEST_PROMPTS are left.
     """
     space = space_of_shards(read_shard(folder, number) for number in range(shards))
-    derived = list(_derived(folder, shards, space))
-    held: dict[str, NDArray[Any]] = {
-        "gradients": space.gradients.factor,
-        "means": space.means,
-        "asked": space.states[0].factor,
-        "said": space.states[1].factor,
-        "lengths": np.concatenate([part.lengths for part in derived]),
-        "places": np.concatenate([part.places for part in derived]),
-        "records": np.concatenate([part.records for part in derived]),
-        "groups": first_of(identical),
-        "starts": np.cumsum([0, *(len(part.lengths) for part in derived)]),
-    }
-    if len(held["lengths"]) > WHOLE:
-        held["matrix"] = np.concatenate([part.sketch for part in derived])
-    write(folder / ARRAYS, save(held))
+    starts = np.cumsum([0, *(rows_of(folder, number) for number in range(shards))])
+    _write_derived(folder, space, starts, first_of(identical))
     index = Index.open(folder)
     thresholds = thresholds_of(index, tokens_of, generic)
     told = {**facts, "form": FORM} | {name: _told(getattr(thresholds, name)) for name in Thresholds.__slots__}
@@ -155,27 +142,39 @@ def _centred(moment: NDArray[np.float64], mean: NDArray[np.float64], count: int)
     return centred if np.trace(centred) > ROUNDING * np.trace(moment) else np.zeros_like(centred)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What is derived of the rows of one shard."""
+def _write_derived(folder: Path, space: Space, starts: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+    """What is derived of all rows; the places, the most by far, are written as they are made."""
+    count = int(starts[-1])
+    held: dict[str, NDArray[Any]] = {
+        "gradients": space.gradients.factor,
+        "means": space.means,
+        "asked": space.states[0].factor,
+        "said": space.states[1].factor,
+        "lengths": np.empty(count),
+        "records": np.empty(count, np.int64),
+        "groups": groups,
+        "starts": starts,
+    }
+    if count > WHOLE:
+        held["matrix"] = np.empty((count, SKETCH), np.int16)  # bfloat16, for numpy has none
+    places = _places(folder, space, held)
+    write_arrays(folder / ARRAYS, held, "places", (count, space.width), places)
 
-    lengths: NDArray[np.float64]
-    places: NDArray[np.float32]
-    records: NDArray[np.int64]
-    sketch: NDArray[np.int16]  # bfloat16, for numpy has none
 
-
-def _derived(folder: Path, shards: int, space: Space) -> Iterator[_Part]:
-    turned = turn(space)
-    for number in range(shards):
+def _places(folder: Path, space: Space, held: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    """Those of one shard after the other, whose lengths, records and sketches are filled in on the way."""
+    turned = turn(space) if "matrix" in held else None
+    for number, (start, stop) in enumerate(pairwise(held["starts"].tolist())):
         shard = read_shard(folder, number)
         whitened = space.gradients.whitened(shard.whole_rows)
         lengths = np.linalg.norm(whitened, axis=1)
         lengths[lengths == 0] = 1.0
+        held["lengths"][start:stop], held["records"][start:stop] = lengths, shard.records
         places = space.places(shard.hidden.astype(np.float64))
-        sketch = torch.from_numpy(np.concatenate([whitened / lengths[:, None], places], axis=1) @ turned)
-        bits = sketch.to(torch.bfloat16).view(torch.int16).numpy()
-        yield _Part(lengths, places.astype(np.float32), shard.records, bits)
+        if turned is not None:
+            sketch = torch.from_numpy(np.concatenate([whitened / lengths[:, None], places], axis=1) @ turned)
+            held["matrix"][start:stop] = sketch.to(torch.bfloat16).view(torch.int16).numpy()
+        yield places.astype(np.float32)
 
 
 def first_of(keys: Sequence[bytes]) -> NDArray[np.int64]:  # (p,)
@@ -256,6 +255,6 @@ def _among(
         for number in np.unique(shards).tolist()
     ]
     units = unit(index.space.gradients.whitened(np.concatenate(parts)))
-    places = index.places[chosen].astype(np.float64)
+    places = index.places[chosen]
     states, questions = alike(places, places)
     return units @ units.T + states, questions

@@ -1,7 +1,8 @@
 """The finished index and the search in it.
 
 Up to WHOLE rows a question is held against every one of them exactly. Beyond, a search matrix of SKETCH dimensions and
-16 bits finds the SHORTLIST best, which are then scored exactly from the shards' own rows.
+16 bits finds the SHORTLIST best, which are then scored exactly from the shards' own rows and from their places; these
+stay on the disk, mapped, for they are as large as all states of the training data.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from explainers.influence.metric import Metric, unit
-from explainers.influence.shards import read_arrays, read_shard, shard_path
+from explainers.influence.shards import mapped, read_arrays, read_shard, shard_path
 from explainers.influence.space import Space, alike
 from explainers.seeds import generator
 
@@ -54,7 +56,7 @@ class Index:
     folder: Path
     space: Space
     lengths: NDArray[np.float64]  # (n,), sqrt(phi A phi); 1 for a row of zeros
-    places: NDArray[np.float32]  # (n, 2 d)
+    places: NDArray[np.float32]  # (n, 2 d), mapped for a large index
     records: NDArray[np.int64]  # (n,)
     groups: NDArray[np.int64]  # (p,), of each record the first one that is identical
     starts: NDArray[np.int64]  # (s + 1,), the first row of each shard
@@ -63,12 +65,13 @@ class Index:
     @classmethod
     def open(cls, folder: Path) -> Index:
         """Raises UnreadableModel for files that are missing or damaged."""
-        held = read_arrays(folder / ARRAYS)
+        path = folder / ARRAYS
+        held, places = read_arrays(path, but=("places",)), mapped(path, "places")
         return cls(
             folder=folder,
             space=Space(Metric(held["gradients"]), held["means"], (Metric(held["asked"]), Metric(held["said"]))),
             lengths=held["lengths"],
-            places=held["places"],
+            places=places if "matrix" in held else np.array(places),
             records=held["records"],
             groups=held["groups"],
             starts=held["starts"],
@@ -78,8 +81,11 @@ class Index:
     @cached_property
     def whole(self) -> Tensor:  # (n, D) float32
         """All rows over their lengths, of a small index."""
-        shards = [read_shard(self.folder, number).whole_rows for number in range(len(self.starts) - 1)]
-        return torch.from_numpy(np.concatenate(shards) / self.lengths[:, None]).float()
+        rows = torch.empty(len(self.lengths), self.space.gradients.dimensions)
+        for number, (start, stop) in enumerate(pairwise(self.starts.tolist())):
+            scaled = read_shard(self.folder, number).whole_rows / self.lengths[start:stop, None]
+            rows[start:stop] = torch.from_numpy(scaled)
+        return rows
 
     def search(self, row: NDArray[np.float64], hidden: NDArray[np.float64]) -> Found:  # (D,), (2, d)
         """All rows, or the best of many, in no order."""
@@ -87,11 +93,11 @@ class Index:
         if self.matrix is None:
             cosines = torch.mv(self.whole, torch.as_tensor(direction, dtype=torch.float32)).double().numpy()
             every = np.arange(len(self.lengths))
-            return Found(every, cosines, *alike(self.places.astype(np.float64), place), np.ones_like(every))
+            return Found(every, cosines, *alike(self.places, place), np.ones_like(every))
         rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST, self._firsts)
         cosines = np.array([scaled @ direction for scaled in self._scaled(rows)])
         copies = self._sizes[self.records[rows]]
-        return Found(rows, cosines, *alike(self.places[rows].astype(np.float64), place), copies)
+        return Found(rows, cosines, *alike(self.places[rows], place), copies)
 
     @cached_property
     def _firsts(self) -> Tensor:  # (m,)

@@ -58,8 +58,13 @@ class MaskCheck:
 
 def sampled(records: Sequence[Record], count: int = SAMPLE) -> tuple[Record, ...]:
     """At most `count` records, evenly spread over the file."""
-    places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
-    return tuple(records[place] for place in places)
+    return tuple(records[place] for place in spread(len(records), count))
+
+
+def spread(records: int, count: int = SAMPLE) -> list[int]:
+    """The places of those, of so many records."""
+    places: list[int] = np.linspace(0, records - 1, min(count, records)).round().astype(int).tolist()
+    return places
 
 
 def check_mask(

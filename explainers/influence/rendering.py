@@ -12,7 +12,7 @@ token that has a loss, since later ones change nothing before them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -48,28 +48,32 @@ _Reading: TypeAlias = Generator[Sequence[str], Sequence[Encoding], list[_Part]]
 
 
 def render(model: LanguageModel, records: Sequence[Record], mask: Mask, first: int = 0) -> tuple[Example, ...]:
-    """The examples of `records`, in order; the first record has the index `first`.
+    """The examples of `records`, as `rendered` makes them."""
+    return tuple(rendered(model, records, mask, first))
+
+
+def rendered(model: LanguageModel, records: Sequence[Record], mask: Mask, first: int = 0) -> Iterator[Example]:
+    """One after the other, in order; the first record has the index `first`.
 
     A chat has one example for each turn that counts, with everything before it. Records whose whole answer lies behind
-    `mask.longest` have none: `left_out` names them. Raises BadLines for all records that cannot be examples, and
-    MissingCapability for a template that serves none.
+    `mask.longest` have none: `left_out` names them. Raises BadLines at the end for all records that cannot be examples,
+    and MissingCapability for a template that serves none.
     """
-    reader, examples, bad = _Reader(model, mask), list[Example](), list[BadLine]()
+    reader, bad = _Reader(model, mask), list[BadLine]()
     for start in range(0, len(records), PIECE):
         for index, made in enumerate(reader.read(records[start : start + PIECE]), first + start):
             if isinstance(made, BadLine):
                 bad.append(made)
             else:
-                examples += [Example(index, tuple(part.ids), tuple(part.answer), part.asked) for part in made]
+                yield from (Example(index, tuple(part.ids), tuple(part.answer), part.asked) for part in made)
     if bad:
         raise BadLines(bad)
-    return tuple(examples)
 
 
-def left_out(records: Sequence[Record], examples: Sequence[Example], first: int = 0) -> tuple[str, ...]:
-    """A warning where records have no example, because their whole answer was cut off; none otherwise."""
-    kept = {example.record for example in examples}
-    lines = [record.line for index, record in enumerate(records, first) if index not in kept]
+def left_out(records: Sequence[Record], kept: Iterable[int], first: int = 0) -> tuple[str, ...]:
+    """A warning where records have no example, because their whole answer was cut off; `kept` are those with one."""
+    known = frozenset(kept)
+    lines = [record.line for index, record in enumerate(records, first) if index not in known]
     if not lines:
         return ()
     named = ", ".join(map(str, lines[:NAMED])) + (", ..." if len(lines) > NAMED else "")

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from explainers.errors import UnreadableModel
 from explainers.influence.metric import unit
@@ -26,6 +27,10 @@ from explainers.influence.sketching import Sketches
 
 ROWS = 1024
 """Examples of a shard: what a killed build loses at most."""
+KINDS = {np.dtype(kind): name for kind, name in (("f8", "F64"), ("f4", "F32"), ("i8", "I64"), ("i2", "I16"))}
+"""Of the numbers in a file, as safetensors names them."""
+Block: TypeAlias = bytes | memoryview
+"""Of the content of a file, which is written one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +77,81 @@ def read_shard(folder: Path, number: int) -> Shard:
     return Shard(**read_arrays(shard_path(folder, number)))
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def rows_of(folder: Path, number: int) -> int:
+    """How many a shard has, of which nothing else is read."""
+    return len(mapped(shard_path(folder, number), "norms"))
+
+
+def read_arrays(path: Path, but: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """All arrays of a file, or all but some."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in set(file.keys()).difference(but)}
     except (OSError, SafetensorError) as error:
-        raise UnreadableModel(f"{path.name} of the influence index cannot be read: build the index again") from error
+        raise _unreadable(path) from error
+
+
+def mapped(path: Path, name: str) -> NDArray[np.float32]:
+    """One array of a file, whose rows are read when they are asked for; it outlives the file's name."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(int.from_bytes(file.read(8), "little"))
+            told = json.loads(head)[name]
+            start, shape = 8 + len(head) + told["data_offsets"][0], tuple(told["shape"])
+            return np.memmap(file, dtype="<f4", mode="r", offset=start, shape=shape)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> UnreadableModel:
+    return UnreadableModel(f"{path.name} of the influence index cannot be read: build the index again")
+
+
+def write_arrays(
+    path: Path, held: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, int], rows: Iterable[NDArray[np.float32]]
+) -> str:
+    """A file of arrays, and before them another one of `shape`, whose rows come in blocks; its sha256.
+
+    What is held may be filled while the blocks are made: only its kind and shape are asked for before.
+    """
+
+    def content() -> Iterator[Block]:
+        yield _head({name: (np.dtype("f4"), shape)} | {each: (own.dtype, own.shape) for each, own in held.items()})
+        yield from map(_bytes, rows)
+        yield from map(_bytes, held.values())
+
+    return write_blocks(path, content())
+
+
+def _head(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> bytes:
+    """What a safetensors file says of arrays that lie one behind the other."""
+    told, start = dict[str, Any](), 0
+    for name, (kind, shape) in arrays.items():
+        stop = start + math.prod(shape) * kind.itemsize
+        told[name] = {"dtype": KINDS[kind], "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(told, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(array: NDArray[Any]) -> Block:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).data
 
 
 def write(path: Path, content: bytes) -> str:
     """Writes a file whole or not at all; its sha256."""
-    passing = path.with_name(f".{path.name}.{uuid4().hex}")
+    return write_blocks(path, [content])
+
+
+def write_blocks(path: Path, blocks: Iterable[Block]) -> str:
+    """The same of a content that is never in memory at once."""
+    passing, digest = path.with_name(f".{path.name}.{uuid4().hex}"), hashlib.sha256()
     try:
         with passing.open("wb") as file:
-            file.write(content)
+            for block in blocks:
+                file.write(block)
+                digest.update(block)
             file.flush()
             os.fsync(file.fileno())
         passing.replace(path)
@@ -96,7 +163,7 @@ def write(path: Path, content: bytes) -> str:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return hashlib.sha256(content).hexdigest()
+    return digest.hexdigest()
 
 
 def digest_of(path: Path) -> str:

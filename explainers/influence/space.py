@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from explainers.influence.metric import Metric, unit
@@ -42,8 +43,15 @@ class Space:
         return self.gradients.turned_back(unit(self.gradients.whitened(rows)))
 
 
-def alike(places: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Hw of places (n, 2 d) with one other (2 d,) or several (m, 2 d), and the cosine of the questions alone."""
+def alike(
+    places: NDArray[np.float32], other: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # (n,) or (n, m) each
+    """Hw of places (n, 2 d) with one other (2 d,) or several (m, 2 d), and the cosine of the questions alone.
+
+    Multiplied in 32 bits, as places are kept: a copy of all of them in 64 bits would cost more than all else.
+    """
     half = places.shape[1] // 2
-    asked = places[:, :half] @ other[..., :half].T
-    return asked + places[:, half:] @ other[..., half:].T, 2 * asked
+    left, right = torch.from_numpy(places), torch.as_tensor(other.T, dtype=torch.float32)
+    parts = (slice(None, half), slice(half, None))
+    asked, said = ((left[:, part] @ right[part]).double().numpy() for part in parts)
+    return asked + said, 2 * asked

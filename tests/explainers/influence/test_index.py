@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from explainers.errors import InvalidRequest, UnreadableModel
 from explainers.influence import finishing
 from explainers.influence import index as searching
 from explainers.influence.finishing import Generic, finish, pair_bounds, read_finished, read_generic, write_generic
-from explainers.influence.index import Index
-from explainers.influence.metric import DAMPING
-from explainers.influence.shards import Shard, digest_of, read_shard, shard_of, shard_path, write_shard
+from explainers.influence.index import ARRAYS, Index
+from explainers.influence.metric import DAMPING, Metric
+from explainers.influence.shards import (
+    Shard,
+    digest_of,
+    mapped,
+    read_shard,
+    shard_of,
+    shard_path,
+    write_arrays,
+    write_shard,
+)
 from explainers.influence.sketching import Sketches
+from explainers.influence.space import Space, alike
 
 ROWS, DIMENSIONS, WIDTH, PROMPTS = 90, 24, 10, 30
 PROMPT_TOKENS = tuple((5000 + number,) for number in range(PROMPTS))
@@ -87,6 +100,7 @@ def test_a_large_index_scores_its_best_rows_as_exactly(tmp_path: Path, monkeypat
     finish(tmp_path, 3, [bytes([place]) for place in range(ROWS)], tokens_of, generic(), {"size": 4})
     large = Index.open(tmp_path)
     assert large.matrix is not None
+    (tmp_path / ARRAYS).unlink()  # as where a newer index is there
     for seed in range(20):
         near = shards[seed % 3].whole_rows[seed] + drawn(1, seed).rows[0] * 0.01
         hidden = shards[seed % 3].hidden[seed].astype(float)
@@ -94,6 +108,63 @@ def test_a_large_index_scores_its_best_rows_as_exactly(tmp_path: Path, monkeypat
         assert len(found.rows) == 40
         np.testing.assert_allclose(found.scores, exact.scores[found.rows], atol=2e-6)
         assert found.rows[found.scores.argmax()] == exact.rows[exact.scores.argmax()]
+
+
+def test_the_places_of_a_large_index_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they lie in the file: it may be one that safetensors itself wrote."""
+    built(tmp_path)
+    small = Index.open(tmp_path)
+    monkeypatch.setattr(finishing, "WHOLE", 50)
+    finish(tmp_path, 3, [bytes([place]) for place in range(ROWS)], tokens_of, generic(), {"size": 4})
+    for _ in range(2):
+        large = Index.open(tmp_path)
+        assert isinstance(large.places, np.memmap) and not isinstance(small.places, np.memmap)
+        np.testing.assert_array_equal(large.places, small.places)
+        save_file(load_file(tmp_path / ARRAYS), tmp_path / "again")
+        (tmp_path / "again").replace(tmp_path / ARRAYS)
+
+
+def test_a_question_makes_no_copy_of_all_places(tmp_path: Path) -> None:
+    """And finds what 64 bits would find, but for the rounding of 32."""
+    built(tmp_path)
+    states = np.random.default_rng(0).standard_normal((ROWS, 2, 1024)) + 0.3
+    states /= np.linalg.norm(states, axis=2, keepdims=True)
+    index, plain = Index.open(tmp_path), Metric(np.eye(1024))
+    space = Space(index.space.gradients, np.zeros((2, 1024)), (plain, plain))
+    kept = (states.reshape(ROWS, -1) / 2**0.5).astype(np.float32)
+    index, row = dataclasses.replace(index, space=space, places=kept), drawn(1, 7).rows[0].astype(float)
+    index.whole.numel()
+    tracemalloc.start()
+    found = index.search(row, states[3])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < kept.nbytes / 4
+    expected = np.einsum("nsd,sd->ns", states, states[3])
+    np.testing.assert_allclose(found.states, expected.mean(axis=1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.questions, expected[:, 0], rtol=0, atol=1e-6)
+    for several, one in zip(alike(kept, kept[3:5]), (found.states, found.questions), strict=True):
+        np.testing.assert_allclose(several[:, 0], one, rtol=0, atol=1e-6)
+
+
+def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    """So are all other arrays, though the rows may tell what is in them."""
+    held = {"sums": np.empty(50), "few": np.arange(3, dtype=np.int16)}
+
+    def rows() -> Iterator[np.ndarray]:
+        for number in range(50):
+            held["sums"][number] = number
+            yield np.full((8, 4_000), number, np.float32)
+
+    tracemalloc.start()
+    digest = write_arrays(tmp_path / "arrays", held, "rows", (400, 4_000), rows())
+    found = mapped(tmp_path / "arrays", "rows")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < found.nbytes / 5 and digest == digest_of(tmp_path / "arrays")
+    np.testing.assert_array_equal(found, np.repeat(np.arange(50.0), 8)[:, None] * np.ones(4_000))
+    again = load_file(tmp_path / "arrays")
+    assert again.keys() == {"rows", "sums", "few"} and (again["rows"] == found).all()
+    assert (again["sums"] == range(50)).all() and (again["few"] == range(3)).all()
 
 
 def test_copies_of_one_pair_leave_room_for_others_in_a_large_index(
