@@ -99,7 +99,7 @@ def mapped(path: Path, name: str) -> NDArray[np.float32]:
             told = json.loads(head)[name]
             start, shape = 8 + len(head) + told["data_offsets"][0], tuple(told["shape"])
             return np.memmap(file, dtype="<f4", mode="r", offset=start, shape=shape)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path) from error
 
 
