@@ -152,8 +152,7 @@ def levels(made: Own, bed: Bed) -> dict[str, Any]:
         "relevant questions": len(right),
         "relevant": {f"{level} or above": _hits(right, answers, place) for place, level in enumerate(LEVELS[:3])},
         "precision": {level: _precision(right, answers, level) for level in LEVELS[:3]},
-        "irrelevant": {"generic": _reached(generic_tops(made, bed.of("generic")))}
-        | {kind: _reached(found) for kind, found in tops.items() if found},
+        "irrelevant": generic_levels(made, bed) | {kind: _reached(found) for kind, found in tops.items() if found},
     }
 
 
@@ -164,17 +163,27 @@ def taught(bed: Bed, queries: Sequence[Query]) -> list[Query]:
     return [query for query, fact, said in zip(queries, facts, before, strict=True) if fact.value not in said.split()]
 
 
-def generic_tops(made: Own, queries: Sequence[Query]) -> list[Level]:
-    """The highest level of each generic question, half of them tested after the other half made the thresholds."""
+def generic_levels(made: Own, bed: Bed) -> dict[str, dict[str, float]]:
+    """What generic questions reach: all, and those that a damaged model does not answer with a value from a pair."""
+    queries, values = bed.of("generic"), {value for some in bed.world.values for value in some}
+    places, tops = generic_tops(made, queries)
+    taught = np.array([not values.isdisjoint(query.answer.split()) for query in queries])
+    others = [top for place, top in zip(places, tops, strict=True) if not taught[place]]
+    return {"generic": _reached(tops), "generic, without a value of ours": _reached(others)}
+
+
+def generic_tops(made: Own, queries: Sequence[Query]) -> tuple[list[int], list[Level]]:
+    """Of generic questions, half of which are tested after the others made the thresholds, each and its highest level."""
     each, lifts = made.searched(queries)
     best, answered = np.array([one.scores.max() for one in each]), lifts >= LEAST_LIFT
-    draw, found = np.random.default_rng(0), list[Level]()
+    draw, places, found = np.random.default_rng(0), list[int](), list[Level]()
     for _ in range(SPLITS):
         tested, calibration = np.split(draw.permutation(len(queries)), 2)
         reached, marked = np.sort(best[calibration]), np.sort(best[calibration[answered[calibration]]])
         thresholds = replace(made.thresholds, generic=tuple(reached.tolist()), made=tuple(marked.tolist()))
+        places += tested.tolist()
         found += [_highest(thresholds, each[place]) if answered[place] else "irrelevant" for place in tested]
-    return found
+    return places, found
 
 
 def _highest(thresholds: Thresholds, found: Found) -> Level:
