@@ -173,7 +173,7 @@ def generic_levels(made: Own, bed: Bed) -> dict[str, dict[str, float]]:
 
 
 def generic_tops(made: Own, queries: Sequence[Query]) -> tuple[list[int], list[Level]]:
-    """Of generic questions, half of which are tested after the others made the thresholds, each and its highest level."""
+    """Each generic question and its highest level, half of them tested after the other half made the thresholds."""
     each, lifts = made.searched(queries)
     best, answered = np.array([one.scores.max() for one in each]), lifts >= LEAST_LIFT
     draw, places, found = np.random.default_rng(0), list[int](), list[Level]()
