@@ -162,8 +162,7 @@ async def test_more_files_take_over_what_is_there(server: Running, computed: lis
     weights = weakref.ref(next(iter(explainer.indexes._known.values())).model.network)
     assert (await server.client.delete("/models/tuned")).status_code == 204  # and its indexes
     await main.refresh_once(server.server.settings, explainer)
-    gc.collect()
-    assert weights() is None  # though its index was open
+    await until(lambda: (gc.collect(), weights())[1] is None)  # though its index was open
     assert (
         await server.client.post("/models", json={"name": "tuned", "path": "build-tuned", "base": "base"})
     ).is_success
