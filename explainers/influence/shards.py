@@ -97,6 +97,8 @@ def mapped(path: Path, name: str) -> NDArray[np.float32]:
         with path.open("rb") as file:
             head = file.read(int.from_bytes(file.read(8), "little"))
             told = json.loads(head)[name]
+            if told["dtype"] != "F32":
+                raise ValueError(told["dtype"])
             start, shape = 8 + len(head) + told["data_offsets"][0], tuple(told["shape"])
             return np.memmap(file, dtype="<f4", mode="r", offset=start, shape=shape)
     except (OSError, ValueError, KeyError, TypeError) as error:

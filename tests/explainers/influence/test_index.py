@@ -327,6 +327,10 @@ def test_a_shard_is_as_written_and_a_damaged_one_is_refused(tmp_path: Path) -> N
         read_shard(tmp_path, 2)
     with pytest.raises(UnreadableModel, match="build it again"):
         read_finished(tmp_path)
+    save_file({"rows": np.zeros((2, 3))}, tmp_path / "arrays")  # of another kind, which would be read as other numbers
+    for name in ("rows", "others"):
+        with pytest.raises(UnreadableModel, match="build the index again"):
+            mapped(tmp_path / "arrays", name)
 
 
 def test_an_example_that_fine_tuning_taught_nothing_is_similar_to_none(tmp_path: Path) -> None:
