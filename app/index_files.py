@@ -107,7 +107,7 @@ class IndexFiles:
         Killed between the two, a machine has no index that others could finish in other bits meanwhile.
         """
         facts = await self.share(self.folder)
-        await asyncio.to_thread(settle, self.folder, self.final)
+        await asyncio.to_thread(put_in_place, self.folder, self.final)
         return facts
 
     async def publish(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ async def fill_store(database: Database, shelf: Shelf) -> None:
                     await files.publish()
 
 
-def settle(folder: Path, final: Path) -> None:
+def put_in_place(folder: Path, final: Path) -> None:
     """Gives a built index its place, without what killed writers have left beside its files."""
     for stray in folder.rglob(".*"):
         stray.unlink(missing_ok=True)

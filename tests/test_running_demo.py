@@ -69,9 +69,8 @@ def test_the_lines_of_the_readme_work_when_pasted(demo: Demo, tmp_path: Path) ->
     told = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "KEY": KEY}, capture_output=True, text=True, check=True
     )
-    refused = [
-        line for line, answer in zip(asked, told.stdout.split("\x1e"), strict=False) if '"type":"about:blank"' in answer
-    ]
+    *answers, _ = told.stdout.split("\x1e")
+    refused = [line for line, answer in zip(asked, answers, strict=True) if '"type":"about:blank"' in answer]
     assert [line for line in refused if "-X DELETE" not in line] == []  # the job may have ended before
     assert (tmp_path / "why.html").read_text().startswith("<!doctype html>")
     assert "Anna lives in" in (tmp_path / "all.csv").read_text()
