@@ -38,16 +38,28 @@ def test_a_killed_process_is_an_error_and_the_next_call_works(made: Make, bound:
     predictor, file = bound("skops_forest"), made("skops_forest")
     artifact: Any = predictor.artifact
     pid = artifact.process.pid
-    os.kill(pid, signal.SIGSTOP)  # it cannot answer before it is killed
+    stop(pid)  # it cannot answer before it is killed
     with ThreadPoolExecutor(1) as pool:
+        process = artifact.process._process
         asked = pool.submit(predictor.predict, file.table)
-        while not (unread(artifact.process._process) or asked.done()):
+        while not (asked.done() or unread(process)):
             time.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(PredictorFailed, match="ended \\(SIGKILL\\); the next call starts it again"):
             asked.result()
     np.testing.assert_allclose(predictor.predict(file.table), file.expected, atol=1e-9)
     assert artifact.process.pid != pid
+
+
+def stop(pid: int) -> None:
+    """Returns when each thread stands still: one that waits in a read would still take what comes before that."""
+    os.kill(pid, signal.SIGSTOP)
+    while any(state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+        time.sleep(0.01)
+
+
+def state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def unread(process: subprocess.Popen[bytes]) -> int:
