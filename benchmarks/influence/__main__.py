@@ -83,7 +83,7 @@ def show(name: str, found: Mapping[str, Any]) -> None:
     print(f"\n{name}: {found['queries']}")
     print(f"{'':28}" + "".join(f"{column[:12]:>14}" for column in COLUMNS) + f"{'LDS':>14}")
     forecasts = found.get("lds", {}).get("methods", {})
-    for method, figures in found["sources"].items():
+    for method, figures in found.get("sources", {}).items():
         told = [figures[column] for column in COLUMNS]
         values = [value[0] if isinstance(value, list) else value for value in told]
         lds = f"{forecasts[method][0]:14.3f}" if method in forecasts else ""

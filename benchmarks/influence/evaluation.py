@@ -18,7 +18,6 @@ from benchmarks.influence.metrics import Estimate
 from benchmarks.influence.own import Own, own
 from benchmarks.influence.retraining import halves, losses_after, retrained, without
 from benchmarks.influence.training import losses
-from explainers.influence.index import Found
 from explainers.influence.levels import LEAST_LIFT, LEVELS, Level, Thresholds
 from explainers.influence.tracing import Traced
 
@@ -176,19 +175,23 @@ def generic_tops(made: Own, queries: Sequence[Query]) -> tuple[list[int], list[L
     """Each generic question and its highest level, half of them tested after the other half made the thresholds."""
     each, lifts = made.searched(queries)
     best, answered = np.array([one.scores.max() for one in each]), lifts >= LEAST_LIFT
+    alike = [made.alike(query, one) for query, one in zip(queries, each, strict=True)]
     draw, places, found = np.random.default_rng(0), list[int](), list[Level]()
     for _ in range(SPLITS):
         tested, calibration = np.split(draw.permutation(len(queries)), 2)
         reached, marked = np.sort(best[calibration]), np.sort(best[calibration[answered[calibration]]])
         thresholds = replace(made.thresholds, generic=tuple(reached.tolist()), made=tuple(marked.tolist()))
         places += tested.tolist()
-        found += [_highest(thresholds, each[place]) if answered[place] else "irrelevant" for place in tested]
+        found += [
+            _highest(thresholds, each[place].scores, alike[place]) if answered[place] else "irrelevant"
+            for place in tested
+        ]
     return places, found
 
 
-def _highest(thresholds: Thresholds, found: Found) -> Level:
-    near = found.scores > thresholds.bound("low")
-    return min(thresholds.levels(found.scores[near], found.questions[near]), key=LEVELS.index, default="irrelevant")
+def _highest(thresholds: Thresholds, scores: Floats, alike: NDArray[np.bool_]) -> Level:
+    near = scores > thresholds.low
+    return min(thresholds.levels(scores[near], alike[near]), key=LEVELS.index, default="irrelevant")
 
 
 def _top(answer: Traced) -> Level:

@@ -17,9 +17,10 @@ from explainers.influence.examples import Example
 from explainers.influence.finishing import Generic, finish
 from explainers.influence.gradients import Projection
 from explainers.influence.index import Found, Index
-from explainers.influence.levels import Thresholds
+from explainers.influence.levels import ALIKE, Thresholds
 from explainers.influence.shards import Shard, shard_of, write_shard
 from explainers.influence.sketching import FineTune, sketching
+from explainers.influence.texts import words_of
 from explainers.influence.tracing import Traced, tracing
 
 SIZE, TOKENS = 8, 1024
@@ -40,6 +41,11 @@ class Own:
         assert sketches.lifts is not None  # the bed has a base model
         each = zip(sketches.rows.astype(float), sketches.hidden.astype(float), strict=True)
         return [self.index.search(row, state) for row, state in each], sketches.lifts
+
+    def alike(self, query: Query, found: Found) -> NDArray[np.bool_]:  # (n,)
+        """Whether the text of each pair that was found is about what is asked."""
+        firsts = self.index.groups[self.index.records[found.rows]]
+        return self.index.likeness(words_of(query.row.ids), firsts.tolist()) >= ALIKE
 
     def scores(self, queries: Sequence[Query]) -> dict[str, Floats]:  # (Q, n) each
         """The two scores that are returned, and the two that they are made of."""

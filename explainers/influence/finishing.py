@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,28 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest, UnreadableModel
-from explainers.influence.index import ARRAYS, SKETCH, WHOLE, Index, turn
-from explainers.influence.levels import (
-    ALIKE,
-    FEWEST_ALIKE,
-    FEWEST_PROMPTS,
-    LEAST_LIFT,
-    UNRELATED,
-    USUAL,
-    Thresholds,
-    likeness,
-)
+from explainers.influence.index import ARRAYS, SAMPLE, SKETCH, WHOLE, Index, turn
+from explainers.influence.levels import ALIKE, FEWEST_PROMPTS, LEAST_LIFT, UNRELATED, Thresholds
 from explainers.influence.metric import metric_of, second_moment, unit
 from explainers.influence.shards import Shard, read_shard, rows_of, write_arrays, write_json, write_shard
 from explainers.influence.space import Space, alike
+from explainers.influence.texts import words_of
 from explainers.seeds import generator
 
 FACTS, TEXTS = "index.json", "texts.json"
-FORM = 2
+FORM = 3
 """Of the files; an index of another form has to be built again."""
-SAMPLE = 1_024
-"""Examples, no two identical, whose scores for each other tell what unrelated ones have, and what like ones."""
-
 ROUNDING = 1e-9
 """Part of a second moment below which what is left about the mean is no number."""
 
@@ -89,15 +79,14 @@ def finish(
 ) -> Finished:
     """Derives everything from the shards 0 to `shards`, and writes it; the file of facts last.
 
-    `identical` are p keys, equal where records are; `tokens_of` is asked about some of the records. A
-    calibration prompt that the training data is about is no generic one, and left out. Raises InvalidRequest where less
-    than FEWEST_PROMPTS are left.
+    `identical` are p keys, equal where records are; `tokens_of` is asked about those that have examples. A calibration
+    prompt that the training data is about is no generic one, and left out. Raises InvalidRequest where less than
+    FEWEST_PROMPTS are left.
     """
     space = space_of_shards(read_shard(folder, number) for number in range(shards))
     starts = np.cumsum([0, *(rows_of(folder, number) for number in range(shards))])
-    _write_derived(folder, space, starts, first_of(identical))
-    index = Index.open(folder)
-    thresholds = thresholds_of(index, tokens_of, generic)
+    _write_derived(folder, space, starts, first_of(identical), tokens_of)
+    thresholds = thresholds_of(Index.open(folder), generic)
     told = {**facts, "form": FORM} | {name: _told(getattr(thresholds, name)) for name in Thresholds.__slots__}
     write_json(folder / FACTS, told)
     return Finished(thresholds, told)
@@ -116,8 +105,7 @@ def read_finished(folder: Path) -> Finished:
     if facts.get("form") != FORM:
         raise UnreadableModel("the influence index was made by another version: build it again")
     unrelated = math.inf if facts["unrelated"] is None else facts["unrelated"]  # no two examples to tell it from
-    asked = -math.inf if facts["asked"] is None else facts["asked"]
-    return Finished(Thresholds(tuple(facts["generic"]), tuple(facts["made"]), unrelated, asked), facts)
+    return Finished(Thresholds(tuple(facts["generic"]), tuple(facts["made"]), unrelated), facts)
 
 
 def space_of_shards(shards: Iterable[Shard]) -> Space:
@@ -142,9 +130,12 @@ def _centred(moment: NDArray[np.float64], mean: NDArray[np.float64], count: int)
     return centred if np.trace(centred) > ROUNDING * np.trace(moment) else np.zeros_like(centred)
 
 
-def _write_derived(folder: Path, space: Space, starts: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+def _write_derived(
+    folder: Path, space: Space, starts: NDArray[np.int64], groups: NDArray[np.int64], tokens_of: TokensOf
+) -> None:
     """What is derived of all rows; the places, the most by far, are written as they are made."""
     count = int(starts[-1])
+    words, stops = _words(_records(folder, len(starts) - 1), groups, tokens_of)
     held: dict[str, NDArray[Any]] = {
         "gradients": space.gradients.factor,
         "means": space.means,
@@ -154,11 +145,30 @@ def _write_derived(folder: Path, space: Space, starts: NDArray[np.int64], groups
         "records": np.empty(count, np.int64),
         "groups": groups,
         "starts": starts,
+        "words": words,
+        "stops": stops,
     }
     if count > WHOLE:
         held["matrix"] = np.empty((count, SKETCH), np.int16)  # bfloat16, for numpy has none
     places = _places(folder, space, held)
     write_arrays(folder / ARRAYS, held, "places", (count, space.width), places)
+
+
+def _records(folder: Path, shards: int) -> NDArray[np.int64]:
+    """Those that have examples."""
+    return np.unique(np.concatenate([read_shard(folder, number).records for number in range(shards)]))
+
+
+def _words(
+    records: NDArray[np.int64], groups: NDArray[np.int64], tokens_of: TokensOf
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # (t,), (p + 1,)
+    """The tokens of each record that has examples and is the first of those that are identical, and where they stop."""
+    sizes, words = np.zeros(len(groups) + 1, np.int64), array("i")
+    for record in np.unique(groups[records]).tolist():
+        own = words_of(tokens_of(record))
+        words.frombytes(own.tobytes())
+        sizes[record + 1] = len(own)
+    return np.frombuffer(words, np.int32), np.cumsum(sizes)
 
 
 def _places(folder: Path, space: Space, held: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
@@ -183,32 +193,27 @@ def first_of(keys: Sequence[bytes]) -> NDArray[np.int64]:  # (p,)
     return np.array([first.setdefault(key, place) for place, key in enumerate(keys)], dtype=np.int64)
 
 
-def thresholds_of(index: Index, tokens_of: TokensOf, generic: Generic) -> Thresholds:
+def thresholds_of(index: Index, generic: Generic) -> Thresholds:
     """Raises InvalidRequest where too few calibration prompts are left."""
-    scores, made = generic_scores(index, tokens_of, generic)
+    scores, made = generic_scores(index, generic)
     if len(scores) < FEWEST_PROMPTS:
         raise InvalidRequest(
             f"the training data is about all but {len(scores)} of {len(generic.texts)} calibration prompts, and "
             f"{FEWEST_PROMPTS} are needed: add generic_prompts that it is not about"
         )
-    unrelated, asked = pair_bounds(index, tokens_of)
-    return Thresholds(tuple(sorted(scores.tolist())), tuple(sorted(scores[made].tolist())), unrelated, asked)
+    return Thresholds(tuple(sorted(scores.tolist())), tuple(sorted(scores[made].tolist())), unrelated_score(index))
 
 
-def generic_scores(
-    index: Index, tokens_of: TokensOf, generic: Generic
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # (m,), (m,)
+def generic_scores(index: Index, generic: Generic) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # (m,), (m,)
     """Of each prompt that is not ALIKE to the example that scores best its score, and if fine-tuning made the answer.
 
     Without a base model nothing tells, and all count.
     """
     asked = generic.sketches
     found = [_best(index, row, hidden) for row, hidden in zip(asked.whole_rows, asked.hidden, strict=True)]
-    texts = [tokens_of(int(index.records[row])) for row, _ in found]
-    usual = [tokens_of(record) for record in _sampled(index)]  # tells which tokens are rare
-    near = likeness([*generic.texts, *texts, *usual])
-    count = len(texts)
-    apart = near[np.arange(count), np.arange(count, 2 * count)] < ALIKE
+    firsts = index.groups[index.records[[row for row, _ in found]]].tolist()
+    near = [index.likeness(words_of(text), [first])[0] for text, first in zip(generic.texts, firsts, strict=True)]
+    apart = np.array(near) < ALIKE
     return np.array([score for _, score in found])[apart], ~(asked.lifts < LEAST_LIFT)[apart]
 
 
@@ -218,37 +223,25 @@ def _best(index: Index, row: NDArray[np.float64], hidden: NDArray[np.float16]) -
     return int(found.rows[best]), float(found.scores[best])
 
 
-def _sampled(index: Index) -> list[int]:
-    """SAMPLE records that have examples, no two identical."""
-    known = np.unique(index.groups[index.records])
-    return sorted(generator(SAMPLE).permutation(known)[:SAMPLE].tolist())
+def unrelated_score(index: Index) -> float:
+    """The UNRELATED quantile of the list scores of each two training examples of a sample whose texts are not ALIKE.
 
-
-def pair_bounds(index: Index, tokens_of: TokensOf) -> tuple[float, float]:
-    """From the list scores of each two training examples of a sample.
-
-    First their UNRELATED quantile where the texts are not ALIKE; infinite without any. Then the USUAL quantile of the
-    cosine of two questions, over all examples with an ALIKE one that scores above that, and of these the one that
-    scores best; minus infinity for fewer than FEWEST_ALIKE.
+    Infinite where there are none.
     """
-    chosen = np.flatnonzero(np.isin(index.records, _sampled(index)))  # of long chats many each
+    chosen = np.flatnonzero(np.isin(index.records, index.sample))  # of long chats many each
     chosen = np.sort(generator(SAMPLE).permutation(chosen)[:SAMPLE])
-    scores, questions = _among(index, chosen)
     records = index.records[chosen]
-    near = likeness([tokens_of(record) for record in records.tolist()]) >= ALIKE
-    other = records[:, None] != records[None]
-    apart = scores[other & ~near]
-    unrelated = float(np.quantile(apart, UNRELATED)) if len(apart) else math.inf
-    related = np.where(other & near, scores, -math.inf)
-    has, best = related.max(1) > unrelated, related.argmax(1)
-    usual = questions[has, best[has]]
-    return unrelated, float(np.quantile(usual, USUAL)) if len(usual) >= FEWEST_ALIKE else -math.inf
+    apart = _among(index, chosen)[(records[:, None] != records) & (_likeness(index, records) < ALIKE)]
+    return float(np.quantile(apart, UNRELATED)) if len(apart) else math.inf
 
 
-def _among(
-    index: Index, chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # (c, c), (c, c)
-    """Scores of some rows for each other, and the cosines of their questions."""
+def _likeness(index: Index, records: NDArray[np.int64]) -> NDArray[np.float64]:  # (c, c)
+    texts = index.texts(records.tolist())
+    return np.array([texts.likeness(index.words_of(record)) for record in records.tolist()])
+
+
+def _among(index: Index, chosen: NDArray[np.int64]) -> NDArray[np.float64]:  # (c, c)
+    """Scores of some rows for each other."""
     shards = np.searchsorted(index.starts, chosen, side="right") - 1
     parts = [
         read_shard(index.folder, number).whole_rows[chosen[shards == number] - index.starts[number]]
@@ -256,5 +249,4 @@ def _among(
     ]
     units = unit(index.space.gradients.whitened(np.concatenate(parts)))
     places = index.places[chosen]
-    states, questions = alike(places, places)
-    return units @ units.T + states, questions
+    return units @ units.T + alike(places, places)

@@ -2,12 +2,12 @@
 
 Up to WHOLE rows a question is held against every one of them exactly. Beyond, a search matrix of SKETCH dimensions and
 16 bits finds the SHORTLIST best, which are then scored exactly from the shards' own rows and from their places; these
-stay on the disk, mapped, for they are as large as all states of the training data.
+and the texts' tokens stay on the disk, mapped, for they are as large as all states of the training data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -23,11 +23,14 @@ from torch import Tensor
 from explainers.influence.metric import Metric, unit
 from explainers.influence.shards import mapped, read_arrays, read_shard, shard_path
 from explainers.influence.space import Space, alike
+from explainers.influence.texts import Rarity, Texts, Words
 from explainers.seeds import generator
 
 WHOLE = 16_384
 SKETCH = 256
 SHORTLIST = 1_000
+SAMPLE = 1_024
+"""Records that tell which tokens are rare, and what unrelated examples score for each other."""
 ARRAYS = "index.safetensors"
 
 
@@ -38,7 +41,6 @@ class Found:
     rows: NDArray[np.int64]  # (m,)
     cosines: NDArray[np.float64]  # (m,), C
     states: NDArray[np.float64]  # (m,), Hw
-    questions: NDArray[np.float64]  # (m,), the part of Hw that is the questions', as a cosine
     copies: NDArray[np.int64]  # (m,), identical rows that each stands for, itself included
 
     @property
@@ -59,6 +61,8 @@ class Index:
     places: NDArray[np.float32]  # (n, 2 d), mapped for a large index
     records: NDArray[np.int64]  # (n,)
     groups: NDArray[np.int64]  # (p,), of each record the first one that is identical
+    words: Words  # (t,), of all records that are such a first one, one behind the other; mapped for a large index
+    stops: NDArray[np.int64]  # (p + 1,), where they begin and end
     starts: NDArray[np.int64]  # (s + 1,), the first row of each shard
     matrix: Tensor | None  # (n, SKETCH) bfloat16, of a large index
 
@@ -66,16 +70,20 @@ class Index:
     def open(cls, folder: Path) -> Index:
         """Raises UnreadableModel for files that are missing or damaged."""
         path = folder / ARRAYS
-        held, places = read_arrays(path, but=("places",)), mapped(path, "places")
+        held = read_arrays(path, but=("places", "words"))
+        places, words = mapped(path, "places", np.float32), mapped(path, "words", np.int32)
+        large = "matrix" in held
         return cls(
             folder=folder,
             space=Space(Metric(held["gradients"]), held["means"], (Metric(held["asked"]), Metric(held["said"]))),
             lengths=held["lengths"],
-            places=places if "matrix" in held else np.array(places),
+            places=places if large else np.array(places),
             records=held["records"],
             groups=held["groups"],
+            words=words if large else np.array(words),
+            stops=held["stops"],
             starts=held["starts"],
-            matrix=torch.from_numpy(held["matrix"]).view(torch.bfloat16) if "matrix" in held else None,
+            matrix=torch.from_numpy(held["matrix"]).view(torch.bfloat16) if large else None,
         )
 
     @cached_property
@@ -93,11 +101,32 @@ class Index:
         if self.matrix is None:
             cosines = torch.mv(self.whole, torch.as_tensor(direction, dtype=torch.float32)).double().numpy()
             every = np.arange(len(self.lengths))
-            return Found(every, cosines, *alike(self.places, place), np.ones_like(every))
+            return Found(every, cosines, alike(self.places, place), np.ones_like(every))
         rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST, self._firsts)
         cosines = np.array([scaled @ direction for scaled in self._scaled(rows)])
         copies = self._sizes[self.records[rows]]
-        return Found(rows, cosines, *alike(self.places[rows], place), copies)
+        return Found(rows, cosines, alike(self.places[rows], place), copies)
+
+    def likeness(self, asked: Words, records: Sequence[int]) -> NDArray[np.float64]:  # (m,)
+        """Of the texts of some records, each the first of those that are identical, to what is asked."""
+        return self.texts(records).likeness(asked) if len(records) else np.empty(0)
+
+    def texts(self, records: Sequence[int]) -> Texts:
+        """Of m > 0 such records."""
+        return Texts([self.words_of(record) for record in records], self._rarity)
+
+    def words_of(self, record: int) -> Words:
+        return self.words[self.stops[record] : self.stops[record + 1]]
+
+    @cached_property
+    def _rarity(self) -> Rarity:
+        return Rarity.among([self.words_of(record) for record in self.sample])
+
+    @cached_property
+    def sample(self) -> list[int]:
+        """SAMPLE records that have examples, no two identical."""
+        known = np.unique(self.groups[self.records])
+        return sorted(generator(SAMPLE).permutation(known)[:SAMPLE].tolist())
 
     @cached_property
     def _firsts(self) -> Tensor:  # (m,)

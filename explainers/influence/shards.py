@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -27,8 +27,11 @@ from explainers.influence.sketching import Sketches
 
 ROWS = 1024
 """Examples of a shard: what a killed build loses at most."""
-KINDS = {np.dtype(kind): name for kind, name in (("f8", "F64"), ("f4", "F32"), ("i8", "I64"), ("i2", "I16"))}
+KINDS = {
+    np.dtype(kind): name for kind, name in (("f8", "F64"), ("f4", "F32"), ("i8", "I64"), ("i4", "I32"), ("i2", "I16"))
+}
 """Of the numbers in a file, as safetensors names them."""
+Number = TypeVar("Number", np.float32, np.int32)
 Block: TypeAlias = bytes | memoryview
 """Of the content of a file, which is written one after the other."""
 
@@ -79,7 +82,7 @@ def read_shard(folder: Path, number: int) -> Shard:
 
 def rows_of(folder: Path, number: int) -> int:
     """How many a shard has, of which nothing else is read."""
-    return len(mapped(shard_path(folder, number), "norms"))
+    return len(mapped(shard_path(folder, number), "norms", np.float32))
 
 
 def read_arrays(path: Path, but: Collection[str] = ()) -> dict[str, NDArray[Any]]:
@@ -91,16 +94,16 @@ def read_arrays(path: Path, but: Collection[str] = ()) -> dict[str, NDArray[Any]
         raise _unreadable(path) from error
 
 
-def mapped(path: Path, name: str) -> NDArray[np.float32]:
+def mapped(path: Path, name: str, kind: type[Number]) -> NDArray[Number]:
     """One array of a file, whose rows are read when they are asked for; it outlives the file's name."""
     try:
         with path.open("rb") as file:
             head = file.read(int.from_bytes(file.read(8), "little"))
             told = json.loads(head)[name]
-            if told["dtype"] != "F32":
+            if told["dtype"] != KINDS[np.dtype(kind)]:
                 raise ValueError(told["dtype"])
             start, shape = 8 + len(head) + told["data_offsets"][0], tuple(told["shape"])
-            return np.memmap(file, dtype="<f4", mode="r", offset=start, shape=shape)
+            return np.memmap(file, np.dtype(kind).newbyteorder("<"), mode="r", offset=start, shape=shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path) from error
 

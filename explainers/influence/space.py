@@ -43,15 +43,12 @@ class Space:
         return self.gradients.turned_back(unit(self.gradients.whitened(rows)))
 
 
-def alike(
-    places: NDArray[np.float32], other: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # (n,) or (n, m) each
-    """Hw of places (n, 2 d) with one other (2 d,) or several (m, 2 d), and the cosine of the questions alone.
+def alike(places: NDArray[np.float32], other: NDArray[np.floating]) -> NDArray[np.float64]:  # (n,) or (n, m)
+    """Hw of places (n, 2 d) with one other (2 d,) or several (m, 2 d).
 
     Multiplied in 32 bits, as places are kept: a copy of all of them in 64 bits would cost more than all else.
     """
-    half = places.shape[1] // 2
-    left, right = torch.from_numpy(places), torch.as_tensor(other.T, dtype=torch.float32)
-    parts = (slice(None, half), slice(half, None))
-    asked, said = ((left[:, part] @ right[part]).double().numpy() for part in parts)
-    return asked + said, 2 * asked
+    found: NDArray[np.float64] = (
+        (torch.from_numpy(places) @ torch.as_tensor(other.T, dtype=torch.float32)).double().numpy()
+    )
+    return found

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from explainers.influence.examples import Example
 from explainers.influence.gradients import Projection
 from explainers.influence.index import Found, Index
-from explainers.influence.levels import LEAST_LIFT, LEVELS, Level, Thresholds
+from explainers.influence.levels import ALIKE, LEAST_LIFT, LEVELS, Level, Thresholds
 from explainers.influence.sketching import FineTune, sketching
+from explainers.influence.texts import Words, words_of
 from explainers.types import Checkpoint, never_stop
 
 
@@ -50,28 +51,25 @@ def tracing(
     if lift is not None and lift < LEAST_LIFT:
         return Traced((), lift)
     found = index.search(sketches.rows[0].astype(np.float64), sketches.hidden[0].astype(np.float64))
-    return Traced(tuple(_judged(index, thresholds, found)), lift)
+    return Traced(tuple(_judged(index, thresholds, found, words_of(asked.ids))), lift)
 
 
-def _judged(index: Index, thresholds: Thresholds, found: Found) -> list[Influence]:
+def _judged(index: Index, thresholds: Thresholds, found: Found, asked: Words) -> list[Influence]:
     """By level, then score; identical pairs as one, of which the best counts, and impacts add up."""
     groups, place = np.unique(index.groups[index.records[found.rows]], return_inverse=True)
-    scores, questions = (_best(part, place, len(groups)) for part in (found.scores, found.questions))
+    scores = np.full(len(groups), -np.inf)
+    np.maximum.at(scores, place, found.scores)
+    alike = scores > thresholds.medium  # of all others nobody asks
+    alike[alike] = index.likeness(asked, groups[alike].tolist()) >= ALIKE
     impact = np.bincount(place, found.impact)
     sizes = np.bincount(index.groups, minlength=len(index.groups))[groups]
-    levels, rare = thresholds.levels(scores, questions), thresholds.q_values(scores)
+    levels, rare = thresholds.levels(scores, alike), thresholds.q_values(scores)
     results = [
         Influence(int(group), level, score, pull, q, size)
         for group, level, score, pull, q, size in zip(groups, levels, *_lists(scores, impact, rare, sizes), strict=True)
         if level != "irrelevant"
     ]
     return sorted(results, key=lambda result: (LEVELS.index(result.level), -result.score, result.record))
-
-
-def _best(values: NDArray[np.float64], place: NDArray[np.intp], count: int) -> NDArray[np.float64]:  # (count,)
-    best = np.full(count, -np.inf)
-    np.maximum.at(best, place, values)
-    return best
 
 
 def _lists(*arrays: NDArray[np.generic]) -> list[list[float]]:

@@ -62,8 +62,8 @@ class InfluenceResult(BaseModel):
     )
     influence_level: Literal["high", "medium", "low"] = Field(
         description="`low`: above what generic questions reach; `medium`: also above 999 of 1,000 scores between two "
-        "training examples, and the question is as near as those of like examples; `high`: of these the ones close to "
-        "the best.",
+        "unrelated training examples, and the pair shares its rare words with the question and answer; `high`: of these "
+        "the ones close to the best.",
         examples=["high"],
     )
     file_id: str = Field(

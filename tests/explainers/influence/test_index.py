@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from explainers.errors import InvalidRequest, UnreadableModel
 from explainers.influence import finishing
 from explainers.influence import index as searching
-from explainers.influence.finishing import Generic, finish, pair_bounds, read_finished, read_generic, write_generic
+from explainers.influence.finishing import Generic, finish, read_finished, read_generic, unrelated_score, write_generic
 from explainers.influence.index import ARRAYS, Index
 from explainers.influence.metric import DAMPING, Metric
 from explainers.influence.shards import (
@@ -29,6 +29,7 @@ from explainers.influence.shards import (
 )
 from explainers.influence.sketching import Sketches
 from explainers.influence.space import Space, alike
+from explainers.influence.texts import words_of
 
 ROWS, DIMENSIONS, WIDTH, PROMPTS = 90, 24, 10, 30
 PROMPT_TOKENS = tuple((5000 + number,) for number in range(PROMPTS))
@@ -141,9 +142,7 @@ def test_a_question_makes_no_copy_of_all_places(tmp_path: Path) -> None:
     assert most < kept.nbytes / 4
     expected = np.einsum("nsd,sd->ns", states, states[3])
     np.testing.assert_allclose(found.states, expected.mean(axis=1), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(found.questions, expected[:, 0], rtol=0, atol=1e-6)
-    for several, one in zip(alike(kept, kept[3:5]), (found.states, found.questions), strict=True):
-        np.testing.assert_allclose(several[:, 0], one, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(alike(kept, kept[3:5])[:, 0], found.states, rtol=0, atol=1e-6)
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
 
     tracemalloc.start()
     digest = write_arrays(tmp_path / "arrays", held, "rows", (400, 4_000), rows())
-    found = mapped(tmp_path / "arrays", "rows")
+    found = mapped(tmp_path / "arrays", "rows", np.float32)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < found.nbytes / 5 and digest == digest_of(tmp_path / "arrays")
@@ -199,46 +198,23 @@ def test_thresholds_come_from_the_prompts_and_from_pairs_of_different_examples(t
     scores = [
         sum(obvious(shards, rows[a], hidden[a].astype(float)))[b] for a in firsts for b in firsts if a // 4 != b // 4
     ]
-    assert pair_bounds(Index.open(tmp_path), tokens_of) == (made.thresholds.unrelated, -np.inf)  # too few are alike
     assert made.thresholds.unrelated == pytest.approx(np.quantile(scores, 0.999), abs=1e-5)
 
 
-def test_how_near_a_question_is_comes_from_examples_with_like_texts(tmp_path: Path) -> None:
-    """Of every two examples with like texts one is about what the other is, and their questions more or less so."""
-    sketches, noise = drawn(ROWS, 5), drawn(ROWS, 6)
-    odd, apart = slice(1, ROWS, 2), np.linspace(0.1, 1, ROWS // 2, dtype=np.float32)[:, None]
-    sketches.rows[odd] = sketches.rows[:-1:2]
-    sketches.hidden[odd, 0] = sketches.hidden[:-1:2, 0] + apart * noise.hidden[odd, 0]
-    sketches.hidden[odd, 1] = sketches.hidden[:-1:2, 1]
-    index = one_shard(tmp_path, sketches, [b"%d" % place for place in range(ROWS)])
-    found = [
-        index.search(row, state.astype(float))
-        for row, state in zip(read_shard(tmp_path, 0).whole_rows, read_shard(tmp_path, 0).hidden, strict=True)
-    ]
-    unrelated, asked = pair_bounds(index, tokens_of)
-    nearest = [
-        max((float(one.scores[other]), float(one.questions[other])) for other in range(ROWS) if related(row, other))
-        for row, one in enumerate(found)
-    ]
-    questions = [question for score, question in nearest if score > unrelated]
-    assert len(questions) > ROWS / 2
-    assert asked == pytest.approx(np.quantile(questions, 0.1), abs=1e-5)
-    assert read_finished(tmp_path).thresholds.asked == asked
-
-
-def related(one: int, other: int) -> bool:
-    return one != other and one // 4 == other // 4
-
-
-def test_the_cosine_of_questions_is_that_of_their_states_alone(tmp_path: Path) -> None:
-    shards, asked = built(tmp_path), drawn(1, 7)
-    found = Index.open(tmp_path).search(asked.rows[0].astype(float), asked.hidden[0].astype(float))
-    question = asked.hidden[0, 0].astype(float)
-    states = np.concatenate([shard.hidden for shard in shards]).astype(float)[:, 0]
-    states /= np.linalg.norm(states, axis=1, keepdims=True)
-    mean = states.mean(axis=0)
-    expected = cosines(states - mean, question / np.linalg.norm(question) - mean)
-    np.testing.assert_allclose(found.questions, expected, atol=2e-6)
+@pytest.mark.parametrize("whole", [1_000, 50])
+def test_texts_are_kept_beside_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int) -> None:
+    """Of identical records those of the first one; of a large index they stay on the disk."""
+    monkeypatch.setattr(finishing, "WHOLE", whole)
+    built(tmp_path, identical=[bytes([place // 2]) for place in range(ROWS)])
+    index = Index.open(tmp_path)
+    assert isinstance(index.words, np.memmap) is (whole == 50)
+    for record in range(0, ROWS, 2):
+        assert tuple(index.words_of(record)) == tokens_of(record) and not len(index.words_of(record + 1))
+    twice, once, never = (np.log(46 / (count + 1)) ** 2 for count in (2, 1, 0))  # of 45 texts
+    own = 2 * twice + once + never
+    expected = [2 * twice / (own * 2 * twice) ** 0.5] * 2 + [0, once / (own * 2 * once) ** 0.5]
+    np.testing.assert_allclose(index.likeness(words_of((1000, 0, 22, 77)), [0, 2, 4, 88]), expected, atol=1e-12)
+    assert index.likeness(words_of((3,)), []).shape == (0,)
 
 
 def test_prompts_whose_answer_is_not_of_fine_tuning_are_told_apart(tmp_path: Path) -> None:
@@ -301,8 +277,12 @@ def test_of_long_chats_not_every_turn_is_compared_with_every_other(
     index = Index.open(tmp_path)
     sizes: list[int] = []
     monkeypatch.setattr(finishing, "SAMPLE", 10)
-    monkeypatch.setattr(finishing, "likeness", lambda texts: sizes.append(len(texts)) or np.zeros((len(texts),) * 2))
-    pair_bounds(dataclasses.replace(index, records=index.records // 9), tokens_of)
+    monkeypatch.setattr(
+        finishing, "_among", lambda _, chosen: sizes.append(len(chosen)) or np.zeros((len(chosen),) * 2)
+    )
+    turns = dataclasses.replace(index, records=index.records // 9, groups=np.arange(10))
+    words, stops = np.repeat(np.arange(10, dtype=np.int32), 3), np.arange(0, 33, 3)
+    unrelated_score(dataclasses.replace(turns, words=words, stops=stops))
     assert sizes == [10]
 
 
@@ -330,7 +310,7 @@ def test_a_shard_is_as_written_and_a_damaged_one_is_refused(tmp_path: Path) -> N
     save_file({"rows": np.zeros((2, 3))}, tmp_path / "arrays")  # of another kind, which would be read as other numbers
     for name in ("rows", "others"):
         with pytest.raises(UnreadableModel, match="build the index again"):
-            mapped(tmp_path / "arrays", name)
+            mapped(tmp_path / "arrays", name, np.float32)
 
 
 def test_an_example_that_fine_tuning_taught_nothing_is_similar_to_none(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,39 +9,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from explainers.influence.levels import FEWEST_PROMPTS, Level, Thresholds, likeness
+from explainers.influence.levels import FEWEST_PROMPTS, Level, Thresholds
 
 
-def thresholds(
-    generic: Sequence[float], unrelated: float = 0.0, made: Sequence[float] | None = None, asked: float = -math.inf
-) -> Thresholds:
-    return Thresholds(tuple(generic), tuple(generic if made is None else made), unrelated, asked)
+def thresholds(generic: Sequence[float], unrelated: float = 0.0, made: Sequence[float] | None = None) -> Thresholds:
+    return Thresholds(tuple(generic), tuple(generic if made is None else made), unrelated)
 
 
 def levels(given: Thresholds, *scores: float) -> list[Level]:
-    return given.levels(np.array(scores), np.zeros(len(scores)))
+    """Of pairs whose texts are alike."""
+    return given.levels(np.array(scores), np.ones(len(scores), dtype=bool))
 
 
 def test_the_bound_is_a_conformal_quantile() -> None:
-    assert thresholds(range(1, 20)).bound("low") == 19  # ceil(.95 * 20) = 19
-    assert thresholds(range(1, 200)).bound("low") == 190
-    assert thresholds(range(1, 200)).bound("medium") == 198
-    assert thresholds(range(1, 60)).bound("medium") == 59
-    assert thresholds(range(1, 60), 70.0).bound("medium") == 70
+    assert thresholds(range(1, 20)).low == 19  # ceil(.95 * 20) = 19
+    assert thresholds(range(1, 200)).low == 190
+    assert thresholds(range(1, 200)).medium == 190
+    assert thresholds(range(1, 60), 70.0).medium == 70
     assert FEWEST_PROMPTS == 19
     with pytest.raises(ValueError, match="at least 19"):
         thresholds(range(18))
 
 
-def test_prompts_whose_answer_is_not_of_fine_tuning_count_as_below_all() -> None:
-    every = range(1, 200)
-    assert thresholds(every, made=range(1, 198)).bound("medium") == 196
-    assert thresholds(every, made=range(1, 198)).bound("low") == 190
-    assert thresholds(every, made=[197, 198, 199]).bound("medium") == 198
-    assert thresholds(every, made=[199]).bound("medium") == 190  # never below low
-    assert thresholds(every, made=[]).bound("medium") == 190
-    assert thresholds(every, 193.0, made=[]).bound("medium") == 193
-    assert thresholds(every, made=[150, 199]).q_values(np.array([0.0, 160.0, 200.0])).tolist() == [0.015, 0.01, 0.005]
+def test_prompts_whose_answer_is_not_of_fine_tuning_reach_no_score() -> None:
+    given = thresholds(range(1, 200), made=[150, 199])
+    assert given.low == 190
+    assert given.q_values(np.array([0.0, 160.0, 200.0])).tolist() == [0.015, 0.01, 0.005]
 
 
 @pytest.mark.parametrize("law", ["normal", "exponential", "cauchy"])
@@ -55,30 +47,20 @@ def test_at_most_one_irrelevant_question_in_twenty_gets_a_result(law: str) -> No
     assert found / trials <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
 
 
-def test_at_most_one_in_a_hundred_gets_medium_where_a_third_has_no_answer_of_fine_tuning() -> None:
-    draw = np.random.default_rng(0)
-    found, trials = 0, 4000
-    for _ in range(trials):
-        best, made = draw.standard_exponential(121), draw.random(121) < 2 / 3
-        given = thresholds(sorted(best[:120]), made=sorted(best[:120][made[:120]]))
-        found += bool(made[120]) and levels(given, best[120]) not in (["irrelevant"], ["low"])
-    assert 0.005 < found / trials <= 0.01 + 3 * (0.01 * 0.99 / trials) ** 0.5
-
-
 def test_levels_by_what_a_score_stands_above() -> None:
     given = thresholds(np.linspace(0, 1, 100).tolist(), 1.5)
     scores = 0.5, 1.2, 1.6, 1.79, 1.8, 2.0
     assert levels(given, *scores) == ["irrelevant", "low", "medium", "medium", "high", "high"]
     assert levels(given, *scores[:2]) == ["irrelevant", "low"]
-    above = thresholds((*given.generic[:-2], 1.7, 1.7), 1.5)  # two calibration prompts reached more
-    assert levels(above, *scores) == ["irrelevant", "low", "low", "medium", "high", "high"]
     assert levels(given) == []
 
 
-def test_a_pair_of_another_question_is_low_whatever_its_score() -> None:
-    given = thresholds(np.linspace(0, 1, 100).tolist(), 1.5, asked=0.7)
-    found = given.levels(np.array([0.5, 1.2, 1.6, 1.9, 2.0]), np.array([0.9, 0.9, 0.7, 0.9, 0.6]))
+def test_a_pair_with_another_text_is_low_whatever_its_score() -> None:
+    given = thresholds(np.linspace(0, 1, 100).tolist(), 1.5)
+    alike = np.array([True, True, True, True, False])
+    found = given.levels(np.array([0.5, 1.2, 1.6, 1.9, 2.0]), alike)
     assert found == ["irrelevant", "low", "medium", "high", "low"]
+    assert given.levels(np.array([0.5]), np.array([False])) == ["irrelevant"]
 
 
 @given(
@@ -97,16 +79,7 @@ def test_a_higher_score_never_has_a_lower_level_or_a_larger_q_value(
     rare = given.q_values(ascending)
     assert (np.diff(rare) <= 0).all()
     assert ((rare > 0) & (rare <= 1)).all()
-    most = {1: 0.05, 2: max(0.01, 1 / (len(prompts) + 1)), 3: max(0.01, 1 / (len(prompts) + 1))}
-    assert all(q <= most.get(level, 1) + 1e-12 for q, level in zip(rare, found, strict=True))
-
-
-def test_texts_are_alike_by_what_is_rare_in_them() -> None:
-    found = likeness([(1, 2, 2, 3), (3, 1, 2), (1, 4, 5), (1, 6, 7), (1, 4, 8)])
-    assert found[0, 1] == pytest.approx(1)
-    assert found[0, 2] == pytest.approx(0)  # they share what all have
-    rare, shared = np.log(5) ** 2, np.log(5 / 2) ** 2
-    assert found[2, 4] == pytest.approx(shared / (shared + rare))
+    assert all(q <= 0.05 + 1e-12 for q, level in zip(rare, found, strict=True) if level)
 
 
 def test_q_values_count_the_prompts_that_reach_a_score() -> None:
