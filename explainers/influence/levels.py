@@ -30,7 +30,7 @@ LEVELS: tuple[Level, ...] = ("high", "medium", "low", "irrelevant")
 MISTAKES = 0.05
 """Share of irrelevant questions that may get a result."""
 UNRELATED = 0.999
-ALIKE = 0.5
+ALIKE = 0.45
 """Likeness of two texts from which on one is taken to be about what the other is."""
 CLOSE = 0.9
 """Of the best score of the query, where `high` begins."""
