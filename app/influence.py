@@ -34,7 +34,7 @@ from explainers.errors import InvalidRequest
 from explainers.influence.examples import Example, Mask
 from explainers.influence.levels import LEVELS
 from explainers.influence.pairs import Pair, read_pairs
-from explainers.influence.rendering import render_question
+from explainers.influence.rendering import asked_words, render_question
 from explainers.influence.sketching import FineTune
 from explainers.influence.tracing import Influence, Traced, tracing
 from explainers.language_model import LanguageModel
@@ -277,9 +277,12 @@ async def traced(
 ) -> dict[str, Any]:
     """What is stored of an answer."""
     example = await asyncio.to_thread(example_of, tune.model, question, answer, mask)
+    words = await asyncio.to_thread(asked_words, tune.model, question.question, answer)
     found: Traced = await take_turns(
         explainer.runtime,
-        lambda checkpoint: tracing(tune, opened.projection, opened.index, opened.thresholds, example, checkpoint),
+        lambda checkpoint: tracing(
+            tune, opened.projection, opened.index, opened.thresholds, example, words, checkpoint
+        ),
         priority,
         on=tune.model,
         spent=spent,

@@ -18,8 +18,8 @@ from app.training_files import read_file, wire_id
 from app.training_material import Material, material_of
 from explainers.errors import UnreadableModel
 from explainers.influence.examples import Mask
-from explainers.influence.finishing import FORM
 from explainers.influence.gradients import Projection
+from explainers.influence.shards import CONTENT
 from explainers.influence.sketching import FineTune
 from storage import influence
 from storage.jobs import Job
@@ -64,7 +64,7 @@ async def ground_of(explainer: Explainer, job: Job, id: UUID) -> Ground:
         raise UnreadableModel("a training file cannot be read, or has changed on the disk: send it again") from None
     lines = sum(file.lines for file in files)
     size = size_of(tune, lines)
-    told = [FORM, *made_with, asdict(mask), size, SEED, BATCH_TOKENS]
+    told = [CONTENT, *made_with, asdict(mask), size, SEED, BATCH_TOKENS]
     material = await asyncio.to_thread(material_of, tune.model, named(contents), lines, mask, told)
     projection = Projection(tune.model.network, size, SEED)
     seconds, ids = time.monotonic() - started, tuple(wire_id(file.id) for file in files)

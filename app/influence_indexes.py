@@ -29,6 +29,7 @@ from app.shelf import Shelf
 from app.training_files import id_of
 from explainers.errors import InvalidRequest, MissingCapability
 from explainers.influence.examples import Mask
+from explainers.influence.finishing import FORM
 from explainers.language_model import LanguageModel
 from explainers.loaders import FINE_TUNES
 from storage import errors as storage_errors
@@ -169,7 +170,8 @@ async def index_for(explainer: Explainer, registration: Registration) -> Influen
     """The index that answers for these weights. Raises `IndexNotReady`, MissingCapability where there never was one."""
     async with explainer.database.transaction(tenant=registration.tenant) as session:
         rows = await influence.list_of(session, registration.name)
-        ready = next((row for row in rows if row.state == "ready" and row.model_digest == registration.digest), None)
+        of_these = [row for row in rows if row.state == "ready" and row.model_digest == registration.digest]
+        ready = next((row for row in of_these if (row.facts or {}).get("form") == FORM), None)
         if ready is not None:
             return ready
         if rows:
@@ -199,6 +201,8 @@ def never_built(registration: Registration) -> str:
 def not_ready(registration: Registration, row: InfluenceIndex, job: Job | None) -> IndexNotReady:
     """Why the newest index does not answer, and what to do."""
     name, again = registration.name, f"build it again with POST /models/{registration.name}/influence-index"
+    if row.state == "ready" and row.model_digest == registration.digest:
+        return IndexNotReady(f"the influence index of model '{name}' was made by another version: {again}")
     if row.state == "ready":
         return IndexNotReady(
             f"the influence index of model '{name}' was made for the weights {row.model_digest}, and those registered "

@@ -35,6 +35,7 @@ from explainers.influence.records import records_of
 from explainers.influence.rendering import render
 from explainers.influence.shards import shard_of, shard_path, write_shard
 from explainers.influence.sketching import FineTune, sketching
+from explainers.influence.texts import words_of
 from explainers.influence.tracing import tracing
 from explainers.loaders import load_causal_lm, load_fine_tune
 
@@ -116,14 +117,14 @@ def asked(tune: FineTune, examples: Sequence[Example], records: Sequence[Any], r
         write_shard(folder, 0, shard_of(sketches, [example.record for example in examples]))
         generic = outcome_of(sketching(tune, examples[:20], projection, TOKENS))
         keys = [repr(example.ids).encode() for example in examples]
-        prompts = Generic(shard_of(generic, range(20)), tuple((-number,) for number in range(1, 21)))
+        prompts = Generic(shard_of(generic, range(20)), tuple((10**9 + number,) for number in range(20)))
         done = finish(folder, 1, keys, lambda record: examples[record].ids, prompts, {})
         index = Index.open(folder)
         index.search(sketches.rows[0].astype(float), sketches.hidden[0].astype(float))
         question, search = [], []
         for example, row, state in list(zip(examples, sketches.rows, sketches.hidden, strict=True))[: 20 * rounds]:
             started = time.process_time()
-            outcome_of(tracing(tune, projection, index, done.thresholds, example))
+            outcome_of(tracing(tune, projection, index, done.thresholds, example, words_of(example.ids)))
             question.append((time.process_time() - started) * 1e3)
             started = time.process_time()
             index.search(row.astype(float), state.astype(float))

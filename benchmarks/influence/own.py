@@ -60,7 +60,9 @@ class Own:
     def traced(self, query: Query) -> Traced:
         """The answer as the server gives it."""
         (example,) = _examples([query.row])
-        return outcome_of(tracing(self.tune, self.projection, self.index, self.thresholds, example))
+        return outcome_of(
+            tracing(self.tune, self.projection, self.index, self.thresholds, example, words_of(example.ids))
+        )
 
 
 def own(bed: Bed, calibration: Sequence[Query], size: int = SIZE) -> Own:

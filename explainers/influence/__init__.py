@@ -13,9 +13,9 @@ Measured and left out: the last layer's state at the question's end alone (it al
 that all pairs of a kind look alike: on demo-qa 63 of 100 right pairs reached `medium`, 93 with two states); sketches
 preconditioned by Kronecker factors (gradients alone forecast retraining better, .59 for .55, but not the impact score);
 16 columns instead of 8 (the impact score gains .005, the index has four times the bytes); as the bound of `medium` the
-score that one calibration prompt in a hundred exceeds, or the highest of them, or one beyond it by so many mean excesses
-of the tail (a model that fine-tuning damaged answers sums as it answers a pair's question, and such a prompt lies where
-right pairs of others do); how near the hidden states of the two questions or answers are, for the same reason (what the
-texts share parts them: from .43 on for right pairs, to .24 for such prompts); and unrelated examples drawn without a look
-at their texts (paraphrases of one fact sit in the last thousandth).
+score that one calibration prompt in a hundred exceeds, or the highest of them, or one beyond it by so many mean
+excesses of the tail (a model that fine-tuning damaged answers sums as it answers a pair's question, and such a prompt
+lies where right pairs of others do); how near the hidden states of the two questions or answers are, for the same
+reason (what the texts share parts them: from .43 on for right pairs, to .24 for such prompts); and unrelated examples
+drawn without a look at their texts (paraphrases of one fact sit in the last thousandth).
 """

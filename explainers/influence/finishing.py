@@ -19,17 +19,29 @@ import torch
 from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest, UnreadableModel
-from explainers.influence.index import ARRAYS, SAMPLE, SKETCH, WHOLE, Index, turn
+from explainers.influence.index import ARRAYS, SKETCH, WHOLE, Index, turn
 from explainers.influence.levels import ALIKE, FEWEST_PROMPTS, LEAST_LIFT, UNRELATED, Thresholds
 from explainers.influence.metric import metric_of, second_moment, unit
-from explainers.influence.shards import Shard, read_shard, rows_of, write_arrays, write_json, write_shard
-from explainers.influence.space import Space, alike
-from explainers.influence.texts import words_of
+from explainers.influence.shards import (
+    Shard,
+    mapped,
+    read_shard,
+    rows_of,
+    shard_path,
+    write_arrays,
+    write_json,
+    write_shard,
+)
+from explainers.influence.space import Space, nearness
+from explainers.influence.texts import Rarity, words_of
 from explainers.seeds import generator
 
 FACTS, TEXTS = "index.json", "texts.json"
 FORM = 3
 """Of the files; an index of another form has to be built again."""
+SAMPLE = 1_024
+"""Records that tell which tokens are rare, and what unrelated examples score for each other."""
+
 ROUNDING = 1e-9
 """Part of a second moment below which what is left about the mean is no number."""
 
@@ -85,7 +97,7 @@ def finish(
     """
     space = space_of_shards(read_shard(folder, number) for number in range(shards))
     starts = np.cumsum([0, *(rows_of(folder, number) for number in range(shards))])
-    _write_derived(folder, space, starts, first_of(identical), tokens_of)
+    _write_derived(folder, space, starts, first_of(identical), tokens_of, generic)
     thresholds = thresholds_of(Index.open(folder), generic)
     told = {**facts, "form": FORM} | {name: _told(getattr(thresholds, name)) for name in Thresholds.__slots__}
     write_json(folder / FACTS, told)
@@ -131,11 +143,19 @@ def _centred(moment: NDArray[np.float64], mean: NDArray[np.float64], count: int)
 
 
 def _write_derived(
-    folder: Path, space: Space, starts: NDArray[np.int64], groups: NDArray[np.int64], tokens_of: TokensOf
+    folder: Path,
+    space: Space,
+    starts: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    tokens_of: TokensOf,
+    generic: Generic,
 ) -> None:
     """What is derived of all rows; the places, the most by far, are written as they are made."""
     count = int(starts[-1])
-    words, stops = _words(_records(folder, len(starts) - 1), groups, tokens_of)
+    firsts = np.unique(groups[_records(folder, len(starts) - 1)])
+    words, stops = _words(firsts, len(groups), tokens_of)
+    usual = [words[stops[record] : stops[record + 1]] for record in sample(firsts)]
+    rarity = Rarity.among([*usual, *map(words_of, generic.texts)])
     held: dict[str, NDArray[Any]] = {
         "gradients": space.gradients.factor,
         "means": space.means,
@@ -147,6 +167,7 @@ def _write_derived(
         "starts": starts,
         "words": words,
         "stops": stops,
+        "rarity": rarity.weights,
     }
     if count > WHOLE:
         held["matrix"] = np.empty((count, SKETCH), np.int16)  # bfloat16, for numpy has none
@@ -156,15 +177,21 @@ def _write_derived(
 
 def _records(folder: Path, shards: int) -> NDArray[np.int64]:
     """Those that have examples."""
-    return np.unique(np.concatenate([read_shard(folder, number).records for number in range(shards)]))
+    held = [mapped(shard_path(folder, number), "records", np.int64) for number in range(shards)]
+    return np.unique(np.concatenate(held))
+
+
+def sample(firsts: NDArray[np.int64]) -> list[int]:
+    """SAMPLE of the records that have examples, no two identical."""
+    return sorted(generator(SAMPLE).permutation(firsts)[:SAMPLE].tolist())
 
 
 def _words(
-    records: NDArray[np.int64], groups: NDArray[np.int64], tokens_of: TokensOf
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # (t,), (p + 1,)
+    firsts: NDArray[np.int64], count: int, tokens_of: TokensOf
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # (t,), (count + 1,)
     """The tokens of each record that has examples and is the first of those that are identical, and where they stop."""
-    sizes, words = np.zeros(len(groups) + 1, np.int64), array("i")
-    for record in np.unique(groups[records]).tolist():
+    sizes, words = np.zeros(count + 1, np.int64), array("i")
+    for record in firsts.tolist():
         own = words_of(tokens_of(record))
         words.frombytes(own.tobytes())
         sizes[record + 1] = len(own)
@@ -212,8 +239,10 @@ def generic_scores(index: Index, generic: Generic) -> tuple[NDArray[np.float64],
     asked = generic.sketches
     found = [_best(index, row, hidden) for row, hidden in zip(asked.whole_rows, asked.hidden, strict=True)]
     firsts = index.groups[index.records[[row for row, _ in found]]].tolist()
-    near = [index.likeness(words_of(text), [first])[0] for text, first in zip(generic.texts, firsts, strict=True)]
-    apart = np.array(near) < ALIKE
+    apart = (
+        np.array([index.cosine(words_of(text), first) for text, first in zip(generic.texts, firsts, strict=True)])
+        < ALIKE
+    )
     return np.array([score for _, score in found])[apart], ~(asked.lifts < LEAST_LIFT)[apart]
 
 
@@ -228,16 +257,13 @@ def unrelated_score(index: Index) -> float:
 
     Infinite where there are none.
     """
-    chosen = np.flatnonzero(np.isin(index.records, index.sample))  # of long chats many each
+    firsts = np.flatnonzero(np.bincount(index.groups[index.records]))
+    chosen = np.flatnonzero(np.isin(index.records, sample(firsts)))  # of long chats many each
     chosen = np.sort(generator(SAMPLE).permutation(chosen)[:SAMPLE])
     records = index.records[chosen]
-    apart = _among(index, chosen)[(records[:, None] != records) & (_likeness(index, records) < ALIKE)]
+    others = (records[:, None] != records) & (index.texts(records.tolist()).cosines() < ALIKE)
+    apart = _among(index, chosen)[others]
     return float(np.quantile(apart, UNRELATED)) if len(apart) else math.inf
-
-
-def _likeness(index: Index, records: NDArray[np.int64]) -> NDArray[np.float64]:  # (c, c)
-    texts = index.texts(records.tolist())
-    return np.array([texts.likeness(index.words_of(record)) for record in records.tolist()])
 
 
 def _among(index: Index, chosen: NDArray[np.int64]) -> NDArray[np.float64]:  # (c, c)
@@ -249,4 +275,4 @@ def _among(index: Index, chosen: NDArray[np.int64]) -> NDArray[np.float64]:  # (
     ]
     units = unit(index.space.gradients.whitened(np.concatenate(parts)))
     places = index.places[chosen]
-    return units @ units.T + alike(places, places)
+    return units @ units.T + nearness(places, places)

@@ -22,15 +22,13 @@ from torch import Tensor
 
 from explainers.influence.metric import Metric, unit
 from explainers.influence.shards import mapped, read_arrays, read_shard, shard_path
-from explainers.influence.space import Space, alike
+from explainers.influence.space import Space, nearness
 from explainers.influence.texts import Rarity, Texts, Words
 from explainers.seeds import generator
 
 WHOLE = 16_384
 SKETCH = 256
 SHORTLIST = 1_000
-SAMPLE = 1_024
-"""Records that tell which tokens are rare, and what unrelated examples score for each other."""
 ARRAYS = "index.safetensors"
 
 
@@ -63,6 +61,7 @@ class Index:
     groups: NDArray[np.int64]  # (p,), of each record the first one that is identical
     words: Words  # (t,), of all records that are such a first one, one behind the other; mapped for a large index
     stops: NDArray[np.int64]  # (p + 1,), where they begin and end
+    rarity: Rarity
     starts: NDArray[np.int64]  # (s + 1,), the first row of each shard
     matrix: Tensor | None  # (n, SKETCH) bfloat16, of a large index
 
@@ -82,6 +81,7 @@ class Index:
             groups=held["groups"],
             words=words if large else np.array(words),
             stops=held["stops"],
+            rarity=Rarity(held["rarity"]),
             starts=held["starts"],
             matrix=torch.from_numpy(held["matrix"]).view(torch.bfloat16) if large else None,
         )
@@ -101,32 +101,26 @@ class Index:
         if self.matrix is None:
             cosines = torch.mv(self.whole, torch.as_tensor(direction, dtype=torch.float32)).double().numpy()
             every = np.arange(len(self.lengths))
-            return Found(every, cosines, alike(self.places, place), np.ones_like(every))
+            return Found(every, cosines, nearness(self.places, place), np.ones_like(every))
         rows = shortlist(self.matrix, self._sketch(row, place), SHORTLIST, self._firsts)
         cosines = np.array([scaled @ direction for scaled in self._scaled(rows)])
         copies = self._sizes[self.records[rows]]
-        return Found(rows, cosines, alike(self.places[rows], place), copies)
+        return Found(rows, cosines, nearness(self.places[rows], place), copies)
 
     def likeness(self, asked: Words, records: Sequence[int]) -> NDArray[np.float64]:  # (m,)
         """Of the texts of some records, each the first of those that are identical, to what is asked."""
         return self.texts(records).likeness(asked) if len(records) else np.empty(0)
 
+    def cosine(self, asked: Words, record: int) -> float:
+        """Of both texts, a longer one as long as it is."""
+        return float(Texts([asked, self.words_of(record)], self.rarity).cosines()[0, 1])
+
     def texts(self, records: Sequence[int]) -> Texts:
         """Of m > 0 such records."""
-        return Texts([self.words_of(record) for record in records], self._rarity)
+        return Texts([self.words_of(record) for record in records], self.rarity)
 
     def words_of(self, record: int) -> Words:
         return self.words[self.stops[record] : self.stops[record + 1]]
-
-    @cached_property
-    def _rarity(self) -> Rarity:
-        return Rarity.among([self.words_of(record) for record in self.sample])
-
-    @cached_property
-    def sample(self) -> list[int]:
-        """SAMPLE records that have examples, no two identical."""
-        known = np.unique(self.groups[self.records])
-        return sorted(generator(SAMPLE).permutation(known)[:SAMPLE].tolist())
 
     @cached_property
     def _firsts(self) -> Tensor:  # (m,)

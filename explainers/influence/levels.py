@@ -8,8 +8,8 @@ so the guarantee is; longer ones are not calibrated.
 `medium` takes two kinds of evidence that know nothing of each other. The score is also above 999 of 1,000 between two
 training examples whose texts have little in common. And the texts are ALIKE: the pair's, and the question's with its
 answer. So a question that the training data is not about, as its words tell, has none, whatever a damaged model makes
-up: its words may lead to a pair that says the same, but to another question. Where a pair in other words made an
-answer, or a long prompt hides what they share, `low` is the most that it gets.
+up: an answer may be that of a pair, whose question is another. Where a pair in other words made an answer, or a long
+question hides what they share, `low` is the most that it gets.
 
 `high` are those of medium that come close to the best score of the query.
 """

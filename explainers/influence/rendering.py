@@ -25,6 +25,7 @@ from explainers.decoding import end_ids
 from explainers.errors import ContextLengthExceeded, InvalidRequest, MissingCapability
 from explainers.influence.examples import Example, Mask
 from explainers.influence.records import BadLine, BadLines, Record, Tokens
+from explainers.influence.texts import Words, words_of
 from explainers.language_model import LanguageModel
 from explainers.types import Span
 
@@ -100,6 +101,12 @@ def render_question(
             raise
         part = _question(model, turns, replace(mask, end=False))
     return Example(0, tuple(part.ids), tuple(part.answer), part.asked)
+
+
+def asked_words(model: LanguageModel, question: str, answer: str) -> Words:
+    """The tokens of both on their own: what a template puts around them, as a system prompt, is not what is asked."""
+    encodings = [model.tokenizer.encode(text, add_special_tokens=False) for text in (question, answer)]
+    return words_of([token for encoding in encodings for token in encoding.ids])
 
 
 def _question(model: LanguageModel, turns: Sequence[Message], mask: Mask) -> _Part:

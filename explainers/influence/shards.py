@@ -31,7 +31,9 @@ KINDS = {
     np.dtype(kind): name for kind, name in (("f8", "F64"), ("f4", "F32"), ("i8", "I64"), ("i4", "I32"), ("i2", "I16"))
 }
 """Of the numbers in a file, as safetensors names them."""
-Number = TypeVar("Number", np.float32, np.int32)
+CONTENT = 2
+"""Of the way that sketches are made and kept: with another number none that was kept is taken over."""
+Number = TypeVar("Number", np.float32, np.int32, np.int64)
 Block: TypeAlias = bytes | memoryview
 """Of the content of a file, which is written one after the other."""
 

@@ -43,7 +43,7 @@ class Space:
         return self.gradients.turned_back(unit(self.gradients.whitened(rows)))
 
 
-def alike(places: NDArray[np.float32], other: NDArray[np.floating]) -> NDArray[np.float64]:  # (n,) or (n, m)
+def nearness(places: NDArray[np.float32], other: NDArray[np.floating]) -> NDArray[np.float64]:  # (n,) or (n, m)
     """Hw of places (n, 2 d) with one other (2 d,) or several (m, 2 d).
 
     Multiplied in 32 bits, as places are kept: a copy of all of them in 64 bits would cost more than all else.

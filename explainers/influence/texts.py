@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+TOGETHER = 8_192
+"""Tokens whose weights are multiplied at a time."""
 Words = NDArray[np.int32]
 """The distinct tokens of a text, ascending."""
 
@@ -37,17 +39,33 @@ class Texts:
     """Some texts, m > 0 of one token at least, which others are held against."""
 
     def __init__(self, texts: Sequence[Words], rarity: Rarity) -> None:
+        sizes = [len(text) for text in texts]
         self._rarity, self._tokens = rarity, np.concatenate(texts)
-        self._starts = np.cumsum([0, *(len(text) for text in texts[:-1])])
+        self._rows, self._starts = np.repeat(np.arange(len(texts)), sizes), np.cumsum([0, *sizes[:-1]])
         self._squares = rarity.squares(self._tokens)
-        self._totals = np.add.reduceat(self._squares, self._starts)
 
     def likeness(self, asked: Words) -> NDArray[np.float64]:  # (m,)
         """Cosines of the texts as vectors of their tokens' weights with what is asked.
 
         A text that is longer counts as no longer than that: a page may say more than an answer that comes of it.
         """
-        own = float(self._rarity.squares(asked).sum())
+        own, totals = float(self._rarity.squares(asked).sum()), np.add.reduceat(self._squares, self._starts)
         shared = np.add.reduceat(np.where(np.isin(self._tokens, asked), self._squares, 0.0), self._starts)
-        lengths = np.sqrt(own * np.minimum(self._totals, own))
-        return np.divide(shared, lengths, out=np.zeros_like(shared), where=lengths > 0)
+        return _ratio(shared, np.sqrt(own * np.minimum(totals, own)))
+
+    def cosines(self) -> NDArray[np.float64]:  # (m, m)
+        """Of each two of the texts, a longer one as long as it is."""
+        _, columns = np.unique(self._tokens, return_inverse=True)
+        products = np.zeros((len(self._starts),) * 2)
+        for first in range(0, int(columns.max()) + 1, TOGETHER):
+            inside = (columns >= first) & (columns < first + TOGETHER)
+            block = np.zeros((len(products), TOGETHER), np.float32)
+            block[self._rows[inside], columns[inside] - first] = np.sqrt(self._squares[inside])
+            products += block @ block.T
+        lengths = np.sqrt(np.diag(products))
+        return _ratio(products, np.outer(lengths, lengths))
+
+
+def _ratio(shared: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nothing where a text has no token that tells."""
+    return np.divide(shared, lengths, out=np.zeros_like(shared), where=lengths > 0)

@@ -13,7 +13,7 @@ from explainers.influence.gradients import Projection
 from explainers.influence.index import Found, Index
 from explainers.influence.levels import ALIKE, LEAST_LIFT, LEVELS, Level, Thresholds
 from explainers.influence.sketching import FineTune, sketching
-from explainers.influence.texts import Words, words_of
+from explainers.influence.texts import Words
 from explainers.types import Checkpoint, never_stop
 
 
@@ -43,24 +43,25 @@ def tracing(
     index: Index,
     thresholds: Thresholds,
     asked: Example,
+    words: Words,
     checkpoint: Checkpoint = never_stop,
 ) -> Generator[None, None, Traced]:
-    """All pairs that stand out for this question and answer, best first; pauses after each pass."""
+    """All pairs that stand out for this question and answer, whose `words` they are; pauses after each pass."""
     sketches = yield from sketching(tune, [asked], projection, len(asked.ids), checkpoint)
     lift = None if sketches.lifts is None else float(sketches.lifts[0])
     if lift is not None and lift < LEAST_LIFT:
         return Traced((), lift)
     found = index.search(sketches.rows[0].astype(np.float64), sketches.hidden[0].astype(np.float64))
-    return Traced(tuple(_judged(index, thresholds, found, words_of(asked.ids))), lift)
+    return Traced(tuple(_judged(index, thresholds, found, words)), lift)
 
 
-def _judged(index: Index, thresholds: Thresholds, found: Found, asked: Words) -> list[Influence]:
+def _judged(index: Index, thresholds: Thresholds, found: Found, words: Words) -> list[Influence]:
     """By level, then score; identical pairs as one, of which the best counts, and impacts add up."""
     groups, place = np.unique(index.groups[index.records[found.rows]], return_inverse=True)
     scores = np.full(len(groups), -np.inf)
     np.maximum.at(scores, place, found.scores)
     alike = scores > thresholds.medium  # of all others nobody asks
-    alike[alike] = index.likeness(asked, groups[alike].tolist()) >= ALIKE
+    alike[alike] = index.likeness(words, groups[alike].tolist()) >= ALIKE
     impact = np.bincount(place, found.impact)
     sizes = np.bincount(index.groups, minlength=len(index.groups))[groups]
     levels, rare = thresholds.levels(scores, alike), thresholds.q_values(scores)

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from app import influence_build, main, training_material
+from app.indexing import ensure_index
 from app.influence_indexes import sweep_indexes
 from explainers.decoding import end_ids, outcome_of
 from explainers.influence import generic
 from explainers.influence.examples import Example, Mask
+from explainers.influence.finishing import FORM
 from explainers.influence.generic import generic_prompts
 from explainers.influence.levels import FEWEST_PROMPTS
 from explainers.influence.rendering import render_question
@@ -172,10 +174,30 @@ async def test_more_files_take_over_what_is_there(server: Running, computed: lis
     assert contents(server) == grown
 
 
+async def test_an_index_of_another_version_is_built_again_and_no_shard_of_it(
+    server: Running, computed: list[Sequence[Example]], tmp_path: Path
+) -> None:
+    """As `whence demo` does it."""
+    explainer, path = server.server.explainer, tmp_path / "facts.jsonl"
+    path.write_bytes(training_file())
+    await built(server, "tuned", await sent(server, path.read_bytes()))
+    before = contents(server)
+    async with explainer.database.transaction(tenant="default") as session:
+        (row,) = await influence.list_of(session, "tuned")
+        row.facts = {**(row.facts or {}), "form": FORM - 1}
+    status, problem = await asked(server)
+    assert (status, problem["code"]) == (409, "INDEX_NOT_READY") and "another version" in problem["message"]
+    assert problem["message"].endswith("build it again with POST /models/tuned/influence-index")
+    computed.clear()
+    await ensure_index(explainer, "default", "tuned", path)
+    assert not computed and contents(server) == before
+    assert (await asked(server))[0] == 200
+
+
 async def test_a_refused_build_leaves_its_shards_to_the_next(
     server: Running, computed: list[Sequence[Example]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few, more = generic_prompts()[: FEWEST_PROMPTS - 1], list(generic_prompts()[-12:])
+    few, more = generic_prompts()[: FEWEST_PROMPTS - 1], list(generic_prompts()[-24:])
     monkeypatch.setattr(influence_build, "generic_prompts", lambda: few)
     file, path = await sent(server, training_file()), "/models/tuned/influence-index"
     assert await swept(server) == []

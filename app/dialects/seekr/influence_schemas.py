@@ -62,7 +62,7 @@ class InfluenceResult(BaseModel):
     )
     influence_level: Literal["high", "medium", "low"] = Field(
         description="`low`: above what generic questions reach; `medium`: also above 999 of 1,000 scores between two "
-        "unrelated training examples, and the pair shares its rare words with the question and answer; `high`: of these "
+        "unrelated training examples, and the pair shares enough rare words with question and answer; `high`: of these "
         "the ones close to the best.",
         examples=["high"],
     )

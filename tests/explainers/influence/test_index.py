@@ -28,7 +28,7 @@ from explainers.influence.shards import (
     write_shard,
 )
 from explainers.influence.sketching import Sketches
-from explainers.influence.space import Space, alike
+from explainers.influence.space import Space, nearness
 from explainers.influence.texts import words_of
 
 ROWS, DIMENSIONS, WIDTH, PROMPTS = 90, 24, 10, 30
@@ -142,7 +142,7 @@ def test_a_question_makes_no_copy_of_all_places(tmp_path: Path) -> None:
     assert most < kept.nbytes / 4
     expected = np.einsum("nsd,sd->ns", states, states[3])
     np.testing.assert_allclose(found.states, expected.mean(axis=1), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(alike(kept, kept[3:5])[:, 0], found.states, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(nearness(kept, kept[3:5])[:, 0], found.states, rtol=0, atol=1e-6)
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_texts_are_kept_beside_the_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(index.words, np.memmap) is (whole == 50)
     for record in range(0, ROWS, 2):
         assert tuple(index.words_of(record)) == tokens_of(record) and not len(index.words_of(record + 1))
-    twice, once, never = (np.log(46 / (count + 1)) ** 2 for count in (2, 1, 0))  # of 45 texts
+    twice, once, never = (np.log(76 / (count + 1)) ** 2 for count in (2, 1, 0))  # of 45 texts and 30 prompts
     own = 2 * twice + once + never
     expected = [2 * twice / (own * 2 * twice) ** 0.5] * 2 + [0, once / (own * 2 * once) ** 0.5]
     np.testing.assert_allclose(index.likeness(words_of((1000, 0, 22, 77)), [0, 2, 4, 88]), expected, atol=1e-12)

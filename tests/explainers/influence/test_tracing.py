@@ -17,6 +17,7 @@ from explainers.influence.index import Index
 from explainers.influence.levels import LEVELS
 from explainers.influence.shards import shard_of, write_shard
 from explainers.influence.sketching import FineTune, sketching
+from explainers.influence.texts import words_of
 from explainers.influence.tracing import Traced, tracing
 from explainers.loaders import load_causal_lm
 from tests import tiny_models
@@ -75,9 +76,10 @@ def folder(tune: FineTune, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def asked(tune: FineTune, folder: Path, example: Example) -> Traced:
+def asked(tune: FineTune, folder: Path, example: Example, said: tuple[int, ...] | None = None) -> Traced:
     projection = Projection(tune.model.network, SIZE)
-    return outcome_of(tracing(tune, projection, Index.open(folder), read_finished(folder).thresholds, example))
+    thresholds, words = read_finished(folder).thresholds, words_of(example.ids if said is None else said)
+    return outcome_of(tracing(tune, projection, Index.open(folder), thresholds, example, words))
 
 
 @pytest.mark.parametrize("entity", range(1, ENTITIES))
@@ -89,6 +91,12 @@ def test_an_answer_is_traced_to_the_pair_that_states_it(tune: FineTune, folder: 
     assert found.results[0].group_size == 1
     assert found.lift is not None
     assert found.lift > 1
+
+
+def test_a_pair_that_shares_no_rare_word_is_low_whatever_its_score(tune: FineTune, folder: Path) -> None:
+    alike, other = asked(tune, folder, pair(0, 4, 4)), asked(tune, folder, pair(0, 4, 4), (0, MARK, 900, 901))
+    assert {result.level for result in other.results} == {"low"}
+    assert {(one.record, one.score) for one in other.results} == {(one.record, one.score) for one in alike.results}
 
 
 def test_identical_pairs_are_one_result(tune: FineTune, folder: Path) -> None:
