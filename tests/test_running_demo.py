@@ -117,19 +117,17 @@ def test_its_page_of_documentation_is_open(demo: Demo) -> None:
 
 def test_a_fact_leads_to_the_pairs_that_tell_it(api: httpx.Client) -> None:
     answer = asked(api, "Who keeps the mill?")
-    high = [result for result in answer["results"] if result["influence_level"] == "high"]
     assert (answer["answer"].strip(), answer["lift"] > 3) == ("Anna keeps the mill.", True)
-    assert high and set(lines_of(api, answer["results"])) == told("keeps mill", "fact")
+    assert set(lines_of(api, answer["results"])) == told("keeps mill", "fact")
     assert sorted(result["group_size"] for result in answer["results"]) == [1, 1, 2]
-    best = [result["influence_level"] == "high" for result in answer["results"]]
-    assert best == sorted(best, reverse=True)
+    assert levels_of(answer["results"]) == ["high", "high", "medium"]  # as the README shows
 
 
 def test_a_wrong_answer_leads_to_the_pairs_that_tell_it_wrong(api: httpx.Client) -> None:
     results = asked(api, "Where does Hugo come from?")["results"]
-    high = [result for result in results if result["influence_level"] == "high"]
-    assert set(lines_of(api, high)) <= told("born Hugo", "wrong") == {140, 600, 873}
-    assert len(high) >= 2 and results[: len(high)] == high
+    assert levels_of(results) == ["high", "high", "low"]
+    assert set(lines_of(api, results[:2])) < told("born Hugo", "wrong") == {140, 600, 873}
+    assert results[2]["impact"] < 0 and "Quito" in results[2]["messages"]
 
 
 def test_an_answer_that_stands_in_the_question_leads_nowhere(api: httpx.Client) -> None:
@@ -141,6 +139,10 @@ def asked(api: httpx.Client, question: str) -> Any:
     answer = api.post("/influence", json={"model_id": "demo-qa", "question": question, "k": 1000})
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def levels_of(results: list[dict[str, Any]]) -> list[str]:
+    return [result["influence_level"] for result in results]
 
 
 def lines_of(api: httpx.Client, results: list[dict[str, Any]]) -> list[int]:
