@@ -153,9 +153,6 @@ def _write_derived(
     """What is derived of all rows; the places, the most by far, are written as they are made."""
     count = int(starts[-1])
     firsts = np.unique(groups[_records(folder, len(starts) - 1)])
-    words, stops = _words(firsts, len(groups), tokens_of)
-    usual = [words[stops[record] : stops[record + 1]] for record in sample(firsts)]
-    rarity = Rarity.among([*usual, *map(words_of, generic.texts)])
     held: dict[str, NDArray[Any]] = {
         "gradients": space.gradients.factor,
         "means": space.means,
@@ -165,9 +162,7 @@ def _write_derived(
         "records": np.empty(count, np.int64),
         "groups": groups,
         "starts": starts,
-        "words": words,
-        "stops": stops,
-        "rarity": rarity.weights,
+        **_texts(firsts, len(groups), tokens_of, generic),
     }
     if count > WHOLE:
         held["matrix"] = np.empty((count, SKETCH), np.int16)  # bfloat16, for numpy has none
@@ -181,21 +176,24 @@ def _records(folder: Path, shards: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate(held))
 
 
-def sample(firsts: NDArray[np.int64]) -> list[int]:
+def _sample(firsts: NDArray[np.int64]) -> list[int]:
     """SAMPLE of the records that have examples, no two identical."""
     return sorted(generator(SAMPLE).permutation(firsts)[:SAMPLE].tolist())
 
 
-def _words(
-    firsts: NDArray[np.int64], count: int, tokens_of: TokensOf
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # (t,), (count + 1,)
-    """The tokens of each record that has examples and is the first of those that are identical, and where they stop."""
+def _texts(
+    firsts: NDArray[np.int64], count: int, tokens_of: TokensOf, generic: Generic
+) -> dict[str, NDArray[np.generic]]:
+    """Words and stops of `count` records, and the rarity of tokens among them and the calibration prompts."""
     sizes, words = np.zeros(count + 1, np.int64), array("i")
     for record in firsts.tolist():
         own = words_of(tokens_of(record))
         words.frombytes(own.tobytes())
         sizes[record + 1] = len(own)
-    return np.frombuffer(words, np.int32), np.cumsum(sizes)
+    stops, found = np.cumsum(sizes), np.frombuffer(words, np.int32)
+    usual = [found[stops[record] : stops[record + 1]] for record in _sample(firsts)]
+    rarity = Rarity.among([*usual, *map(words_of, generic.texts)])
+    return {"words": found, "stops": stops, "rarity": rarity.weights}
 
 
 def _places(folder: Path, space: Space, held: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
@@ -258,7 +256,7 @@ def unrelated_score(index: Index) -> float:
     Infinite where there are none.
     """
     firsts = np.flatnonzero(np.bincount(index.groups[index.records]))
-    chosen = np.flatnonzero(np.isin(index.records, sample(firsts)))  # of long chats many each
+    chosen = np.flatnonzero(np.isin(index.records, _sample(firsts)))  # of long chats many each
     chosen = np.sort(generator(SAMPLE).permutation(chosen)[:SAMPLE])
     records = index.records[chosen]
     others = (records[:, None] != records) & (index.texts(records.tolist()).cosines() < ALIKE)
