@@ -36,6 +36,7 @@ from explainers.influence.levels import LEVELS
 from explainers.influence.pairs import Pair, read_pairs
 from explainers.influence.rendering import asked_words, render_question
 from explainers.influence.sketching import FineTune
+from explainers.influence.texts import Words
 from explainers.influence.tracing import Influence, Traced, tracing
 from explainers.language_model import LanguageModel
 from explainers.types import Prompt, Text
@@ -276,8 +277,7 @@ async def traced(
     spent: Spent,
 ) -> dict[str, Any]:
     """What is stored of an answer."""
-    example = await asyncio.to_thread(example_of, tune.model, question, answer, mask)
-    words = await asyncio.to_thread(asked_words, tune.model, question.question, answer)
+    example, words = await asyncio.to_thread(read, tune.model, question, answer, mask)
     found: Traced = await take_turns(
         explainer.runtime,
         lambda checkpoint: tracing(
@@ -293,6 +293,11 @@ async def traced(
     results.sort(key=lambda each: (LEVELS.index(each["influence_level"]), -each["score"], each["id"]))
     facts = {"index": ready.digest, "found": len(found.results), "warnings": opened.facts["warnings"]}
     return {"method": METHOD, "results": results, "answer": answer, "lift": found.lift, "facts": facts}
+
+
+def read(model: LanguageModel, question: Question, answer: str, mask: Mask) -> tuple[Example, Words]:
+    """As the model reads it, and the tokens of what is asked and said."""
+    return example_of(model, question, answer, mask), asked_words(model, question.question, answer)
 
 
 def example_of(model: LanguageModel, question: Question, answer: str | None, mask: Mask) -> Example:

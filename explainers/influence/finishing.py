@@ -237,10 +237,8 @@ def generic_scores(index: Index, generic: Generic) -> tuple[NDArray[np.float64],
     asked = generic.sketches
     found = [_best(index, row, hidden) for row, hidden in zip(asked.whole_rows, asked.hidden, strict=True)]
     firsts = index.groups[index.records[[row for row, _ in found]]].tolist()
-    apart = (
-        np.array([index.cosine(words_of(text), first) for text, first in zip(generic.texts, firsts, strict=True)])
-        < ALIKE
-    )
+    cosines = [index.cosine(words_of(text), first) for text, first in zip(generic.texts, firsts, strict=True)]
+    apart = np.array(cosines) < ALIKE
     return np.array([score for _, score in found])[apart], ~(asked.lifts < LEAST_LIFT)[apart]
 
 

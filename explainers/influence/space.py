@@ -48,7 +48,5 @@ def nearness(places: NDArray[np.float32], other: NDArray[np.floating]) -> NDArra
 
     Multiplied in 32 bits, as places are kept: a copy of all of them in 64 bits would cost more than all else.
     """
-    found: NDArray[np.float64] = (
-        (torch.from_numpy(places) @ torch.as_tensor(other.T, dtype=torch.float32)).double().numpy()
-    )
-    return found
+    found: NDArray[np.float32] = (torch.from_numpy(places) @ torch.as_tensor(other.T, dtype=torch.float32)).numpy()
+    return found.astype(np.float64)
