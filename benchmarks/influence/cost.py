@@ -117,7 +117,7 @@ def asked(tune: FineTune, examples: Sequence[Example], records: Sequence[Any], r
         write_shard(folder, 0, shard_of(sketches, [example.record for example in examples]))
         generic = outcome_of(sketching(tune, examples[:20], projection, TOKENS))
         keys = [repr(example.ids).encode() for example in examples]
-        prompts = Generic(shard_of(generic, range(20)), tuple((10**9 + number,) for number in range(20)))
+        prompts = Generic(shard_of(generic, range(20)), tuple((number,) for number in range(20)))
         done = finish(folder, 1, keys, lambda record: examples[record].ids, prompts, {})
         index = Index.open(folder)
         index.search(sketches.rows[0].astype(float), sketches.hidden[0].astype(float))
@@ -142,7 +142,7 @@ def million(rounds: int) -> dict[str, float]:
     """The shortlist of a question among a million, by the matrix that is kept, and by what else there is."""
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(MILLION, SKETCH, generator=draw)
-    kept = {"bfloat16, kept": rows.to(torch.bfloat16), "float16": rows.half(), "float32": rows}
+    kept = {"float16, kept": rows.half(), "bfloat16": rows.to(torch.bfloat16), "float32": rows}
     questions = np.random.default_rng(0).standard_normal((rounds + 1, SKETCH))
     works: dict[str, Callable[[int], Any]] = {
         name: lambda number, matrix=matrix: shortlist(matrix, questions[number], SHORTLIST)

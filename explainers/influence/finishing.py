@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from explainers.errors import InvalidRequest, UnreadableModel
@@ -165,7 +164,7 @@ def _write_derived(
         **_texts(firsts, len(groups), tokens_of, generic),
     }
     if count > WHOLE:
-        held["matrix"] = np.empty((count, SKETCH), np.int16)  # bfloat16, for numpy has none
+        held["matrix"] = np.empty((count, SKETCH), np.float16)
     places = _places(folder, space, held)
     write_arrays(folder / ARRAYS, held, "places", (count, space.width), places)
 
@@ -207,8 +206,7 @@ def _places(folder: Path, space: Space, held: Mapping[str, NDArray[Any]]) -> Ite
         held["lengths"][start:stop], held["records"][start:stop] = lengths, shard.records
         places = space.places(shard.hidden.astype(np.float64))
         if turned is not None:
-            sketch = torch.from_numpy(np.concatenate([whitened / lengths[:, None], places], axis=1) @ turned)
-            held["matrix"][start:stop] = sketch.to(torch.bfloat16).view(torch.int16).numpy()
+            held["matrix"][start:stop] = np.concatenate([whitened / lengths[:, None], places], axis=1) @ turned
         yield places.astype(np.float32)
 
 

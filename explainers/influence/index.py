@@ -63,7 +63,7 @@ class Index:
     stops: NDArray[np.int64]  # (p + 1,), where they begin and end
     rarity: Rarity
     starts: NDArray[np.int64]  # (s + 1,), the first row of each shard
-    matrix: Tensor | None  # (n, SKETCH) bfloat16, of a large index
+    matrix: Tensor | None  # (n, SKETCH) float16, of a large index
 
     @classmethod
     def open(cls, folder: Path) -> Index:
@@ -83,7 +83,7 @@ class Index:
             stops=held["stops"],
             rarity=Rarity(held["rarity"]),
             starts=held["starts"],
-            matrix=torch.from_numpy(held["matrix"]).view(torch.bfloat16) if large else None,
+            matrix=torch.from_numpy(held["matrix"]) if large else None,
         )
 
     @cached_property

@@ -28,7 +28,7 @@ from explainers.influence.sketching import Sketches
 ROWS = 1024
 """Examples of a shard: what a killed build loses at most."""
 KINDS = {
-    np.dtype(kind): name for kind, name in (("f8", "F64"), ("f4", "F32"), ("i8", "I64"), ("i4", "I32"), ("i2", "I16"))
+    np.dtype(kind): name for kind, name in (("f8", "F64"), ("f4", "F32"), ("i8", "I64"), ("i4", "I32"), ("f2", "F16"))
 }
 """Of the numbers in a file, as safetensors names them."""
 CONTENT = 2

@@ -147,7 +147,7 @@ def test_a_question_makes_no_copy_of_all_places(tmp_path: Path) -> None:
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
     """So are all other arrays, though the rows may tell what is in them."""
-    held = {"sums": np.empty(50), "few": np.arange(3, dtype=np.int16)}
+    held = {"sums": np.empty(50), "few": np.arange(3, dtype=np.float16)}
 
     def rows() -> Iterator[np.ndarray]:
         for number in range(50):
