@@ -16,6 +16,6 @@ preconditioned by Kronecker factors (gradients alone forecast retraining better,
 score that one calibration prompt in a hundred exceeds, or the highest of them, or one beyond it by so many mean
 excesses of the tail (a model that fine-tuning damaged answers sums as it answers a pair's question, and such a prompt
 lies where right pairs of others do); how near the hidden states of the two questions or answers are, for the same
-reason (what the texts share parts them: from .43 on for 98 in 100 right pairs, to .39 for prompts); and unrelated examples
-drawn without a look at their texts (paraphrases of one fact sit in the last thousandth).
+reason (what the texts share parts them: from .43 on for 98 in 100 right pairs, to .39 for prompts); and unrelated
+examples drawn without a look at their texts (paraphrases of one fact sit in the last thousandth).
 """
