@@ -151,17 +151,17 @@ def _write_derived(
 ) -> None:
     """What is derived of all rows; the places, the most by far, are written as they are made."""
     count = int(starts[-1])
-    firsts = np.unique(groups[_records(folder, len(starts) - 1)])
+    records = _records(folder, len(starts) - 1)
     held: dict[str, NDArray[Any]] = {
         "gradients": space.gradients.factor,
         "means": space.means,
         "asked": space.states[0].factor,
         "said": space.states[1].factor,
         "lengths": np.empty(count),
-        "records": np.empty(count, np.int64),
+        "records": records,
         "groups": groups,
         "starts": starts,
-        **_texts(firsts, len(groups), tokens_of, generic),
+        **_texts(np.unique(groups[records]), len(groups), tokens_of, generic),
     }
     if count > WHOLE:
         held["matrix"] = np.empty((count, SKETCH), np.float16)
@@ -169,10 +169,9 @@ def _write_derived(
     write_arrays(folder / ARRAYS, held, "places", (count, space.width), places)
 
 
-def _records(folder: Path, shards: int) -> NDArray[np.int64]:
-    """Those that have examples."""
-    held = [mapped(shard_path(folder, number), "records", np.int64) for number in range(shards)]
-    return np.unique(np.concatenate(held))
+def _records(folder: Path, shards: int) -> NDArray[np.int64]:  # (n,)
+    """Of each row, of which nothing else is read."""
+    return np.concatenate([mapped(shard_path(folder, number), "records", np.int64) for number in range(shards)])
 
 
 def _sample(firsts: NDArray[np.int64]) -> list[int]:
@@ -196,14 +195,14 @@ def _texts(
 
 
 def _places(folder: Path, space: Space, held: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-    """Those of one shard after the other, whose lengths, records and sketches are filled in on the way."""
+    """Those of one shard after the other, whose lengths and sketches are filled in on the way."""
     turned = turn(space) if "matrix" in held else None
     for number, (start, stop) in enumerate(pairwise(held["starts"].tolist())):
         shard = read_shard(folder, number)
         whitened = space.gradients.whitened(shard.whole_rows)
         lengths = np.linalg.norm(whitened, axis=1)
         lengths[lengths == 0] = 1.0
-        held["lengths"][start:stop], held["records"][start:stop] = lengths, shard.records
+        held["lengths"][start:stop] = lengths
         places = space.places(shard.hidden.astype(np.float64))
         if turned is not None:
             held["matrix"][start:stop] = np.concatenate([whitened / lengths[:, None], places], axis=1) @ turned

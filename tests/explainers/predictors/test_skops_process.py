@@ -54,7 +54,7 @@ def test_a_killed_process_is_an_error_and_the_next_call_works(made: Make, bound:
 def stop(pid: int) -> None:
     """Returns when each thread stands still: one that waits in a read would still take what comes before that."""
     os.kill(pid, signal.SIGSTOP)
-    while any(state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+    while any(state(task) not in "TZ" for task in Path(f"/proc/{pid}/task").iterdir()):
         time.sleep(0.01)
 
 
